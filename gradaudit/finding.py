@@ -1,0 +1,50 @@
+"""A finding: what is wrong, where, how bad, how it gets there and what to write instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradaudit.tape import Location
+
+SEVERITIES = ("info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace the text of `location` with `text`."""
+
+    location: Location
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """What to write instead. `applicability` is safe, unsafe or display (advice without edits)."""
+
+    message: str
+    applicability: str = "display"
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the way from the loss to the origin."""
+
+    location: Location
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    code: str
+    name: str
+    message: str
+    severity: str
+    location: Location
+    framework: str = ""
+    fix: Fix | None = None
+    trace: tuple[Step, ...] = ()
+
+    @property
+    def sort_key(self) -> tuple[object, ...]:
+        return (self.location.path, self.location.line, self.location.column, self.code, self.message)

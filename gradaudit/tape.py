@@ -1,0 +1,252 @@
+"""The tape: the record of a computation, as far as gradient is concerned.
+
+A recorder (static, torch or jax) turns a program into a `Tape`; rules read it. Nothing here knows a framework or a
+syntax tree. Nodes and events share one clock (`time`), so "created before this step" is a comparison.
+
+Nodes refer to their inputs directly; a node may gain inputs while it is being recorded (the back edge of a loop, a
+deposit into a container) and none afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Literal = tuple[str, bool]
+"""A symbolic boolean (its key in `Tape.symbols`) and the value that it must have."""
+
+Guard = frozenset[Literal]
+"""A conjunction of literals under which an edge or event exists. Empty: always."""
+
+ALWAYS: Guard = frozenset()
+
+DATA = "data"
+INDEX = "index"
+PARAMETER = "parameter"
+
+
+def join_guards(first: Guard, second: Guard) -> Guard | None:
+    """Both guards at once, or None where they contradict each other."""
+    if not first:
+        return second
+    if not second:
+        return first
+    both = first | second
+    if len(both) > 1 and any((symbol, not value) in both for symbol, value in both):
+        return None
+    return both
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Location:
+    """A span of source text. Lines and columns are 1-based, `end_column` is exclusive; `path` is as the user gave it."""
+
+    path: str
+    line: int
+    column: int = 1
+    end_line: int = 0
+    end_column: int = 0
+    function: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Network:
+    """A module instance (or parameter tree): the owner of parameter leaves. Identity is the object itself."""
+
+    name: str
+    class_name: str = ""
+    parent: Network | None = None
+    copied_from: Network | None = None
+
+    def chain(self) -> Iterable[Network]:
+        """This network and its owners, innermost first."""
+        network: Network | None = self
+        for _ in range(32):
+            if network is None:
+                return
+            yield network
+            network = network.parent
+
+    @property
+    def path(self) -> str:
+        return ".".join(reversed([network.name for network in self.chain() if network.name]))
+
+
+@dataclass(eq=False, slots=True)
+class Leaf:
+    """Where gradient ends or data begins. `kind`:
+
+    param   trainable state (a layer's weights, a Parameter, a tf.Variable); `owner` is the module instance it is in
+    arg     a differentiated argument (of jax.grad, or of a library function that is judged without a caller)
+    input   data from outside: a batch, an observation, an unknown
+    const   a constant
+    """
+
+    kind: str
+    name: str = ""
+    owner: Network | None = None
+    scalar: bool = False
+    copied_from: Leaf | None = None
+
+    @property
+    def path(self) -> str:
+        owner = self.owner.path if self.owner is not None else ""
+        return ".".join(part for part in (owner, self.name) if part)
+
+
+@dataclass(eq=False, slots=True)
+class Frame:
+    """One call of a module: which network, and the tensors that were passed to it (nested values included)."""
+
+    network: Network
+    arguments: tuple[Node, ...] = ()
+    parent: Frame | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One user function on the call stack: where it was called from."""
+
+    location: Location
+    function: str = ""
+    parent: Call | None = None
+
+
+class Edge(NamedTuple):
+    """An input of a node. Data always flows; gradient only where `passes`, and only under `guard`.
+
+    `kind` is data, index (a position, a condition, a mask: value but never gradient) or parameter (of a module call).
+    """
+
+    source: Node
+    passes: bool = True
+    kind: str = DATA
+    guard: Guard = ALWAYS
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operation.
+
+    op        canonical name, as in rules/models (`sub`, `mse_loss`, `module_call`, `phi`, `stop`, `leaf` ...)
+    detail    constants that tell two operations of one name apart (an index, an axis, an unknown callee's name)
+    name      what the user calls the result (variable, attribute, key), or ""
+    time      its place on the tape's clock
+    loops     the loops it was recorded in, outermost first
+    frame     the module call it was recorded in, or None
+    call      the user function it was recorded in, or None
+    marks     what is known of the value from structure: "reward", "done", "observation", "next-observation" ...
+    grad_mode False where it was recorded with gradient switched off
+    """
+
+    op: str
+    inputs: list[Edge]
+    location: Location
+    time: int
+    detail: str = ""
+    name: str = ""
+    leaf: Leaf | None = None
+    frame: Frame | None = None
+    call: Call | None = None
+    loops: tuple[int, ...] = ()
+    marks: frozenset[str] = frozenset()
+    grad_mode: bool = True
+
+    def __repr__(self) -> str:
+        label = self.leaf.path if self.leaf else self.name
+        return f"<{self.op} {label} L{self.location.line} t{self.time}>"
+
+    def arguments(self) -> list[Node]:
+        """The inputs that carry values (no indices, no parameters), in order."""
+        return [edge.source for edge in self.inputs if edge.kind == DATA]
+
+
+@dataclass(eq=False, slots=True)
+class Optimizer:
+    """Whatever steps parameters. `complete` is False where some of what it holds is unknown."""
+
+    name: str
+    leaves: set[Node] = field(default_factory=set)
+    complete: bool = True
+    location: Location | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Sink:
+    """Where a loss is differentiated.
+
+    kind            backward (torch), grad (jax, autograd.grad, tape.gradient), minimize (TF1/Keras), return (a training
+                    step whose result a framework differentiates), library (a function without a caller, judged by its
+                    arguments: nothing is known of how it is used)
+    differentiated  the leaf nodes the gradient is taken for; None: every leaf that requires gradient
+    own             the leaf nodes stepped with this gradient before it is cleared; None: unknown.
+                    `ownership.own_sets` fills it from the events.
+    """
+
+    loss: Node
+    kind: str
+    location: Location
+    time: int
+    differentiated: frozenset[Node] | None = None
+    own: frozenset[Node] | None = None
+    loops: tuple[int, ...] = ()
+    guard: Guard = ALWAYS
+    function: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Event:
+    """What happens to parameters beside the graph. `kind`:
+
+    hold         `optimizer` takes `leaves`
+    backward     `sink` is differentiated
+    step, clear  `optimizer` (or, where it is unknown, whoever holds `leaves`) steps them / zeroes their gradient
+    copy         `leaves` become a copy of `sources` (deepcopy, load_state_dict, assign, hard update)
+    soft_update  `leaves` = weight * leaves + (1 - weight) * sources; `weight` is None where it is not known
+    alias        one network under two names
+    freeze, unfreeze   requires_grad of `leaves`
+    """
+
+    kind: str
+    time: int
+    location: Location
+    optimizer: Optimizer | None = None
+    leaves: tuple[Node, ...] = ()
+    sources: tuple[Node, ...] = ()
+    weight: float | None = None
+    sink: Sink | None = None
+    loops: tuple[int, ...] = ()
+    guard: Guard = ALWAYS
+
+
+@dataclass(eq=False, slots=True)
+class Symbol:
+    """A symbolic boolean: a hyper-parameter, a flag, a condition that the program leaves open.
+
+    `default` is the value it has unless someone asks otherwise (None: not known); `passed` are the constants that calls
+    in the project pass for it; `parameter` is True for a public function's own argument.
+    """
+
+    key: str
+    name: str
+    default: object = None
+    passed: tuple[object, ...] = ()
+    parameter: bool = False
+    location: Location | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Tape:
+    """A recorded program: everything one entry (script, class, function, run) did, in order."""
+
+    framework: str = ""
+    entry: str = ""
+    path: str = ""
+    nodes: list[Node] = field(default_factory=list)
+    sinks: list[Sink] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    optimizers: list[Optimizer] = field(default_factory=list)
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    roles: dict[Node, str] = field(default_factory=dict)
+    """Roles that the user states for leaves ("frozen", "trained"); they bind."""
