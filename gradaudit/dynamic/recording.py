@@ -1,0 +1,181 @@
+"""What a recorder takes and gives: the contract between `gradaudit.check` and the torch and jax recorders.
+
+    LossCall   one call of a loss, ready to be made, and the named objects in reach of it
+    Recorder   accepts(call), record(call, roles) -> Recording, counterfactual(recording, cut) -> Proof
+    Recording  the tape of the run, the loss's value, the parameter groups and what became of each of them
+    Cut        where a stop is tried: results of nodes, single operands of nodes, or leaves that are frozen
+    Proof      what the loss does with that stop: its value, the leak, the gradients that changed
+
+Nothing here imports a framework. A recorder leaves everything as it found it after each call (random state, buffers,
+`.grad`, `requires_grad`), so that `counterfactual` may be called any number of times, in any order.
+
+What the judgement (`dynamic.judge`) reads off the tape, whatever the framework:
+
+- `tape.sinks[0].loss` is the loss; `tape.sinks[0].differentiated` the leaf nodes it is differentiated for (None in
+  torch: all that require gradient). A loss of several outputs that is a dict or tuple is their first scalar or sum;
+  the recorder says which in `Recording.notes`.
+- every parameter in reach is a leaf node, also one that the loss never touches; arguments and batch entries are leaf
+  nodes of kind "input" (in jax the differentiated ones are "arg"), named as the user names them: `batch.next_obs`.
+- edges tell the truth of this run: `passes` is False where autodiff carries nothing, whatever the operation is called.
+- `node.location` is the innermost line of the user's own code (never a library's, never ours); `node.call` is the chain
+  of user calls around it: `call.location` is where the user's caller stands, up to the loss function itself.
+- `Recording.shapes[node]` is the shape of a node's value, where it has one (for broadcasting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gradaudit.tape import Location, Node, Tape
+
+if TYPE_CHECKING:
+    from gradaudit.dynamic.roles import Roles
+
+NONE = "none"
+ZERO = "zero"
+NONZERO = "nonzero"
+STATES = (NONE, ZERO, NONZERO)
+
+
+@dataclass(slots=True)
+class LossCall:
+    """One call of a loss.
+
+    target      as the user wrote it (`package.module:function`), for reports
+    function    what is called: a function, a bound method, a callable object
+    args        the positional arguments, `names` the parameter name of each
+    kwargs      the keyword arguments
+    scope       named objects in reach beside the arguments, nearest first: closure variables, the attributes' owner
+                (`self` of a bound method under the name the user wrote), module-level objects of the loss's module.
+                A recorder looks for parameters in them and names them after these keys, then attributes, keys, indices
+    roots       directories whose files are the user's code (lines are reported there, and only there)
+    argnums     positional arguments that are differentiated (jax); None: not said (jax: 0; torch: everything)
+    framework   "torch", "jax" or "" (not said)
+    """
+
+    target: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    scope: dict[str, Any] = field(default_factory=dict)
+    roots: tuple[str, ...] = ()
+    argnums: tuple[int, ...] | None = None
+    framework: str = ""
+    seed: int = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """Every argument under its name."""
+        return dict(zip(self.names, self.args, strict=False)) | self.kwargs
+
+
+@dataclass(slots=True)
+class Group:
+    """A parameter group, named as the user names it.
+
+    role     "frozen", "trained" (stated by the user), "target" or "optimized" (guessed), or ""
+    state    none: no path; zero: a path whose gradient is zero on these inputs; nonzero. Never merged
+    norm     of the gradient, 0.0 without one
+    tensors  how many tensors are in it
+    leaves   their leaf nodes on the tape
+    """
+
+    name: str
+    role: str
+    state: str
+    norm: float
+    tensors: int
+    leaves: tuple[Node, ...] = ()
+    stated: bool = False
+    differentiated: bool = True
+    """False for a jax argument that `argnums` leaves alone: its gradient is never taken."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """One recorded run. `handle` is the recorder's own (its record of operations), opaque to everyone else."""
+
+    framework: str
+    call: LossCall
+    tape: Tape
+    value: float
+    groups: list[Group]
+    shapes: Mapping[Node, tuple[int, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Group name -> the ranks on which its gradient was non-zero (empty when not distributed)."""
+    handle: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where to try a stop.
+
+    values    the results of these nodes are stopped, for every consumer
+    operands  (consumer, i): `consumer.inputs[i]` is stopped for this consumer only
+    freeze    these leaves are not differentiated (`requires_grad_(False)`, left out of the differentiated tree)
+    """
+
+    values: frozenset[Node] = frozenset()
+    operands: frozenset[tuple[Node, int]] = frozenset()
+    freeze: frozenset[Node] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One group's gradient with and without the stop. `relative` is |after - before| / |before| (1.0 if before is 0)."""
+
+    group: str
+    before: str
+    after: str
+    norm_before: float
+    norm_after: float
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The loss again with a stop at the cut.
+
+    identical  the value is bit for bit the same
+    value      the loss with the stop
+    changes    every group whose gradient differs (state or bits), in the order of the recording's groups
+    states     group name -> state with the stop
+    note       why there is no proof (the loss is not deterministic, the cut cannot be made), else ""
+    """
+
+    identical: bool
+    value: float
+    changes: tuple[Change, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+class Recorder(Protocol):
+    """One framework's recorder: a module-level object `RECORDER` of `gradaudit.dynamic.torch_recorder` and of
+    `gradaudit.dynamic.jax_recorder`. Importing the module may import the framework; choosing the module may not."""
+
+    framework: str
+
+    def accepts(self, call: LossCall) -> bool:
+        """Whether this call's arguments, scope or result are this framework's."""
+        ...
+
+    def record(self, call: LossCall, roles: Roles) -> Recording:
+        """Run the loss once, differentiate it, and put both on a tape.
+
+        Raises `errors.CheckError` (exit code 2) with one clear line where the loss cannot be audited: it raises, its
+        result is not a scalar, it is not a number, it needs no gradient, a pattern matches nothing.
+        """
+        ...
+
+    def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
+        """Run the loss again with a stop at `cut` and compare."""
+        ...
+
+
+def user_location(location: Location | None) -> bool:
+    """Whether a location points at a line of a file (the recorders use line 0 where nothing of the user's is known)."""
+    return location is not None and location.line > 0
