@@ -1,0 +1,26 @@
+"""Errors that end the program with one line on stderr and an exit code of their own."""
+
+from __future__ import annotations
+
+CLEAN = 0
+FINDINGS = 1
+USAGE = 2
+INTERNAL = 101
+
+
+class GradauditError(Exception):
+    """The root: whatever we raise on purpose. Its message is for the user; its exit code is the process's."""
+
+    exit_code = USAGE
+
+
+class UsageError(GradauditError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+
+class ConfigError(GradauditError):
+    """The configuration cannot be read or says something that we do not know."""
+
+
+class CatalogError(GradauditError):
+    """A rule module is not what a rule must be."""
