@@ -24,3 +24,7 @@ class ConfigError(GradauditError):
 
 class CatalogError(GradauditError):
     """A rule module is not what a rule must be."""
+
+
+class CheckError(GradauditError):
+    """A loss cannot be audited: it is not there, cannot be run, or has no gradient; the message says what to do."""
