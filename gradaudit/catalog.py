@@ -20,6 +20,7 @@ from gradaudit.errors import CatalogError, UsageError
 from gradaudit.rule import HEADINGS, Rule
 
 GROUP = "gradaudit.rules"
+DEFAULT_RANK = 1000
 _MODULE = re.compile(r"(?P<code>[a-z]{2,5}[0-9]{3})_(?P<name>[a-z0-9_]+)")
 
 
@@ -125,7 +126,7 @@ def _rule(entry: Entry, module: ModuleType) -> Rule:
     check = getattr(module, "check", None)
     if not callable(check):
         lacks.append("a function check(analysis)")
-    rank = getattr(module, "RANK", Rule.__dataclass_fields__["rank"].default)
+    rank = getattr(module, "RANK", DEFAULT_RANK)
     if not isinstance(rank, int):
         lacks.append("an integer RANK")
     if lacks:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gradaudit import catalog, discover, suppress
-from gradaudit.config import Config
+from gradaudit.config import Config, names_rule
 from gradaudit.finding import Finding, Step
 from gradaudit.report import Report
 from gradaudit.rule import Rule
@@ -51,18 +51,25 @@ def lint_paths(
                 if debug:
                     raise
                 problems.append(f"{_shown(file)}: skipped, an internal error: {error!r} (--debug shows the traceback)")
-    wanted = {_shown(file) for file in files}
-    found = [finding for finding in found if finding.location.path in wanted]
-    found = [finding for finding in who_speaks(found, rules) if not _ignored(finding, config)]
-    kept, suppressed = _suppress(found, texts) if config.suppressions else (found, 0)
+    kept, suppressed = settle(found, {_shown(file) for file in files}, config, rules, texts)
     return Report(
-        findings=tuple(sorted(kept, key=lambda finding: finding.sort_key)),
+        findings=tuple(kept),
         problems=tuple(sorted({*problems, *recorder.problems})),
         rules=tuple(rules),
         files=len(files),
         suppressed=suppressed,
         source=texts,
     )
+
+
+def settle(
+    found: Iterable[Finding], wanted: Collection[str], config: Config, rules: Sequence[Rule], texts: Texts
+) -> tuple[list[Finding], int]:
+    """What stands of the raw findings, in order, and how many comments took back: only in files that were asked for."""
+    mine = who_speaks([finding for finding in found if finding.location.path in wanted], rules)
+    mine = [finding for finding in mine if not _ignored(finding, config)]
+    kept, suppressed = _suppress(mine, texts) if config.suppressions else (mine, 0)
+    return sorted(kept, key=lambda finding: finding.sort_key), suppressed
 
 
 def make_recorder(cwd: Path, overlay: dict[str, str] | None) -> Any:
@@ -118,7 +125,7 @@ def who_speaks(found: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]
 def _ignored(finding: Finding, config: Config) -> bool:
     """Whether `per-file-ignores` takes the finding back."""
     return any(
-        any(suppress.names_rule(code, finding.code, finding.name) for code in codes)
+        any(names_rule(code, finding.code, finding.name) for code in codes)
         and discover.matches(pattern, Path(finding.location.path), config.root)
         for pattern, codes in config.per_file_ignores.items()
     )
