@@ -205,7 +205,7 @@ class View:
 
     @cached_property
     def down(self) -> dict[Node, list[Guard]]:
-        """The slice: every node with gradient from the loss to a differentiated leaf, and under which guards it gets it."""
+        """The slice: every node between the loss and a differentiated leaf, and the guards of the way from the loss."""
         start = self.sink.loss
         down: dict[Node, list[Guard]] = {start: [self.sink.guard]}
         waiting: list[tuple[Node, Guard]] = [(start, self.sink.guard)]

@@ -77,7 +77,8 @@ class TapeBuilder:
         return node
 
     def const(self, value: object) -> Node:
-        return self.add(Node("const", [], self.here(), self.tick(), detail=repr(value), leaf=Leaf("const", repr(value))))
+        leaf = Leaf("const", repr(value))
+        return self.add(Node("const", [], self.here(), self.tick(), detail=repr(value), leaf=leaf))
 
     def network(self, name: str, parent: Network | None = None, copy_of: Node | None = None) -> Node:
         """The parameter leaf of a new network; `copy_of` records the copy event of a deepcopy or load_state_dict."""
