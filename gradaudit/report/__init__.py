@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from gradaudit.rule import Rule
 
 Paint = Callable[[str, str], str]
 """(text, style) -> text, in colour on a terminal; a style is one of the words in `STYLES`."""
+
+_LINE_ENDS = re.compile("\r\n|\r|\n")
 
 STYLES = {
     "error": "31;1",
@@ -51,6 +54,12 @@ class Report:
         if threshold == "never":
             return False
         return any(SEVERITIES.index(item.severity) >= SEVERITIES.index(threshold) for item in self.findings)
+
+
+def line_of(report: Report, path: str, line: int) -> str:
+    """The text of a source line without its end, or "" where there is none. Lines end where Python says they do."""
+    lines = _LINE_ENDS.split(report.source(path))
+    return lines[line - 1].rstrip() if 0 < line <= len(lines) else ""
 
 
 def render(report: Report, output_format: str, paint: Paint = plain) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gradaudit.finding import SEVERITIES, Finding, Step
-from gradaudit.report import Paint, Report
+from gradaudit.report import Paint, Report, line_of
 from gradaudit.report.concise import headline
 
 MAX_STEPS = 12
@@ -22,7 +22,7 @@ def _finding(report: Report, finding: Finding, paint: Paint) -> str:
     width = len(str(max([location.line, *(step.location.line for step in finding.trace)])))
     bar = paint("|", "dim")
     lines = [headline(finding, paint)]
-    source = _line(report, location.path, location.line)
+    source = line_of(report, location.path, location.line)
     if source.strip():
         shown, first, length = _clip(source, location.column, _caret_length(finding, source))
         lines.append(f"{' ' * width} {bar}")
@@ -57,16 +57,11 @@ def _place(step: Step, finding: Finding) -> str:
 
 
 def _step(report: Report, step: Step, finding: Finding, width: int, paint: Paint) -> str:
-    source = _line(report, step.location.path, step.location.line).strip()
+    source = line_of(report, step.location.path, step.location.line).strip()
     if len(source) > MAX_WIDTH // 2:
         source = source[: MAX_WIDTH // 2 - 3] + "..."
     place = paint(f"{_place(step, finding):>{width}}", "dim")
     return f"{place}  {source}  {paint('# ' + step.message, 'dim')}" if source else f"{place}  {step.message}"
-
-
-def _line(report: Report, path: str, line: int) -> str:
-    lines = report.source(path).splitlines()
-    return lines[line - 1].rstrip() if 0 < line <= len(lines) else ""
 
 
 def _caret_length(finding: Finding, source: str) -> int:
