@@ -4,7 +4,7 @@ A file has
 
     never, index     words: parameters that never carry gradient, in any row of the file; `index` ones say where
     [families]       a family ("Tensor", "Module", "Distribution" ...) -> the class whose methods it has in this library
-    [aliases]        a dotted prefix -> what it is short for; a last component `*` stands for any one module (lower case)
+    [aliases]        a dotted prefix -> what it is short for; a last component `*` stands for any one module
     [[prefixes]]     like a row, for every name below `names` that has no row of its own
     [[rows]]         names (words with shell-like braces), and what they share:
                      op      canonical name; without it the name's last component
