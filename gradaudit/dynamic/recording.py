@@ -125,7 +125,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One group's gradient with and without the stop. `relative` is |after - before| / |before| (1.0 if before is 0)."""
+    """One group's gradient with and without the stop; `relative` is |after - before| / |before| (1.0 if that is 0)."""
 
     group: str
     before: str

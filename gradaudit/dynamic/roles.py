@@ -71,7 +71,7 @@ def _decide(name: str, claim: Mapping[str, tuple[int, ...]]) -> str:
     frozen, trained = claim[FROZEN][:2], claim[TRAINED][:2]
     if frozen == trained:
         raise CheckError(
-            f"ambiguous role: `{name}` is named by a --frozen and by a --trained pattern; make one of them more specific"
+            f"ambiguous role: `{name}` is named by a --frozen and by a --trained pattern; make one more specific"
         )
     return FROZEN if frozen > trained else TRAINED
 

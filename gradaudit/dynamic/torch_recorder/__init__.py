@@ -1,0 +1,49 @@
+"""The torch recorder: one run in eager mode on a tape, its backward pass, and the same run with a stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gradaudit.dynamic.recording import Cut, LossCall, Proof, Recording
+from gradaudit.dynamic.roles import Roles
+from gradaudit.dynamic.torch_recorder.run import Run
+
+__all__ = ["RECORDER", "TorchRecorder"]
+
+
+class TorchRecorder:
+    framework = "torch"
+
+    def accepts(self, call: LossCall) -> bool:
+        return _mentions_torch([*call.arguments().values(), *call.scope.values()])
+
+    def record(self, call: LossCall, roles: Roles) -> Recording:
+        return Run(call, roles).record()
+
+    def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
+        run: Run = recording.handle
+        return run.counterfactual(recording, cut)
+
+
+def _mentions_torch(values: list[Any]) -> bool:
+    stack = [(value, 0) for value in values]
+    seen: set[int] = set()
+    while stack:
+        value, depth = stack.pop()
+        if id(value) in seen or depth > 3:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor | torch.nn.Module | torch.optim.Optimizer):
+            return True
+        if isinstance(value, dict):
+            stack += [(one, depth + 1) for one in value.values()]
+        elif isinstance(value, list | tuple):
+            stack += [(one, depth + 1) for one in value]
+        elif hasattr(value, "__dict__") and not isinstance(value, type):
+            stack += [(one, depth + 1) for one in vars(value).values()]
+    return False
+
+
+RECORDER = TorchRecorder()

@@ -1,0 +1,220 @@
+"""Which parameters and modules are in reach of a loss, and what the user calls them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+
+from gradaudit.dynamic.recording import LossCall
+from gradaudit.tape import Leaf, Network
+
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, FunctionType, ModuleType)
+_WRAPPERS = frozenset(("DistributedDataParallel", "DataParallel", "OptimizedModule", "FullyShardedDataParallel"))
+_INNER = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module"))
+_DEPTH = 8
+
+
+@dataclass(slots=True)
+class Owned:
+    """A parameter in reach: its first name, other spellings, and the network that owns it."""
+
+    tensor: torch.Tensor
+    name: str
+    owner: Network | None
+    others: list[str] = field(default_factory=list)
+
+
+class Reach:
+    """Everything with parameters that the loss's arguments, closure, `self` and module-level objects lead to."""
+
+    def __init__(self, call: LossCall) -> None:
+        self.call = call
+        self.owned: dict[int, Owned] = {}
+        self.modules: dict[int, tuple[torch.nn.Module, str]] = {}
+        self.networks: dict[int, Network] = {}
+        self.inputs: dict[int, str] = {}
+        self.tensors: dict[int, torch.Tensor] = {}
+        self.generators: list[torch.Generator] = []
+        self._seen: dict[tuple[int, str], None] = {}
+        self._visited: set[int] = set()
+        for name, value in call.arguments().items():
+            self._walk(value, name, None, 0, argument=True)
+        for name, value in call.scope.items():
+            self._walk(value, name, None, 0)
+
+    # -- walking -------------------------------------------------------------------------------------------------
+
+    def _walk(self, value: Any, name: str, owner: Network | None, depth: int, argument: bool = False) -> None:
+        if isinstance(value, _ATOMS) or depth > _DEPTH:
+            return
+        if isinstance(value, torch.Tensor):
+            self._tensor(value, name, owner, argument)
+        elif isinstance(value, torch.nn.Module):
+            self._module(value, name, owner, depth)
+        elif isinstance(value, torch.Generator):
+            self.generators.append(value)
+        elif isinstance(value, MethodType):
+            self._walk(value.__self__, name, owner, depth + 1, argument)
+        elif not isinstance(value, torch.optim.Optimizer):
+            if id(value) in self._visited:
+                return
+            self._visited.add(id(value))
+            self.keep_alive(value)
+            for key, one in _children(value):
+                self._walk(one, f"{name}.{key}", owner, depth + 1, argument)
+
+    def keep_alive(self, value: Any) -> None:
+        """Identity is only good as long as the object lives."""
+        self._alive = getattr(self, "_alive", [])
+        self._alive.append(value)
+
+    def _tensor(self, tensor: torch.Tensor, name: str, owner: Network | None, argument: bool) -> None:
+        self.tensors.setdefault(id(tensor), tensor)
+        parameter = isinstance(tensor, torch.nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
+        if not parameter:
+            if argument:
+                self.inputs.setdefault(id(tensor), name)
+            return
+        known = self.owned.get(id(tensor))
+        if known is None:
+            self.owned[id(tensor)] = Owned(tensor, name, owner)
+        elif name != known.name and name not in known.others:
+            known.others.append(name)
+
+    def _module(self, module: torch.nn.Module, name: str, owner: Network | None, depth: int) -> None:
+        if (id(module), name) in self._seen:
+            return
+        self._seen[id(module), name] = None
+        again = id(module) in self.modules
+        if again and len([1 for key in self._seen if key[0] == id(module)]) > 4:
+            return
+        self.modules.setdefault(id(module), (module, name))
+        network = self.networks.get(id(module))
+        if network is None:
+            local = name.rpartition(".")[2] if owner is not None else name
+            network = self.networks[id(module)] = Network(local, type(module).__name__, owner)
+        wraps = type(module).__name__ in _WRAPPERS
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                self._tensor(parameter, f"{name}.{key}", network, False)
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                self.tensors.setdefault(id(buffer), buffer)
+        for key, child in module._modules.items():
+            if child is not None:
+                self._walk(child, name if wraps and key in _INNER else f"{name}.{key}", network, depth + 1)
+        if again:
+            return
+        for key, value in vars(module).items():
+            if not key.startswith("_") and not isinstance(value, _ATOMS):
+                self._walk(value, f"{name}.{key}", network, depth + 1)
+
+    # -- what the tracer asks ------------------------------------------------------------------------------------
+
+    def network_of(self, module: torch.nn.Module) -> Network:
+        known = self.networks.get(id(module))
+        if known is None:
+            self._find_module(module)
+            known = self.networks.get(id(module))
+        if known is None:
+            known = self.networks[id(module)] = Network(type(module).__name__.lower(), type(module).__name__)
+            self.modules[id(module)] = (module, known.name)
+            self._adopt(module, known)
+        return known
+
+    def _adopt(self, module: torch.nn.Module, network: Network) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            self._tensor(parameter, f"{network.path}.{name}", network, False)
+        for name, child in module.named_children():
+            self._walk(child, f"{network.path}.{name}", network, 1)
+
+    def leaf_of(self, tensor: torch.Tensor) -> Leaf:
+        """What a tensor from outside is: a parameter in reach, one that nobody named, an input or a constant."""
+        known = self.owned.get(id(tensor))
+        if known is None and isinstance(tensor, torch.nn.Parameter):
+            self._find_parameter(tensor)
+            known = self.owned.get(id(tensor))
+        if known is not None:
+            name = known.name.rpartition(".")[2] if known.owner is not None else known.name
+            return Leaf("param", name, known.owner, scalar=tensor.numel() == 1)
+        named = self.inputs.get(id(tensor))
+        if named is not None:
+            return Leaf("input", named)
+        return Leaf("input" if tensor.requires_grad else "const")
+
+    def _find_module(self, module: torch.nn.Module) -> None:
+        for name, value in self._elsewhere():
+            if isinstance(value, torch.nn.Module) and any(one is module for one in value.modules()):
+                self._walk(value, name, None, 0)
+                return
+
+    def _find_parameter(self, parameter: torch.nn.Parameter) -> None:
+        """Names for a parameter that the scope does not lead to: user modules' globals, then any living module."""
+        for name, value in self._elsewhere():
+            if value is parameter or (isinstance(value, torch.nn.Module) and _holds(value, parameter)):
+                self._walk(value, name, None, 0)
+                return
+        for module in living(torch.nn.Module):
+            if id(module) not in self.modules and any(one is parameter for one in module._parameters.values()):
+                root = _root(module)
+                self._walk(root, type(root).__name__.lower(), None, 0)
+                return
+        self.owned[id(parameter)] = Owned(parameter, f"parameter{tuple(parameter.shape)}".replace(" ", ""), None)
+
+    def _elsewhere(self) -> Iterator[tuple[str, Any]]:
+        for module_name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None) or ""
+            if not file.startswith(tuple(self.call.roots)) or "site-packages" in file:
+                continue
+            for name, value in list(vars(module).items()):
+                if isinstance(value, torch.nn.Module | torch.nn.Parameter):
+                    yield f"{module_name}.{name}", value
+
+
+def _holds(module: torch.nn.Module, parameter: torch.nn.Parameter) -> bool:
+    return any(one is parameter for one in module.parameters())
+
+
+def _root(module: torch.nn.Module) -> torch.nn.Module:
+    for candidate in living(torch.nn.Module):
+        if candidate is not module and any(one is module for one in candidate.modules()):
+            return candidate
+    return module
+
+
+def living(kind: type) -> list[Any]:
+    """All living objects of a class. `type(o)`, not `isinstance`: weak proxies raise."""
+    return [value for value in gc.get_objects() if issubclass(type(value), kind)]
+
+
+def _children(value: Any) -> Iterable[tuple[str, Any]]:
+    """The named parts of a container or of a user's object."""
+    if isinstance(value, dict):
+        return [(str(key), one) for key, one in value.items() if isinstance(key, str | int)]
+    fields = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and fields:
+        return list(zip(fields, value, strict=False))
+    if isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
+        return [(str(index), one) for index, one in enumerate(value)] if len(value) <= 1000 else []
+    module = type(value).__module__ or ""
+    if module.startswith(("torch.", "numpy", "builtins", "jax", "gradaudit", "_")) and not hasattr(value, "loc"):
+        return []
+    if hasattr(value, "batch_size") and hasattr(value, "items") and module.startswith("tensordict"):
+        return [(str(key), one) for key, one in value.items()]
+    if dataclasses.is_dataclass(value):
+        return [(one.name, getattr(value, one.name, None)) for one in dataclasses.fields(value)]
+    attributes = getattr(value, "__dict__", None)
+    found = list(attributes.items()) if isinstance(attributes, dict) else []
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if isinstance(slot, str) and hasattr(value, slot):
+                found.append((slot, getattr(value, slot)))
+    return [(key, one) for key, one in found if not key.startswith("__")]

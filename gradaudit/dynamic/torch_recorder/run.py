@@ -1,0 +1,342 @@
+"""One audited loss: run and recorded, differentiated, and run again with a stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradaudit.dynamic import groups
+from gradaudit.dynamic.lines import Lines, Names
+from gradaudit.dynamic.recording import NONE, Change, Cut, LossCall, Proof, Recording
+from gradaudit.dynamic.roles import Roles
+from gradaudit.dynamic.torch_recorder.composites import composites
+from gradaudit.dynamic.torch_recorder.events import add_events
+from gradaudit.dynamic.torch_recorder.losses import loss_of
+from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
+from gradaudit.dynamic.torch_recorder.replay import Replay
+from gradaudit.dynamic.torch_recorder.saved import seed_everything, untouched
+from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
+from gradaudit.errors import CheckError
+from gradaudit.tape import Edge, Node, Sink, Tape
+
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__))
+
+
+class UserError(CheckError):
+    """The loss itself raised; `cause` is its exception."""
+
+    def __init__(self, message: str, cause: BaseException) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """The loss's value as bytes and as a number, and every leaf's gradient (None: no path)."""
+
+    exact: bytes
+    value: float
+    of: dict[int, torch.Tensor | None]
+
+
+class Run:
+    """The recorder's own record of one loss: what its operations are called, so that a stop can be put at one."""
+
+    def __init__(self, call: LossCall, roles: Roles) -> None:
+        self.call = call
+        self.roles = roles
+        self.reach = Reach(call)
+        self.lines = Lines(call.roots, (_TORCH,))
+        self.tape = Tape(framework="torch", entry=call.target)
+        self.notes: list[str] = []
+        self.tracer = Tracer(self.tape, self.lines, self.reach.leaf_of, self.reach.network_of, _invoke.__code__)
+        self.gradients: _Gradients | None = None
+        self.stated: dict[str, str] = {}
+        self.leaf_nodes: dict[int, Node] = {}
+
+    # -- recording -----------------------------------------------------------------------------------------------
+
+    def record(self) -> Recording:
+        reach = self.reach
+        if reach.owned or not self.roles:
+            self.stated = self._assign()
+        tracer = self.tracer
+        with self._undisturbed():
+            with composites(tracer), tracer:
+                result = _call_user(self.call)
+            loss, note = loss_of(result)
+            if note:
+                self.notes.append(note)
+            _check_number(loss)
+            if not loss.requires_grad:
+                node = tracer.node_of(loss)
+                grads = _Gradients(_exact(loss), float(loss), {})
+            else:
+                node = tracer.node_of(loss)
+                watched = self._watch_opaque()
+                self._add_leaves()
+                grads = self._differentiate(loss)
+                self._settle_opaque(watched, grads)
+        self._add_leaves()
+        self.gradients = grads
+        if not self.stated and self.roles:
+            self.stated = self._assign()
+        return self._recording(node, grads)
+
+    def _assign(self) -> dict[str, str]:
+        return self.roles.assign({owned.name: owned.others for owned in self.reach.owned.values()})
+
+    def _recording(self, loss: Node, grads: _Gradients) -> Recording:
+        self._name_nodes()
+        tape = self.tape
+        tape.nodes.sort(key=lambda node: node.time)
+        sink = Sink(loss, "backward", loss.location, self.tracer.tick(), function=self.call.target)
+        tape.sinks.append(sink)
+        tape.path = next((node.location.path for node in tape.nodes if node.location.line), "")
+        add_events(tape, self.reach, self.leaf_nodes, self.tracer.tick, self.lines.nowhere)
+        rows = [self._row(owned, grads) for owned in self.reach.owned.values()]
+        for row in rows:
+            if row.stated:
+                tape.roles[row.node] = row.role
+        return Recording(
+            framework="torch",
+            call=self.call,
+            tape=tape,
+            value=grads.value,
+            groups=groups.build(rows),
+            shapes=self.tracer.shapes,
+            notes=self.notes,
+            handle=self,
+        )
+
+    def _row(self, owned: Owned, grads: _Gradients) -> groups.LeafGradient:
+        gradient = grads.of.get(id(owned.tensor))
+        role = self.stated.get(owned.name, "")
+        return groups.LeafGradient(
+            name=owned.name,
+            stem=self._stem(owned.name),
+            node=self.leaf_nodes[id(owned.tensor)],
+            role=role,
+            norm=None if gradient is None else _norm(gradient),
+            stated=bool(role),
+        )
+
+    def _stem(self, name: str) -> str:
+        """The network a parameter belongs to: what the loss calls, else the outermost module, else the tensor."""
+        called = {self.reach.modules[one][1] for one in self.tracer.outer_modules if one in self.reach.modules}
+        parts = name.split(".")
+        prefixes = [".".join(parts[:end]) for end in range(1, len(parts))]
+        for prefix in prefixes:
+            if prefix in called:
+                return prefix
+        modules = {name for _, name in self.reach.modules.values()}
+        inside = [prefix for prefix in prefixes if prefix in modules]
+        if not inside:
+            return name
+        for prefix in inside:
+            below = [one for one in called if one.startswith(prefix + ".")]
+            if not below:
+                return prefix
+        return name
+
+    def _add_leaves(self) -> None:
+        for owned in list(self.reach.owned.values()):
+            self.leaf_nodes[id(owned.tensor)] = self.tracer.leaf_node(owned.tensor)
+
+    def _name_nodes(self) -> None:
+        names = Names()
+        for node in self.tape.nodes:
+            if node.leaf is None:
+                node.name = names.of(node.location)
+
+    # -- gradients -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        tensors = {id(one): one for one in tensors_in((self.call.args, self.call.kwargs))}
+        tensors.update(self.reach.tensors)
+        objects = [*self.call.args, *self.call.kwargs.values(), *self.call.scope.values()]
+        objects += [one for one, _ in self.reach.modules.values()]
+        with ExitStack() as stack:
+            stack.enter_context(untouched(tensors.values(), self.reach.generators, objects))
+            if hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(torch.enable_grad())
+            seed_everything(self.call.seed)
+            yield
+
+    def _differentiate(self, loss: torch.Tensor) -> _Gradients:
+        exact, value = _exact(loss), float(loss.detach())
+        leaves = {id(owned.tensor): owned.tensor for owned in self.reach.owned.values()}
+        leaves.update((id(tensor), tensor) for _, tensor in self.tracer.unseen_leaves if tensor.is_leaf)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                loss.backward()
+            except RuntimeError as error:
+                raise CheckError(f"the loss cannot be differentiated: {str(error).splitlines()[0]}") from error
+        of = {}
+        for key, tensor in leaves.items():
+            gradient = tensor.grad if tensor.requires_grad else None
+            of[key] = None if gradient is None else gradient.detach()
+            if gradient is not None:
+                tensor.grad = None
+        return _Gradients(exact, value, of)
+
+    def _watch_opaque(self) -> dict[Any, list[bool]]:
+        """Which inputs a custom function really gives gradient to, seen while it runs backward."""
+        watched: dict[Any, list[bool]] = {}
+        for function in self.tracer.opaque:
+
+            def note(inputs: Any, outputs: Any, function: Any = function) -> None:
+                watched[function] = [one is not None for one in inputs]
+
+            function.register_hook(note)
+        return watched
+
+    def _settle_opaque(self, watched: dict[Any, list[bool]], grads: _Gradients) -> None:
+        """Correct the edges of custom functions, and add the leaves that only their backward knows."""
+        tracer = self.tracer
+        for function, given in watched.items():
+            node = tracer.opaque[function]
+            silent = set()
+            for (below, place), passed in zip(function.next_functions, given, strict=False):
+                if below is not None and not passed:
+                    silent.add(_source(tracer, below, place))
+            node.inputs = [
+                edge._replace(passes=False) if edge.passes and edge.source in silent else edge for edge in node.inputs
+            ]
+        walked = {id(node) for node in _live_leaves(tracer.tape)}
+        for key, gradient in grads.of.items():
+            leaf = tracer.known[key][0]
+            if gradient is not None and id(leaf) not in walked:
+                for node in dict.fromkeys(tracer.opaque.values()):
+                    node.inputs.append(Edge(leaf, True))
+
+    # -- the counterfactual --------------------------------------------------------------------------------------
+
+    def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
+        values, operands, missing = self._places(cut)
+        if missing:
+            return Proof(False, math.nan, note=missing)
+        replay = Replay(values, operands, self.tracer.sites)
+        with self._undisturbed():
+            self._freeze(cut)
+            with composites(replay), replay:
+                result = _call_user(self.call)
+            if replay.strayed or replay.count != len(replay.sites):
+                return Proof(False, math.nan, note="the loss does not do the same twice, so there is no proof")
+            if replay.failed:
+                return Proof(False, math.nan, note=f"no stop can be put there: {replay.failed}")
+            loss, _ = loss_of(result)
+            after = _Gradients(_exact(loss), float(loss.detach()), {})
+            if loss.requires_grad:
+                after = self._differentiate(loss)
+        assert self.gradients is not None
+        return self._compare(recording, self.gradients, after)
+
+    def _freeze(self, cut: Cut) -> None:
+        tensors = {self.leaf_nodes[key]: owned.tensor for key, owned in self.reach.owned.items()}
+        for leaf in cut.freeze:
+            if leaf in tensors:
+                tensors[leaf].requires_grad_(False)
+
+    def _places(self, cut: Cut) -> tuple[dict[int, set[int]], dict[int, set[int]], str]:
+        """The cut in the terms of a replay: call numbers, outputs, operands."""
+        tracer = self.tracer
+        values: dict[int, set[int]] = {}
+        operands: dict[int, set[int]] = {}
+        for node in cut.values:
+            if node not in tracer.place:
+                return values, operands, "no stop can be put at a value that no call of the loss makes"
+            number, output = tracer.place[node]
+            values.setdefault(number, set()).add(output)
+        for node, index in cut.operands:
+            place = tracer.operands.get(node, [])
+            if node not in tracer.place or index >= len(place) or place[index] < 0:
+                return values, operands, "no stop can be put at an operand that no call of the loss takes"
+            operands.setdefault(tracer.place[node][0], set()).add(place[index])
+        return values, operands, ""
+
+    def _compare(self, recording: Recording, before: _Gradients, after: _Gradients) -> Proof:
+        tensors = {self.leaf_nodes[key]: key for key in self.reach.owned}
+        changes: list[Change] = []
+        states: dict[str, str] = {}
+        largest = max((_norm(one) for one in after.of.values() if one is not None), default=0.0)
+        for group in recording.groups:
+            pairs = [(before.of.get(tensors[leaf]), after.of.get(tensors[leaf])) for leaf in group.leaves]
+            norm = math.sqrt(sum(_norm(new) ** 2 for _, new in pairs if new is not None))
+            state = groups.state_of(norm, largest) if any(new is not None for _, new in pairs) else NONE
+            states[group.name] = state
+            if all(_same(old, new) for old, new in pairs):
+                continue
+            moved = math.sqrt(sum(_distance(old, new) ** 2 for old, new in pairs))
+            relative = moved / group.norm if group.norm else 1.0
+            changes.append(Change(group.name, group.state, state, group.norm, norm, relative))
+        return Proof(before.exact == after.exact, after.value, tuple(changes), states)
+
+
+def _invoke(call: LossCall) -> Any:
+    """The frame above the user's: the walk over the stack ends here."""
+    return call.function(*call.args, **call.kwargs)
+
+
+def _call_user(call: LossCall) -> Any:
+    try:
+        return _invoke(call)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise UserError(f"`{call.target}` raised {type(error).__name__}: {error}", error) from error
+
+
+def _check_number(loss: torch.Tensor) -> None:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise CheckError(
+            f"the loss is {value} on these inputs, so its gradient says nothing; give other inputs (--inputs, --seed)"
+        )
+
+
+def _live_leaves(tape: Tape) -> list[Node]:
+    return [edge.source for node in tape.nodes for edge in node.inputs if edge.passes and edge.source.leaf is not None]
+
+
+def _source(tracer: Tracer, function: Any, number: int) -> Node | None:
+    variable = getattr(function, "variable", None)
+    if variable is not None:
+        known = tracer.known.get(id(variable))
+        return known[0] if known else None
+    return tracer.tags.get(function, {}).get(number) or tracer.inner.get(function)
+
+
+def _exact(loss: torch.Tensor) -> bytes:
+    return bytes(loss.detach().reshape(1).contiguous().cpu().view(torch.uint8).tolist())
+
+
+def _norm(tensor: torch.Tensor) -> float:
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    return float(torch.linalg.vector_norm(tensor.to(torch.float64) if tensor.dtype != torch.float64 else tensor))
+
+
+def _same(old: torch.Tensor | None, new: torch.Tensor | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    return torch.equal(old, new) if not old.is_sparse else _distance(old, new) == 0.0
+
+
+def _distance(old: torch.Tensor | None, new: torch.Tensor | None) -> float:
+    if old is None or new is None:
+        one = old if new is None else new
+        return 0.0 if one is None else _norm(one)
+    return _norm((old - new).coalesce() if old.is_sparse else old - new)
+
+

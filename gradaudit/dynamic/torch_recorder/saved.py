@@ -1,0 +1,77 @@
+"""Tensors as they were: values, gradients, flags and random generators, saved and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from gradaudit.dynamic.state import save_python, seed_python
+
+
+@contextmanager
+def untouched(
+    tensors: Iterable[torch.Tensor], generators: Iterable[torch.Generator], objects: Iterable[Any]
+) -> Iterator[None]:
+    """Whatever happens inside, afterwards everything is as before: the value and version of what was written to too."""
+    undo = save_python(objects)
+    saved = [_Saved(tensor) for tensor in tensors]
+    states = [(generator, generator.get_state()) for generator in generators]
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    enabled = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(enabled)
+        for one in saved:
+            one.restore()
+        for generator, state in states:
+            generator.set_state(state)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        undo()
+
+
+def seed_everything(seed: int) -> None:
+    seed_python(seed)
+    torch.manual_seed(seed)
+
+
+class _Saved:
+    """One tensor. Its gradient is set aside (and None meanwhile), hooks that would step an optimizer too."""
+
+    __slots__ = ("copy", "flag", "grad", "hooks", "tensor", "version")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.flag = tensor.requires_grad
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self.hooks: Any = None
+        try:
+            self.version = tensor._version
+            self.copy = tensor.detach().clone()
+        except RuntimeError:
+            self.version, self.copy = -1, None
+        if tensor.is_leaf and tensor.requires_grad:
+            tensor.grad = None
+            hooks = getattr(tensor, "_post_accumulate_grad_hooks", None)
+            if hooks:
+                self.hooks = dict(hooks)
+                hooks.clear()
+
+    def restore(self) -> None:
+        tensor = self.tensor
+        if self.copy is not None and tensor._version != self.version:
+            with torch.no_grad():
+                tensor.detach().copy_(self.copy)
+        if self.hooks is not None:
+            tensor._post_accumulate_grad_hooks.update(self.hooks)  # type: ignore[attr-defined]
+        if tensor.is_leaf:
+            if tensor.requires_grad != self.flag:
+                tensor.requires_grad_(self.flag)
+            if self.flag or tensor.grad is not None:
+                tensor.grad = self.grad
