@@ -20,6 +20,9 @@ from gradaudit.tape import Location, Tape
 Progress = Callable[[Sequence[Path]], Iterable[Path]]
 """Hands the files on, and may show how many are done."""
 
+Failed = Callable[[str, Exception], None]
+"""Told of an internal error: what was at work (a rule's code, "reading"), and the error."""
+
 BESIDE = ("GA104", "GA403", "GA5", "GA6", "GA9")
 """Rules that speak of something else than the leak on their line: no other rule silences them, nor they another."""
 
@@ -45,12 +48,7 @@ def lint_paths(
     problems: list[str] = []
     with quiet_collector():
         for file in progress(files) if progress else files:
-            try:
-                found += lint_file(recorder, _shown(file), rules)
-            except Exception as error:
-                if debug:
-                    raise
-                problems.append(f"{_shown(file)}: skipped, an internal error: {error!r} (--debug shows the traceback)")
+            found += lint_file(recorder, _shown(file), rules, None if debug else _noted(_shown(file), problems))
     kept, suppressed = settle(found, {_shown(file) for file in files}, config, rules, texts)
     return Report(
         findings=tuple(kept),
@@ -60,6 +58,15 @@ def lint_paths(
         suppressed=suppressed,
         source=texts,
     )
+
+
+def _noted(path: str, problems: list[str]) -> Failed:
+    """Keeps an error as one line: lint never fails on a file that it cannot understand."""
+
+    def failed(stage: str, error: Exception) -> None:
+        problems.append(f"{path}: internal error in {stage}: {error!r}; --debug shows the traceback, please report it")
+
+    return failed
 
 
 def settle(
@@ -78,9 +85,19 @@ def make_recorder(cwd: Path, overlay: dict[str, str] | None) -> Any:
     return Recorder(cwd, overlay)
 
 
-def lint_file(recorder: Any, path: str, rules: Sequence[Rule]) -> list[Finding]:
-    """The findings of every rule on every tape of one file, with paths as they are shown."""
-    found = [finding for tape in recorder.record(path) for finding in _judge(tape, rules)]
+def lint_file(recorder: Any, path: str, rules: Sequence[Rule], failed: Failed | None = None) -> list[Finding]:
+    """The findings of every rule on every tape of one file, with paths as they are shown.
+
+    An error goes to `failed` with what was at work, or is raised where there is none.
+    """
+    found: list[Finding] = []
+    try:
+        for tape in recorder.record(path):
+            found += _judge(tape, rules, failed)
+    except Exception as error:
+        if failed is None:
+            raise
+        failed("reading", error)
     if path in recorder.syntax_errors and any(rule.code == SYNTAX_ERROR for rule in rules):
         line, column, message = recorder.syntax_errors[path]
         location = Location(path, max(line, 1), max(column, 1))
@@ -88,15 +105,23 @@ def lint_file(recorder: Any, path: str, rules: Sequence[Rule]) -> list[Finding]:
     return [_normal(finding) for finding in found]
 
 
-def _judge(tape: Tape, rules: Sequence[Rule]) -> Iterator[Finding]:
+def _judge(tape: Tape, rules: Sequence[Rule], failed: Failed | None) -> list[Finding]:
+    """What the rules find on one tape; the failure of one leaves the others' findings."""
     from gradaudit import ownership, paths
 
+    found: list[Finding] = []
     if not tape.sinks and not tape.events:
-        return
+        return found
     ownership.own_sets(tape)
     analysis = paths.Analysis(tape)
     for rule in rules:
-        yield from rule.check(analysis)
+        try:
+            found += rule.check(analysis)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(rule.code, error)
+    return found
 
 
 def who_speaks(found: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]:
