@@ -65,7 +65,7 @@ def _touched(event: Event) -> set[Node]:
 
 
 def following(sink: Sink, events: list[Event]) -> Iterator[Event]:
-    """The events after a sink's backward, as a cycle: the rest of its innermost loop, that loop again, then the rest."""
+    """The events after a backward, as a cycle: the rest of its innermost loop, that loop again, then what remains."""
     fitting = [event for event in events if join_guards(event.guard, sink.guard) is not None and event.sink is not sink]
     after = [event for event in fitting if event.time > sink.time]
     before = [event for event in fitting if event.time <= sink.time]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gradaudit.ownership import CLEARED, UNHELD, UNKNOWN, USED, deposit, own_sets
 from tapes import TapeBuilder
+
+from gradaudit.ownership import CLEARED, UNHELD, UNKNOWN, USED, deposit, own_sets
 
 
 def actor_critic(clear_critic: bool):

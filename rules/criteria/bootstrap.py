@@ -1,0 +1,212 @@
+"""K2: a bootstrapped value that carries gradient.
+
+A bootstrap target is a sum in which data that passed no network (the reward) is joined by a network's output times a
+discount. It is found in a discrepancy (one operand has the reward, the other one is the prediction) or as the weight
+of a policy-gradient term. What is built on the way (n-step returns, GAE, clamps, projections) belongs to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
+from gradaudit.rules.criteria.expand import Atom, Sum, expand
+from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.roles import related
+from gradaudit.rules.criteria.score import products
+from gradaudit.rules.criteria.sites import complete_at
+
+from gradaudit.tape import Edge, Location, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+REGRESSION = "regression"
+SCORE = "score"
+BUILDS = SHAPES | {
+    "add", "sub", "neg", "mul", "div", "clamp", "min", "max", "minimum", "maximum", "cat", "stack", "store", "phi",
+    "where", "mean", "sum", "pack", "cumsum", "einsum", "matmul", "nan_to_num",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One meeting of a live bootstrapped value with a loss: `value` is the operand, `prediction` the other side."""
+
+    view: View
+    node: Node
+    value: Node
+    prediction: Node | None
+    kind: str
+    leaves: int
+    chain: tuple[Node, ...]
+    """The nodes that every leaking path shares and at which the value is complete, the latest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """One bootstrapped value and everything that it leaks into."""
+
+    uses: tuple[Use, ...]
+    cut: Node
+    location: Location
+
+    @property
+    def view(self) -> View:
+        return self.uses[0].view
+
+    @property
+    def kinds(self) -> set[str]:
+        return {use.kind for use in self.uses}
+
+
+def leaks(analysis: Analysis) -> list[Leak]:
+    """Every live bootstrapped value of a tape, one entry for a value however many losses it meets."""
+    known = analysis.cache.get("bootstrap")
+    if known is None:
+        uses = [use for view in analysis.views for use in _uses(view)]
+        known = analysis.cache["bootstrap"] = [_settled(group) for group in _grouped(uses)]
+    assert isinstance(known, list)
+    return known
+
+
+def _uses(view: View) -> Iterator[Use]:
+    for meeting in discrepancies(view):
+        found = _target(view, meeting)
+        if found is None:
+            continue
+        edge, prediction, leaves = found
+        yield _use(view, meeting.node, edge.source, prediction, REGRESSION, leaves)
+    for product in products(view):
+        total = expand(view.analysis, product.weight)
+        leaves = view.live(product.weight)
+        if leaves and is_return(view, total, leaves):
+            yield _use(view, product.node, product.weight, product.score, SCORE, leaves)
+
+
+def _use(view: View, node: Node, value: Node, prediction: Node | None, kind: str, leaves: int) -> Use:
+    return Use(view, node, value, prediction, kind, leaves, tuple(_chain(view, value, leaves)))
+
+
+def _target(view: View, meeting: Discrepancy) -> tuple[Edge, Node | None, int] | None:
+    """The operand that is a bootstrapped value and live, the other one, and the leaves that gradient reaches."""
+    if len(meeting.sides) == 1:
+        return _mixed(view, meeting.sides[0])
+    for edge, other in (meeting.sides, meeting.sides[::-1]):
+        if not edge.passes:
+            continue
+        leaves = view.live(edge.source)
+        if not leaves or not _predicts(view, other):
+            continue
+        total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
+        if is_bootstrap(view, total, against, meeting.entropy):
+            return edge, other.source, leaves
+    return None
+
+
+def _predicts(view: View, other: Edge) -> bool:
+    return other.passes and bool(view.live(other.source))
+
+
+def _mixed(view: View, edge: Edge) -> tuple[Edge, Node | None, int] | None:
+    """`r - q + g * v` in one sum: the summands with the reward's sign are the target, the others the prediction."""
+    total = expand(view.analysis, edge.source)
+    for sign in (1, -1):
+        mine = Sum(tuple(atom for atom in total.atoms if atom.sign == sign), total.affine)
+        others = Sum(tuple(atom for atom in total.atoms if atom.sign == -sign), False)
+        if not any(view.live(atom.node) and view.reaches(atom.node) for atom in others.network()):
+            continue
+        if is_bootstrap(view, mine, others, False):
+            live = [atom for atom in mine.network() if view.reaches(atom.node) and view.live(atom.node)]
+            if len(live) == 1:
+                return Edge(live[0].node), None, view.live(live[0].node)
+    return None
+
+
+def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
+    """Reward plus discounted network value on this side, no reward on the other."""
+    analysis = view.analysis
+    if entropy and total.affine:
+        return any(not atom.raw for atom in total.atoms)
+    rewards = _rewards(view, total)
+    values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
+    if not rewards or not values or _rewards(view, against):
+        return False
+    facts = marks(analysis)
+    signs = {reward.sign for reward in rewards}
+    named = any(facts.reward(reward.node) for reward in rewards)
+    values = [value for value in values if value.sign in signs and (value.factor or named)]
+    if not values:
+        return False
+    if view.sink.kind == "library" or named:
+        return True
+    return related(analysis, _depends(analysis, values), _depends(analysis, against.network()))
+
+
+def is_return(view: View, total: Sum, leaves: int) -> bool:
+    """An advantage or return: a reward (or a return made of rewards) and network values in one sum."""
+    rewards = _rewards(view, total)
+    return bool(rewards) and any(view.live(atom.node) & leaves for atom in total.network())
+
+
+def _rewards(view: View, total: Sum) -> list[Atom]:
+    raw = total.raw()
+    if raw or view.sink.kind != "library":
+        return raw
+    facts = marks(view.analysis)
+    factors = any(atom.factor for atom in total.atoms)
+    return [atom for atom in total.atoms if not atom.factor and factors and facts.named(atom.node, "reward")]
+
+
+def _depends(analysis: Analysis, atoms: Iterable[Atom]) -> int:
+    mask = 0
+    for atom in atoms:
+        mask |= analysis.dep(atom.node)
+    params = analysis.cache.get("params")
+    if params is None:
+        params = analysis.mask(
+            leaf for leaf in analysis.graph.leaves if leaf.leaf is not None and leaf.leaf.kind in ("param", "arg")
+        )
+        analysis.cache["params"] = params
+    assert isinstance(params, int)
+    return mask & params
+
+
+def _chain(view: View, value: Node, leaves: int) -> list[Node]:
+    """What every leaking path below `value` shares while the value is being built, the latest first."""
+    shared = view.dominators(value, leaves)
+    whole = [node for node in shared if _rewards(view, expand(view.analysis, node)) or _affine(view, node)]
+    building = [node for node in whole if node.op not in SHAPES]
+    return building or [node for node in shared if node.op not in SHAPES] or shared[:1] or [value]
+
+
+def _affine(view: View, node: Node) -> bool:
+    return expand(view.analysis, node).affine
+
+
+def _grouped(uses: list[Use]) -> list[list[Use]]:
+    """Uses of one value together: their chains overlap."""
+    groups: list[list[Use]] = []
+    for use in uses:
+        mine = set(use.chain)
+        touching = [group for group in groups if any(mine & set(other.chain) for other in group)]
+        merged = [other for group in touching for other in group]
+        groups = [group for group in groups if group not in touching]
+        groups.append([*merged, use])
+    return groups
+
+
+def _settled(group: list[Use]) -> Leak:
+    shared = set(group[0].chain)
+    for use in group[1:]:
+        shared &= set(use.chain)
+    chain = [node for node in group[0].chain if node in shared] or list(group[0].chain)
+    meetings = {(use.node.location.path, use.node.location.line) for use in group}
+    first = group[0]
+    for node in chain:
+        location = complete_at(first.view, node, first.leaves)
+        if (location.path, location.line) not in meetings:
+            return Leak(tuple(group), node, location)
+    return Leak(tuple(group), chain[0], complete_at(first.view, chain[0], first.leaves))

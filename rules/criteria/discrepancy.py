@@ -1,0 +1,117 @@
+"""K1: where a prediction meets its target.
+
+A library's regression or cross-entropy loss, a difference that is squared (or made absolute, or put into huber by
+hand), a cross-entropy by hand (`target * log p`, summed), and, in a library function without a caller, a difference
+that is returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.expand import constant
+from gradaudit.rules.criteria.marks import SHAPES
+
+from gradaudit.tape import DATA, Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+LOSSES = frozenset({
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "cross_entropy", "nll_loss", "binary_cross_entropy",
+    "kl_div", "kl_divergence", "cosine_similarity", "squared_error", "l2_loss",
+})  # fmt: skip
+ENTROPIES = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "kl_div"})
+SQUARES = frozenset({"square", "abs", "norm", "huber", "cosh", "logcosh", "log_cosh"})
+LOGS = frozenset({"log", "log_softmax", "logsigmoid"})
+SCALES = SHAPES | {"neg", "clamp", "nan_to_num", "mean", "sum", "maximum", "relu"}
+
+
+@dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """`sides` are the two operands that meet at `node`; one side only where the difference is no difference of two."""
+
+    node: Node
+    sides: tuple[Edge, ...]
+    entropy: bool = False
+
+
+def discrepancies(view: View) -> list[Discrepancy]:
+    """Every discrepancy in the slice of one sink, in order of time."""
+    found: dict[Node, Discrepancy] = {}
+    for node in view.slice:
+        for entry in _at(view.analysis, node):
+            found.setdefault(entry.node, entry)
+    if view.sink.kind == "library":
+        for part in _returned(view.sink.loss):
+            found.setdefault(part.node, part)
+    return list(found.values())
+
+
+def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
+    data = [edge for edge in node.inputs if edge.kind == DATA]
+    if node.op in LOSSES and len(data) >= 2:
+        for one, other in ((data[0], data[1]), (data[1], data[0])):
+            if constant(_bare(other.source)) is not None or other.source.op == "alloc":
+                return _difference(one.source)
+        return [Discrepancy(node, (data[0], data[1]), node.op in ENTROPIES)]
+    if node.op in SQUARES and data:
+        return _difference(data[0].source)
+    if node.op == "pow" and len(data) >= 1 and (len(data) == 1 or constant(data[1].source) not in (1.0, 0.5)):
+        return _difference(data[0].source)
+    if node.op == "mul" and len(data) == 2:
+        if data[0].source is data[1].source:
+            return _difference(data[0].source)
+        for one, other in ((data[0], data[1]), (data[1], data[0])):
+            if _is_log(other.source) and not _is_log(one.source):
+                return [Discrepancy(node, (one, other), True)]
+    return []
+
+
+def _difference(value: Node) -> list[Discrepancy]:
+    """The difference behind a squared value, through shapes, scales and masks."""
+    found = []
+    seen = {value}
+    waiting = [value]
+    while waiting and len(seen) < 40:
+        node = waiting.pop()
+        data = [edge for edge in node.inputs if edge.kind == DATA]
+        sources = [edge.source for edge in data]
+        if node.op == "sub" and len(data) == 2:
+            found.append(Discrepancy(node, (data[0], data[1])))
+            continue
+        if node.op == "add" and len(data) == 2:
+            found.append(Discrepancy(node, (Edge(node),)))
+            continue
+        if node.op in SCALES or node.op in ("div", "pow"):
+            sources = sources[:1]
+        elif node.op not in ("mul", "phi", "where", "store", "stack", "cat"):
+            continue
+        for source in sources:
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return found
+
+
+def _returned(loss: Node) -> list[Discrepancy]:
+    return _difference(loss)
+
+
+def _bare(node: Node) -> Node:
+    for _ in range(6):
+        if node.op not in SHAPES or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return node
+
+
+def _is_log(node: Node) -> bool:
+    for _ in range(6):
+        if node.op in LOGS:
+            return True
+        if node.op not in SHAPES | {"clamp"} or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False

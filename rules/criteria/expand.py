@@ -1,0 +1,184 @@
+"""A value as a sum: its summands with their signs, through shapes, joins, storage and recursion. Stops are ignored:
+what a summand is does not depend on whether gradient passes it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.marks import SHAPES, Marks, marks
+
+from gradaudit.tape import DATA, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+JOINS = frozenset({"phi", "where", "minimum", "maximum", "stack", "cat", "pack", "store"})
+FIRST = SHAPES | {"clamp", "max", "min", "mean", "sum", "cumsum", "sort", "topk", "nan_to_num", "median"}
+MOST = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """One summand. `factor`: it is multiplied by something that is no network's output (a discount, a mask)."""
+
+    node: Node
+    sign: int
+    factor: bool
+    raw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    atoms: tuple[Atom, ...]
+    affine: bool
+    """Some factor is itself of the form r + g * x: a support that was shifted by rewards (distributional targets)."""
+
+    def raw(self, sign: int = 0) -> list[Atom]:
+        return [atom for atom in self.atoms if atom.raw and not atom.factor and sign in (0, atom.sign)]
+
+    def network(self, sign: int = 0) -> list[Atom]:
+        return [atom for atom in self.atoms if not atom.raw and sign in (0, atom.sign)]
+
+
+def expand(analysis: Analysis, root: Node) -> Sum:
+    """The summands of `root`, each once for a sign."""
+    cache = analysis.cache.setdefault("sums", {})
+    assert isinstance(cache, dict)
+    if root not in cache:
+        cache[root] = _expand(marks(analysis), root)
+    return cache[root]
+
+
+def _expand(facts: Marks, root: Node) -> Sum:
+    home = set()
+    frame = root.frame
+    while frame is not None:
+        home.add(frame)
+        frame = frame.parent
+    atoms: list[Atom] = []
+    affine = False
+    seen: set[tuple[Node, int, bool]] = set()
+    waiting = [(root, 1, False)]
+    while waiting and len(seen) < MOST:
+        item = waiting.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        node, sign, factor = item
+        if not facts.network(node):
+            if facts.raw(node) or node.op == "leaf":
+                atoms.append(Atom(node, sign, factor, facts.raw(node) and not _is_noise(node)))
+            continue
+        if node.frame is not None and node.frame not in home and node is not root:
+            atoms.append(Atom(node, sign, factor, False))
+            continue
+        parts, shifted = _parts(facts, node, sign, factor)
+        affine |= shifted
+        if parts:
+            waiting.extend(parts)
+        else:
+            atoms.append(Atom(node, sign, factor, False))
+    return Sum(tuple(atoms), affine)
+
+
+def _is_noise(node: Node) -> bool:
+    return node.op == "random"
+
+
+def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tuple[Node, int, bool]], bool]:
+    """The summands of one operation, and whether a factor of it is a shifted support; none where it is no sum."""
+    data = [edge.source for edge in node.inputs if edge.kind == DATA]
+    op = node.op
+    if not data or node.leaf is not None:
+        return [], False
+    if op == "getitem" and data[0].op == "pack":
+        item = _item(node.detail, data[0])
+        if item is not None:
+            return [(item, sign, factor)], False
+    if op in JOINS:
+        return [(source, sign, factor) for source in data], False
+    if op in FIRST:
+        return [(data[0], sign, factor)], False
+    if op == "add":
+        return [(source, sign, factor) for source in data], False
+    if op == "sub" and len(data) == 2:
+        return [(data[0], sign, factor), (data[1], -sign, factor)], False
+    if op == "neg":
+        return [(data[0], -sign, factor)], False
+    if op == "div" and len(data) == 2 and facts.network(data[0]):
+        return [(data[0], sign, factor)], False
+    if op in ("mul", "einsum", "matmul"):
+        return _product(facts, data, sign, factor)
+    return [], False
+
+
+def _product(
+    facts: Marks, data: list[Node], sign: int, factor: bool
+) -> tuple[list[tuple[Node, int, bool]], bool]:
+    plain = [source for source in data if not facts.network(source)]
+    shifted = any(is_affine(facts, source) for source in plain)
+    for source in plain:
+        if is_negative(source):
+            sign = -sign
+    factor = factor or any(facts.raw(source) or is_discount(source) for source in plain) or len(plain) < len(data) - 1
+    return [(source, sign, factor) for source in data if facts.network(source)], shifted
+
+
+def _item(detail: str, pack: Node) -> Node | None:
+    match = re.fullmatch(r"\[?(\d+)\]?", detail)
+    parts = pack.arguments()
+    return parts[int(match[1])] if match and int(match[1]) < len(parts) else None
+
+
+def constant(node: Node) -> float | None:
+    """The number that a constant node stands for."""
+    if node.op != "const" and not (node.leaf is not None and node.leaf.kind == "const"):
+        return None
+    try:
+        return float(node.detail or (node.leaf.name if node.leaf else ""))
+    except ValueError:
+        return None
+
+
+def is_negative(node: Node) -> bool:
+    value = constant(node)
+    return value is not None and value < 0
+
+
+def is_discount(node: Node) -> bool:
+    """A constant in (0, 1], or a number that the program leaves open."""
+    value = constant(node)
+    if value is not None:
+        return 0 < value <= 1
+    return node.leaf is not None and node.leaf.kind in ("input", "const")
+
+
+def is_affine(facts: Marks, node: Node) -> bool:
+    """Somewhere in it data is added to a product: r + g * support, then clamped, scaled and projected."""
+    seen = {node}
+    waiting = [node]
+    while waiting and len(seen) < 80:
+        current = waiting.pop()
+        data = current.arguments()
+        if current.op == "add" and len(data) == 2:
+            for one, other in (data, data[::-1]):
+                if facts.raw(one) and _contains_product(other):
+                    return True
+        for source in data:
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return False
+
+
+def _contains_product(node: Node) -> bool:
+    for _ in range(6):
+        if node.op == "mul":
+            return True
+        if node.op not in SHAPES or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False

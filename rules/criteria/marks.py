@@ -1,0 +1,120 @@
+"""What a value is made of, whatever stops gradient on the way: a network's output, raw data, a constant; and what it
+is to the algorithm (reward, discount), from structure first and from names last.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from gradaudit.tape import INDEX, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+ENVIRONMENT = frozenset({"reward", "done", "observation", "next-observation"})
+CHOICES = frozenset({"compare", "argmax", "argmin", "argsort", "sample", "random", "env_step", "shape"})
+"""Operations behind which a value no longer is the network's value: a decision, a draw, what the world answers."""
+
+SHAPES = frozenset({"reshape", "getitem", "gather", "cast", "stop", "identity", "clone", "index_select", "copy"})
+
+
+@functools.cache
+def names(table: str, role: str) -> re.Pattern[str]:
+    """The pattern of names that suggest `role`, from roles.toml."""
+    return re.compile(_roles()[table][role])
+
+
+@functools.cache
+def _roles() -> dict[str, dict[str, str]]:
+    return tomllib.loads((resources.files("gradaudit.rules") / "roles.toml").read_text(encoding="utf-8"))
+
+
+class Marks:
+    """Facts about the values of one tape, found in one pass each."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        graph = analysis.graph
+        self.index = graph.index
+        nodes = graph.nodes
+        self._network = [False] * len(nodes)
+        self._sourced = [False] * len(nodes)
+        self._spread(nodes, graph.users)
+
+    def _spread(self, nodes: list[Node], users: list[list[int]]) -> None:
+        network, sourced, index = self._network, self._sourced, self.index
+        waiting: list[int] = []
+        for position, node in enumerate(nodes):
+            leaf = node.leaf
+            if leaf is not None:
+                network[position] = leaf.kind in ("param", "arg")
+                sourced[position] = leaf.kind == "input"
+            if node.marks & ENVIRONMENT:
+                network[position], sourced[position] = False, True
+            if network[position] or sourced[position]:
+                waiting.append(position)
+        while waiting:
+            position = waiting.pop()
+            node = nodes[position]
+            for place in users[position]:
+                user = nodes[place]
+                if user.leaf is not None or user.marks & ENVIRONMENT or not _takes(user, node):
+                    continue
+                spreads = network[position] and not network[place] and user.op not in CHOICES
+                feeds = sourced[position] and not sourced[place]
+                if spreads or feeds:
+                    network[place] |= spreads
+                    sourced[place] |= feeds
+                    waiting.append(place)
+        del index
+
+    def network(self, node: Node) -> bool:
+        """Did a network (or, in a library function, an argument) produce this value? Stops are ignored."""
+        position = self.index.get(node)
+        return position is not None and self._network[position]
+
+    def raw(self, node: Node) -> bool:
+        """Data that passed no network: a reward, a done flag, an observation. Constants are not data."""
+        position = self.index.get(node)
+        return position is not None and self._sourced[position] and not self._network[position]
+
+    def named(self, node: Node, role: str) -> bool:
+        """Do the names that this value went by on its way through shape operations suggest the role?"""
+        pattern = names("values", role)
+        for _ in range(12):
+            if node.name and pattern.search(node.name.lower()):
+                return True
+            if node.leaf is not None:
+                return bool(node.leaf.name and pattern.search(node.leaf.name.split(".")[-1].lower()))
+            if node.op == "getitem" and pattern.search(node.detail.strip("[]'\"").lower()):
+                return True
+            if node.op not in SHAPES or not node.inputs:
+                return False
+            node = node.inputs[0].source
+        return False
+
+    def reward(self, node: Node) -> bool:
+        """A reward by structure (what the environment returned) or by name."""
+        return "reward" in _marks(node) or self.named(node, "reward")
+
+
+def _takes(user: Node, source: Node) -> bool:
+    return any(edge.source is source and edge.kind != INDEX for edge in user.inputs)
+
+
+def _marks(node: Node) -> frozenset[str]:
+    for _ in range(12):
+        if node.marks or node.op not in SHAPES or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return node.marks
+
+
+def marks(analysis: Analysis) -> Marks:
+    known = analysis.cache.get("marks")
+    if not isinstance(known, Marks):
+        known = analysis.cache["marks"] = Marks(analysis)
+    return known

@@ -1,0 +1,145 @@
+"""What a network is to the algorithm: a copy of another one, held by nobody, reference. From events first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.marks import names
+
+from gradaudit.ownership import deposit
+from gradaudit.tape import Node, Tape
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+
+class Roles:
+    """Copies and holders of one tape's leaves."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.sources: dict[Node, set[Node]] = {}
+        """Leaf -> the leaves it was copied from (deepcopy, load_state_dict, hard or soft update)."""
+        self.updated: set[Node] = set()
+        """Leaves that a soft update writes, or that are copied again and again."""
+        self.held: set[Node] = set()
+        self.complete = all(optimizer.complete for optimizer in tape.optimizers)
+        for optimizer in tape.optimizers:
+            self.held |= optimizer.leaves
+        copies: dict[Node, int] = {}
+        for event in tape.events:
+            if event.kind not in ("copy", "soft_update"):
+                continue
+            for leaf in event.leaves:
+                self.sources.setdefault(leaf, set()).update(event.sources)
+                copies[leaf] = copies.get(leaf, 0) + 1
+                if event.kind == "soft_update" or event.loops or copies[leaf] > 1:
+                    self.updated.add(leaf)
+        self._by_leaf = {node.leaf: node for node in tape.nodes if node.leaf is not None}
+
+    def originals(self, leaf: Node) -> set[Node]:
+        """The leaves that this one is a copy of."""
+        found = set(self.sources.get(leaf, ()))
+        known = leaf.leaf
+        if known is not None and known.copied_from is not None and known.copied_from in self._by_leaf:
+            found.add(self._by_leaf[known.copied_from])
+        found.discard(leaf)
+        return found
+
+    def is_copy(self, leaf: Node) -> bool:
+        known = leaf.leaf
+        if known is None:
+            return False
+        owner = known.owner
+        copied = any(network.copied_from is not None for network in owner.chain()) if owner is not None else False
+        return bool(self.originals(leaf)) or known.copied_from is not None or copied
+
+    def named(self, leaf: Node, role: str) -> bool:
+        """Does the name of the leaf or of a network that owns it suggest the role?"""
+        pattern = names("networks", role)
+        known = leaf.leaf
+        if known is None:
+            return False
+        words = [known.name]
+        if known.owner is not None:
+            words += [network.name for network in known.owner.chain()]
+        return any(pattern.search(part.lower()) for word in words for part in word.split(".") if part)
+
+    def target(self, leaf: Node) -> bool:
+        """A copy of a trained network that nobody steps: a target, lagged or averaged network."""
+        if leaf in self.held or self.stated(leaf) == "trained":
+            return False
+        return self.stated(leaf) == "frozen" or self.is_copy(leaf) or self.named(leaf, "target")
+
+    def stated(self, leaf: Node) -> str:
+        """The role that the user gave: "frozen", "trained" or ""."""
+        return self.tape.roles.get(leaf, "")
+
+
+def roles(analysis: Analysis) -> Roles:
+    known = analysis.cache.get("roles")
+    if not isinstance(known, Roles):
+        known = analysis.cache["roles"] = Roles(analysis.tape)
+    return known
+
+
+def related(analysis: Analysis, one: int, other: int) -> bool:
+    """Do two sets of leaves share one, or is one of them a copy of another?"""
+    if one & other:
+        return True
+    facts = roles(analysis)
+    first, second = analysis.leaves(one), analysis.leaves(other)
+    left = analysis.mask(source for leaf in first for source in facts.originals(leaf))
+    right = analysis.mask(source for leaf in second for source in facts.originals(leaf))
+    if left & other or right & one or left & right:
+        return True
+    return any(_copied(leaf, second) for leaf in first) or any(_copied(leaf, first) for leaf in second)
+
+
+def _copied(leaf: Node, others: list[Node]) -> bool:
+    if leaf.leaf is None or leaf.leaf.owner is None:
+        return False
+    sources = {network.copied_from for network in leaf.leaf.owner.chain()} - {None}
+    if not sources:
+        return False
+    return any(
+        network in sources
+        for other in others
+        if other.leaf is not None and other.leaf.owner is not None
+        for network in other.leaf.owner.chain()
+    )
+
+
+def severity(view: View, leaves: int) -> str:
+    """error where a step uses this gradient, warning where it is left in leaves that nobody steps or that are cleared.
+
+    A role that the user states binds: gradient into a stated frozen group is an error.
+    """
+    analysis = view.analysis
+    facts = roles(analysis)
+    found = analysis.leaves(leaves)
+    if any(facts.stated(leaf) == "frozen" for leaf in found):
+        return "error"
+    if view.sink.kind == "library":
+        return "warning"
+    if view.own is not None:
+        if view.own & leaves:
+            return "error"
+        held = [leaf for leaf in found if leaf in facts.held]
+        return "error" if any(deposit(analysis.tape, view.sink, leaf) == "used" for leaf in held) else "warning"
+    copies = [leaf for leaf in found if facts.target(leaf)]
+    return "warning" if len(copies) == len(found) else "error"
+
+
+def decided(view: View, node: Node, leaves: int) -> bool:
+    """Does a switch decide whether gradient goes from the loss through `node` to `leaves`, and is it off by default?"""
+    guards = view.guards(node, leaves)
+    return bool(guards) and all(_off(view.analysis.tape, guard) for guard in guards)
+
+
+def _off(tape: Tape, guard: frozenset[tuple[str, bool]]) -> bool:
+    for key, value in guard:
+        symbol = tape.symbols.get(key)
+        if symbol is not None and isinstance(symbol.default, bool) and symbol.default is not value:
+            return True
+    return False

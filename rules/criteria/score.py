@@ -1,0 +1,94 @@
+"""Products of a policy-gradient loss: a score (log-probability or probability ratio) and what it is weighted with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.marks import SHAPES
+
+from gradaudit.tape import DATA, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import View
+
+NAMED = re.compile(r"log_?p(rob|i)?(s|$|_)|logp", re.IGNORECASE)
+THROUGH = SHAPES | {"neg", "clamp", "sum", "mean", "minimum", "maximum", "min", "max", "where", "phi", "cat", "stack"}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    node: Node
+    score: Node
+    weight: Node
+
+
+def products(view: View) -> Iterator[Product]:
+    """Every product of a live score and a live weight in the slice."""
+    for node in view.slice:
+        if node.op != "mul":
+            continue
+        data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes and view.live(edge.source)]
+        if len(data) != 2 or data[0].source is data[1].source:
+            continue
+        for one, other in ((data[0], data[1]), (data[1], data[0])):
+            if is_score(one.source) and not is_score(other.source):
+                yield Product(node, one.source, other.source)
+                break
+
+
+def is_score(node: Node) -> bool:
+    """A log-probability, or a ratio of probabilities, behind shapes, clips and joins."""
+    seen = {node}
+    waiting = [node]
+    while waiting and len(seen) < 60:
+        current = waiting.pop()
+        if current.op in ("log_prob", "log_softmax") or _is_ratio(current):
+            return True
+        if current.op == "call" and NAMED.search(current.detail.split(".")[-1]):
+            return True
+        if current.op in THROUGH:
+            sources = [edge.source for edge in current.inputs if edge.kind == DATA]
+        elif current.op in ("mul", "add", "sub"):
+            sources = [edge.source for edge in current.inputs if edge.kind == DATA]
+            if current.op == "mul" and len(sources) == 2:
+                sources = [source for source in sources if source.op in THROUGH or source.op in ("log_prob", "exp")]
+        else:
+            continue
+        for source in sources:
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return False
+
+
+def _is_ratio(node: Node) -> bool:
+    if node.op != "exp" or not node.inputs:
+        return False
+    inner = node.inputs[0].source
+    for _ in range(8):
+        if inner.op == "sub":
+            return any(is_log_probability(source) for source in inner.arguments())
+        if inner.op not in THROUGH or not inner.inputs:
+            return False
+        inner = inner.inputs[0].source
+    return False
+
+
+def is_log_probability(node: Node) -> bool:
+    seen = {node}
+    waiting = [node]
+    while waiting and len(seen) < 40:
+        current = waiting.pop()
+        if current.op in ("log_prob", "log_softmax"):
+            return True
+        if (current.op == "call" and NAMED.search(current.detail)) or (current.name and NAMED.search(current.name)):
+            return True
+        if current.op in THROUGH or current.op in ("add", "sub", "mul", "store", "pack"):
+            for edge in current.inputs:
+                if edge.kind == DATA and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return False

@@ -1,0 +1,115 @@
+"""Where in the user's text a value is complete: call sites of networks, and the activation that builds a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.tape import Call, Frame, Location, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the text, and the activation of the user function that it is in (None: the outermost)."""
+
+    location: Location
+    call: Call | None
+
+    def seen_from(self, activation: Call | None) -> Location:
+        """The line of `activation` on which this comes into being; its own line if it is not made from there."""
+        below: Call | None = None
+        for step in [*activations(self.call), None]:
+            if step is activation:
+                return self.location if below is None else below.location
+            below = step
+        return self.location
+
+
+class Sites:
+    """The call sites of one tape's module calls."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._sites: dict[Frame, Site] = {}
+        depth: dict[Frame, int] = {}
+        for node in analysis.graph.nodes:
+            frame = node.frame
+            if frame is None:
+                continue
+            if node.op == "module_call":
+                self._sites[frame] = Site(node.location, node.call)
+                depth[frame] = -1
+                frame = frame.parent
+            if frame is not None and node.call is not None:
+                height = len(activations(node.call))
+                if frame not in depth or height < depth[frame]:
+                    depth[frame] = height
+                    self._sites[frame] = Site(node.call.location, node.call.parent)
+
+    def outside(self, node: Node, consumer: Node | None) -> Site:
+        """Where `node` comes into being as its consumer sees it: the outermost module call that only it is in."""
+        shared = set(frames(consumer)) if consumer is not None else set()
+        site = Site(node.location, node.call)
+        for frame in frames(node):
+            if frame in shared:
+                break
+            site = self._sites.get(frame, site)
+        return site
+
+
+def sites(analysis: Analysis) -> Sites:
+    known = analysis.cache.get("sites")
+    if not isinstance(known, Sites):
+        known = analysis.cache["sites"] = Sites(analysis)
+    return known
+
+
+def frames(node: Node) -> list[Frame]:
+    """The module calls that a node is in, innermost first."""
+    found = []
+    frame = node.frame
+    while frame is not None and len(found) < 32:
+        found.append(frame)
+        frame = frame.parent
+    return found
+
+
+def activations(call: Call | None) -> list[Call]:
+    """The user functions on the stack, innermost first."""
+    found = []
+    while call is not None and len(found) < 64:
+        found.append(call)
+        call = call.parent
+    return found
+
+
+def common(calls: Iterable[Call | None]) -> Call | None:
+    """The innermost activation that all of these are in (None: the outermost)."""
+    chains = [activations(call)[::-1] for call in calls]
+    found: Call | None = None
+    for level in zip(*chains, strict=False):
+        if any(step is not level[0] for step in level):
+            break
+        found = level[0]
+    return found
+
+
+def takers(view: View, leaves: int, area: Iterable[Node]) -> list[Node]:
+    """The nodes of `area` that take one of `leaves` directly (a layer's call, an expression over a parameter)."""
+    return [
+        node
+        for node in area
+        if any(edge.passes and view.analysis.bit(edge.source) & leaves for edge in node.inputs)
+    ]
+
+
+def complete_at(view: View, node: Node, leaves: int) -> Location:
+    """Where `node` stands for the reader: in the innermost activation that also calls the networks it is made of."""
+    known = sites(view.analysis)
+    mine = known.outside(node, view.sink.loss)
+    makers = takers(view, leaves, view.backward(node, leaves))
+    activation = common([mine.call, *(known.outside(maker, view.sink.loss).call for maker in makers)])
+    return mine.seen_from(activation)

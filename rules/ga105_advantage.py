@@ -1,0 +1,73 @@
+"""An advantage, return or baseline inside a policy-gradient loss carries gradient.
+
+## What it does
+Finds a product of a log-probability (or probability ratio) and an advantage, where the advantage still carries
+gradient to a value network or to the policy.
+
+## Why is this bad?
+The policy loss then trains the value network to make advantages large where actions were likely, instead of to
+predict returns. The classic case is the one-step actor-critic that uses its TD error as advantage without a stop.
+
+## Example
+```python
+advantage = reward + gamma * critic(next_obs) - critic(obs)
+actor_loss = -(log_prob * advantage).mean()
+```
+
+## Use instead
+```python
+advantage = reward + gamma * critic(next_obs) - critic(obs)
+actor_loss = -(log_prob * advantage.detach()).mean()
+```
+For a rollout, compute returns and advantages under `torch.no_grad()`.
+
+## When it is all right
+An objective that maximises the return itself through a reparameterised action (Dreamer, SVG) is no product with a
+log-probability and is not reported.
+
+## References
+Sutton et al. 2000, Policy gradient methods for reinforcement learning with function approximation.
+Schulman et al. 2016, High-dimensional continuous control using generalized advantage estimation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.roles import decided, severity
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
+
+CODE, NAME = "GA105", "advantage"
+RANK = 80
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    for leak in leaks(analysis):
+        if SCORE in leak.kinds:
+            yield _finding(leak)
+
+
+def _finding(leak: Leak) -> Finding:
+    use = next(use for use in leak.uses if use.kind == SCORE)
+    view, analysis = use.view, use.view.analysis
+    level = severity(view, use.leaves)
+    if decided(view, use.value, use.leaves):
+        level = "info"
+    message = f"the advantage carries gradient: the policy loss trains {names_of(analysis, use.leaves)} through it"
+    if len(leak.kinds) > 1:
+        message = f"the returns and advantages carry gradient to {names_of(analysis, use.leaves)}"
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        message,
+        level,
+        leak.location,
+        fix=f"make the advantage a constant: {stop_call(analysis)}",
+        leaves=use.leaves,
+        through=(use.node, leak.cut) if leak.cut is not use.node else (use.node,),
+    )
