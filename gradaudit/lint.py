@@ -12,9 +12,10 @@ from typing import Any
 
 from gradaudit import catalog, discover, suppress
 from gradaudit.config import Config, names_rule
-from gradaudit.finding import Finding, Step
+from gradaudit.finding import Finding, Fix, Step
 from gradaudit.report import Report
 from gradaudit.rule import Rule
+from gradaudit.suppress import Suppression
 from gradaudit.tape import Location, Tape
 
 Progress = Callable[[Sequence[Path]], Iterable[Path]]
@@ -27,6 +28,7 @@ BESIDE = ("GA104", "GA403", "GA5", "GA6", "GA9")
 """Rules that speak of something else than the leak on their line: no other rule silences them, nor they another."""
 
 SYNTAX_ERROR = "GA900"
+UNUSED = "GA901"
 
 
 def lint_paths(
@@ -75,7 +77,7 @@ def settle(
     """What stands of the raw findings, in order, and how many comments took back: only in files that were asked for."""
     mine = who_speaks([finding for finding in found if finding.location.path in wanted], rules)
     mine = [finding for finding in mine if not _ignored(finding, config)]
-    kept, suppressed = _suppress(mine, texts) if config.suppressions else (mine, 0)
+    kept, suppressed = _suppress(mine, wanted, rules, texts) if config.suppressions else (mine, 0)
     return sorted(kept, key=lambda finding: finding.sort_key), suppressed
 
 
@@ -98,7 +100,7 @@ def lint_file(recorder: Any, path: str, rules: Sequence[Rule], failed: Failed | 
         if failed is None:
             raise
         failed("reading", error)
-    if path in recorder.syntax_errors and any(rule.code == SYNTAX_ERROR for rule in rules):
+    if path in recorder.syntax_errors and _selected(SYNTAX_ERROR, rules):
         line, column, message = recorder.syntax_errors[path]
         location = Location(path, max(line, 1), max(column, 1))
         found.append(Finding(SYNTAX_ERROR, "syntax-error", f"cannot be parsed: {message}", "error", location))
@@ -156,17 +158,39 @@ def _ignored(finding: Finding, config: Config) -> bool:
     )
 
 
-def _suppress(found: list[Finding], texts: Texts) -> tuple[list[Finding], int]:
-    by_path: dict[str, list[Finding]] = {}
+def _suppress(
+    found: list[Finding], wanted: Collection[str], rules: Sequence[Rule], texts: Texts
+) -> tuple[list[Finding], int]:
+    by_path: dict[str, list[Finding]] = {path: [] for path in wanted} if _selected(UNUSED, rules) else {}
     for finding in found:
         by_path.setdefault(finding.location.path, []).append(finding)
     kept: list[Finding] = []
     count = 0
     for path, findings in by_path.items():
-        stand, taken = suppress.split(texts(path), findings)
-        kept += stand
-        count += len(taken)
+        outcome = suppress.apply(texts(path), findings)
+        kept += outcome.kept
+        count += len(outcome.taken)
+        if _selected(UNUSED, rules):
+            kept += _unused(path, outcome.unused, rules)
     return kept, count
+
+
+def _selected(code: str, rules: Sequence[Rule]) -> bool:
+    return any(rule.code == code for rule in rules)
+
+
+def _unused(path: str, comments: Iterable[Suppression], rules: Sequence[Rule]) -> Iterator[Finding]:
+    """GA901 for comments that took nothing back, as far as this run's rules can tell."""
+    known = catalog.entries()
+    selected = {rule.code for rule in rules}
+    for comment in comments:
+        meant = [entry for entry in known if not comment.codes or comment.means(entry.code, entry.name)]
+        if not comment.ours or not {entry.code for entry in meant} <= selected:
+            continue
+        what = ", ".join(comment.codes) or "everything"
+        message = f"nothing is suppressed here: {what}" if meant else f"there is no such rule: {what}"
+        where = Location(path, comment.comment_line, comment.column)
+        yield Finding(UNUSED, "unused-suppression", message, "info", where, fix=Fix("take the comment out"))
 
 
 class Texts:

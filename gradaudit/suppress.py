@@ -32,7 +32,11 @@ class Suppression:
     ours: bool
 
     def covers(self, finding: Finding) -> bool:
-        return not self.codes or any(names_rule(code, finding.code, finding.name) for code in self.codes)
+        return not self.codes or self.means(finding.code, finding.name)
+
+    def means(self, code: str, name: str) -> bool:
+        """Whether it names this rule."""
+        return any(names_rule(word, code, name) for word in self.codes)
 
 
 def suppressions(text: str) -> list[Suppression]:
@@ -86,16 +90,27 @@ def first_lines(text: str, lines: Iterable[int]) -> dict[int, set[int]]:
     return result
 
 
-def split(text: str, findings: list[Finding]) -> tuple[list[Finding], list[Finding]]:
-    """One file's findings: those that stand, and those that a comment of the file takes back."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One file's findings: those that stand, those that a comment takes back, and the comments that took none back."""
+
+    kept: list[Finding]
+    taken: list[Finding]
+    unused: list[Suppression]
+
+
+def apply(text: str, findings: list[Finding]) -> Outcome:
+    """Hold a file's findings against its comments."""
     comments = suppressions(text)
-    if not comments or not findings:
-        return findings, []
-    starts = first_lines(text, {finding.location.line for finding in findings})
-    kept: list[Finding] = []
-    taken: list[Finding] = []
+    if not comments:
+        return Outcome(findings, [], [])
+    starts = first_lines(text, {finding.location.line for finding in findings}) if findings else {}
+    outcome = Outcome([], [], list(comments))
     for finding in findings:
         lines = starts[finding.location.line] | {0}
-        silent = any(comment.line in lines and comment.covers(finding) for comment in comments)
-        (taken if silent else kept).append(finding)
-    return kept, taken
+        silent = [comment for comment in comments if comment.line in lines and comment.covers(finding)]
+        (outcome.taken if silent else outcome.kept).append(finding)
+        for comment in silent:
+            if comment in outcome.unused:
+                outcome.unused.remove(comment)
+    return outcome

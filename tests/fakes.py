@@ -82,7 +82,7 @@ class Shell:
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """A shell in an empty folder, with the stand-in for recorder and rules."""
     known = [catalog.Entry(code, name, "") for code, (name, _) in KINDS.items()]
-    known.append(catalog.Entry("GA900", "syntax-error", "gradaudit.rules.ga900_syntax_error"))
+    known += [catalog.Entry("GA900", "syntax-error", ""), catalog.Entry("GA901", "unused-suppression", "")]
 
     def load(entry: catalog.Entry) -> Rule:
         return Rule(entry.code, entry.name, f"Summary of {entry.code}", f"Page of {entry.code}", lambda _: iter(()))

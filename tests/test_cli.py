@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from fakes import Shell
 
+from gradaudit import progress
+
 LEAK = "q = 1\nloss = q  # => GA101\n"
 WARNING = "loss = q  # => GA102\n"
 INFO = "loss = q  # => GA104\n"
@@ -200,3 +202,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         env=os.environ | environment,
         cwd=Path(__file__).parent,
     )
+
+
+def test_the_progress_bar_hands_every_file_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [Path(f"{number}.py") for number in range(5)]
+    assert list(progress.bar(files)) == files
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    assert list(progress.bar(files)) == files
+    assert capsys.readouterr().out == ""

@@ -6,15 +6,15 @@ import pytest
 from fakes import Shell
 
 from gradaudit.finding import Finding
-from gradaudit.suppress import split, suppressions
+from gradaudit.suppress import apply, suppressions
 from gradaudit.tape import Location
 
 
 def left(text: str, line: int = 1, code: str = "GA101") -> bool:
     finding = Finding(code, "bootstrap-target", "message", "error", Location("a.py", line))
-    kept, taken = split(text, [finding])
-    assert len(kept) + len(taken) == 1
-    return bool(kept)
+    outcome = apply(text, [finding])
+    assert len(outcome.kept) + len(outcome.taken) == 1
+    return bool(outcome.kept)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,16 @@ def test_the_report_counts_them(shell: Shell) -> None:
     result = shell.run("lint")
     assert (result.exit_code, result.stdout) == (0, "No findings in 1 file (1 suppressed).\n")
     assert shell.run("lint", "--no-suppressions").exit_code == 1
+
+
+def test_a_comment_that_suppresses_nothing_is_told_as_information(shell: Shell) -> None:
+    shell.write("a.py", "x = 1  # gradaudit: ignore[GA101]\ny  # => GA102 # gradaudit: ignore[GA1, GA999]\n")
+    shell.write("b.py", "x = 1  # gradaudit: ignore[GA999]\nz = 1  # noqa: GA101\n")
+    result = shell.run("lint", "--output-format", "concise")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "a.py:1:8: GA901 [info] nothing is suppressed here: GA101",
+        "b.py:1:8: GA901 [info] there is no such rule: GA999",
+    ]
+    assert shell.run("lint", "--ignore", "GA901").stdout.startswith("No findings")
+    assert shell.run("lint", "--select", "GA9,GA2", "a.py").stdout.startswith("No findings")
