@@ -8,7 +8,7 @@ counts is the rule. Every value and every operand knows its place in the jaxpr, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from gradaudit.dynamic.jax_lines import Lines
-from gradaudit.tape import Location
+from gradaudit.dynamic.jax_lines import JaxLines, Stack
 
 Path = tuple[Any, ...]
 """Where an equation lies: equation indices, each followed by the parameter (and position) of the jaxpr entered."""
@@ -32,7 +31,6 @@ _INLINE = {
     "remat": "jaxpr",
     "checkpoint": "jaxpr",
     "shard_map": "jaxpr",
-    "xla_pmap": "call_jaxpr",
     "xla_call": "call_jaxpr",
     "run_state": "jaxpr",
     "mesh_cast": "jaxpr",
@@ -76,7 +74,7 @@ class Step:
     primitive: str
     operands: list[Value]
     results: list[Value]
-    stack: tuple[Location, ...]
+    stack: Stack
     path: Path = ()
     equation: Any = None
     detail: str = ""
@@ -100,9 +98,14 @@ class Flat:
     outputs: list[Value]
 
 
-def flatten(closed: Any, names: Sequence[str], lines: Lines, fallback: Location) -> Flat:
-    """Lay a ClosedJaxpr flat. `names` name its inputs; `fallback` is the location of what has no user frame."""
-    walk = _Walk(lines)
+def flatten(
+    closed: Any, names: Sequence[str], lines: JaxLines, whole: Container[str] = frozenset(), library: bool = False
+) -> Flat:
+    """Lay a ClosedJaxpr flat. `names` name its inputs; library functions jitted under a name in `whole` stay one step.
+
+    `library` says that no equation of it has lines of its own.
+    """
+    walk = _Walk(lines, whole)
     environment: dict[Any, Value] = {}
     jaxpr = closed.jaxpr
     inputs = [walk.bind(environment, var, Place("arg", (), i)) for i, var in enumerate(jaxpr.invars)]
@@ -113,7 +116,7 @@ def flatten(closed: Any, names: Sequence[str], lines: Lines, fallback: Location)
         value = walk.bind(environment, var, None)
         value.literal = array
         constants.append(value)
-    walk.jaxpr(jaxpr, environment, _Scope((), (fallback,)))
+    walk.jaxpr(jaxpr, environment, _Scope((), library=library))
     return Flat(inputs, constants, walk.steps, [walk.read(environment, var) for var in jaxpr.outvars])
 
 
@@ -123,14 +126,15 @@ class _Scope:
     code (its own tracebacks are then those of another call)."""
 
     path: Path
-    stack: tuple[Location, ...]
+    stack: Stack = ()
     loops: tuple[int, ...] = ()
     library: bool = False
 
 
 class _Walk:
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: JaxLines, whole: Container[str]) -> None:
         self.lines = lines
+        self.whole = whole
         self.steps: list[Step] = []
         self.values = 0
         self.loops = 0
@@ -153,7 +157,7 @@ class _Walk:
             path = (*scope.path, index)
             stack = scope.stack
             if not scope.library:
-                stack = self.lines.stack(equation.source_info.traceback) or scope.stack
+                stack = self.lines.splice(self.lines.stack(equation.source_info.traceback), jaxpr, scope.stack)
             inner = _Scope(path, stack, scope.loops, scope.library)
             operands = [self.read(environment, var) for var in equation.invars]
             handler = _HANDLERS.get(equation.primitive.name)
@@ -196,16 +200,9 @@ class _Walk:
             self.bind(environment, var, None).literal = array
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             environment[var] = value
-        library = scope.library or self.is_library(jaxpr)
+        library = scope.library or self.lines.is_library(jaxpr)
         self.jaxpr(jaxpr, environment, _Scope(scope.path, scope.stack, scope.loops, library))
         return [self.read(environment, var) for var in jaxpr.outvars]
-
-    def is_library(self, jaxpr: Any) -> bool:
-        """Was this jaxpr traced from library code? Its lines are then those of whoever called it first."""
-        source = str(getattr(getattr(jaxpr, "debug_info", None), "func_src_info", None) or "")
-        _, _, place = source.rpartition(" at ")
-        path = place.rpartition(":")[0]
-        return bool(path) and not self.lines.is_user(path)
 
 
 def open_jaxpr(value: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -218,8 +215,8 @@ def _inline(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) ->
     if key not in equation.params:
         return None
     jaxpr, consts = open_jaxpr(equation.params[key])
-    if equation.primitive.name == "xla_pmap":
-        return None
+    if str(equation.params.get("name", "")) in walk.whole and walk.lines.is_library(jaxpr):
+        return None  # a library function with a name of its own: one step
     inner = _Scope((*scope.path, (key, None)), scope.stack, scope.loops, scope.library)
     return walk.enter(jaxpr, consts, operands, inner)
 

@@ -16,8 +16,7 @@ import jax.extend.core as jax_core
 import jax.numpy as jnp
 
 from gradaudit.dynamic.jax_flatten import Flat, Step, Value, flatten, is_key
-from gradaudit.dynamic.jax_lines import Lines
-from gradaudit.tape import Location
+from gradaudit.dynamic.jax_lines import JaxLines
 
 Passes = frozenset[tuple[int, int]]
 
@@ -25,8 +24,8 @@ STOPS = frozenset({"stop_gradient", "pure_callback", "io_callback", "debug_callb
 """Never pass gradient. A callback that is differentiated raises; used beneath a stop, it is one."""
 
 COLLECTIVES = frozenset(
-    "psum psum2 psum_invariant pmean pmax pmin all_gather all_gather_invariant all_to_all ppermute pbroadcast pvary pcast "
-    "reduce_scatter unreduced_psum pgather all_gather_reduced sharding_constraint reshard optimization_barrier "
+    "psum psum2 psum_invariant pmean pmax pmin all_gather all_gather_invariant all_to_all ppermute pbroadcast pvary "
+    "pcast reduce_scatter unreduced_psum pgather all_gather_reduced sharding_constraint reshard optimization_barrier "
     "copy_p copy device_put".split()
 )
 """Linear, and not to be traced alone: the axis they name is bound outside. Operand i goes to output i."""
@@ -66,7 +65,7 @@ class Probe:
         return answer
 
     def _key(self, step: Step) -> object:
-        types = tuple((str(value.aval.dtype), value.aval.ndim) for value in step.operands if hasattr(value.aval, "ndim"))
+        types = tuple((str(v.aval.dtype), v.aval.ndim) for v in step.operands if hasattr(v.aval, "ndim"))
         params = step.equation.params
         if step.primitive not in _CUSTOM:
             return step.primitive, types, _text(params)
@@ -146,7 +145,7 @@ def _transpose(step: Step) -> Passes:
 
 
 def _depends(closed: Any, before: int, floats: list[int], wanted: list[int]) -> Passes:
-    flat = flatten(closed, [""] * len(closed.jaxpr.invars), Lines(), Location("", 0))
+    flat = flatten(closed, [""] * len(closed.jaxpr.invars), JaxLines(), library=True)
     reach: dict[Value, int] = {value: 1 << k for k, value in enumerate(flat.inputs[before:])}
     changed = True
     while changed:  # loops inside need more than one pass

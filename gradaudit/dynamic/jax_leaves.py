@@ -1,0 +1,123 @@
+"""Leaves of a traced loss: the networks they belong to, and the rows of the report they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from typing import Any
+
+from gradaudit.dynamic.groups import LeafGradient
+from gradaudit.dynamic.jax_flatten import Value
+from gradaudit.dynamic.jax_numbers import Numbers
+from gradaudit.dynamic.jax_program import Program
+from gradaudit.dynamic.jax_tape import Written
+from gradaudit.dynamic.jax_trees import PARAM, Slot, is_inexact, stems
+from gradaudit.tape import Leaf, Network, Node
+
+_PARAMETERS = re.compile(
+    r"(^|_)(params?|variables|weights|theta|model|net|network|critic|actor|policy|target|teacher|ema|online|state)s?($|_)"
+)
+
+
+class Leaves:
+    """Which leaf each input and constant of a program is. Networks are one object each, whatever asks."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.networks: dict[tuple[str, ...], Network] = {}
+        self.slot_of = {value: slot for slot, value in program.inputs().items()}
+        self.stems = stems(program.slots)
+        self.others = _parameter_like(program)
+
+    def leaf(self, value: Value) -> Leaf:
+        """The leaf of an input, or of a captured constant."""
+        slot = self.slot_of.get(value)
+        if slot is not None:
+            return self._slot_leaf(slot)
+        known = self.program.scope.get(id(value.literal))
+        if known is not None:
+            return Leaf("input", known[0])
+        for i, array in enumerate(self.program.arguments.arrays):  # an input that was kept concrete
+            if array is value.literal:
+                return self._slot_leaf(i)
+        return Leaf("const", scalar=getattr(value.aval, "shape", None) == ())
+
+    def _slot_leaf(self, number: int) -> Leaf:
+        slot = self.program.slots[number]
+        scalar = getattr(self.program.arguments.arrays[number], "shape", ()) == ()
+        kind = "arg" if number in self.program.differentiated else "input"
+        if kind == "input" and number not in self.others:
+            return Leaf(kind, slot.name, scalar=scalar)
+        keys = (_root(slot), *slot.keys)
+        if len(keys) == 1:
+            return Leaf(kind, "", self._network(keys), scalar)
+        return Leaf(kind, keys[-1], self._network(keys[:-1]), scalar)
+
+    def _network(self, keys: tuple[str, ...]) -> Network:
+        known = self.networks.get(keys)
+        if known is None:
+            parent = self._network(keys[:-1]) if len(keys) > 1 else None
+            known = self.networks[keys] = Network(keys[-1], "", parent)
+        return known
+
+    def rows(self, written: Written, numbers: Numbers, reached: Container[Value]) -> list[LeafGradient]:
+        """One row for every array that is a parameter: differentiated ones, then those that look like it, then what
+        the user states a role for among captured constants."""
+        program = self.program
+        inputs = program.inputs()
+        rows = []
+        for number in [*sorted(program.differentiated), *sorted(self.others)]:
+            value = inputs.get(number)
+            slot = program.slots[number]
+            node = written.nodes[value] if value is not None else _absent(written, self._slot_leaf(number))
+            norm = (numbers.norm(number) or 0.0) if value is not None and value in reached else None
+            role = program.roles.get(number, "")
+            rows.append(
+                LeafGradient(
+                    slot.name, self.stems[number], node, role, norm, bool(role), number in program.differentiated
+                )
+            )
+        return rows + self._captured(written)
+
+    def _captured(self, written: Written) -> list[LeafGradient]:
+        by_name = {node.leaf.name: node for node in written.tape.nodes if node.leaf is not None}
+        rows = []
+        for name, role in sorted(self.program.scope_roles.items()):
+            node = by_name.get(name) or _absent(written, Leaf("input", name))
+            rows.append(LeafGradient(name, name.rpartition(".")[0] or name, node, role, None, True, False))
+        return rows
+
+
+def _root(slot: Slot) -> str:
+    return slot.name[: len(slot.name) - len(".".join(slot.keys))].rstrip(".")
+
+
+def _absent(written: Written, leaf: Leaf) -> Node:
+    """A leaf node for what the loss never touches."""
+    for node in written.tape.nodes:
+        if node.leaf is not None and node.leaf.path == leaf.path and node.leaf.kind == leaf.kind:
+            return node
+    node = Node("leaf", [], written.nowhere, 0, leaf=leaf, name=leaf.name)
+    written.tape.nodes.append(node)
+    return node
+
+
+def _parameter_like(program: Program) -> set[int]:
+    """Slots outside the differentiated arguments that are parameters all the same: an argument with the structure of a
+    differentiated one, a module, or one whose name says so."""
+    arrays, slots = program.arguments.arrays, program.slots
+    shapes = {(slots[i].keys, _shape(arrays[i])) for i in program.differentiated if slots[i].keys}
+    found: set[int] = set()
+    for argument in range(len(program.names)):
+        members = [i for i, slot in enumerate(slots) if slot.argument == argument and slot.kind == PARAM]
+        members = [i for i in members if i not in program.differentiated and is_inexact(arrays[i])]
+        same = sum((slots[i].keys, _shape(arrays[i])) in shapes for i in members)
+        nested = all(slots[i].keys for i in members)
+        named = bool(_PARAMETERS.search(program.names[argument])) and nested
+        if members and ((same and 2 * same >= len(members)) or named):
+            found.update(members)
+    return found
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    return tuple(getattr(array, "shape", ()))

@@ -1,0 +1,150 @@
+"""From jax's primitives to the operations that rules know: tables, and the few cases that need more than a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.dynamic.jax_flatten import Step
+
+PLAIN = {
+    "add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "div", "neg": "neg", "rem": "mod", "pow": "pow",
+    "square": "square", "sqrt": "sqrt", "abs": "abs", "exp": "exp", "exp2": "exp", "log": "log", "max": "maximum",
+    "min": "minimum", "reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
+    "cumsum": "cumsum", "dot_general": "matmul", "logistic": "sigmoid", "tanh": "tanh", "stop_gradient": "stop",
+    "gather": "gather", "dynamic_slice": "getitem", "slice": "getitem", "split": "getitem", "concatenate": "cat",
+    "stack": "stack", "scatter": "store", "dynamic_update_slice": "store", "scatter-add": "store", "iota": "alloc",
+    "argmax": "argmax", "argmin": "argmax", "sign": "sign", "round": "round", "floor": "floor", "ceil": "ceil",
+    "phi": "phi", "getitem": "getitem", "optimization_barrier": "identity", "copy": "identity", "copy_p": "identity",
+    "pure_callback": "stop", "io_callback": "stop",
+}  # fmt: skip
+
+RESHAPES = frozenset(
+    "broadcast_in_dim reshape squeeze expand_dims transpose rev pvary pcast pbroadcast reduce_precision device_put "
+    "sharding_constraint reshard psum2 all_gather".split()
+)
+COMPARES = frozenset("eq ne lt le gt ge is_finite and or not xor reduce_and reduce_or shift_right_logical".split())
+RANDOM = frozenset("random_bits random_seed random_wrap random_unwrap random_split random_fold_in threefry2x32".split())
+ACTIVATIONS = frozenset(
+    "relu relu6 silu gelu elu selu celu leaky_relu softplus log_sigmoid squareplus mish hard_tanh".split()
+)
+
+CLOSED = {
+    "_where": "where", "clip": "clamp", "norm": "norm", "log_softmax": "log_softmax", "softmax": "softmax",
+    "_softmax": "softmax", "logsumexp": "logsumexp", "_var": "var", "_std": "std", "floor_divide": "floordiv",
+    "remainder": "mod", "take_along_axis": "gather", "_take": "gather", "dynamic_index_in_dim": "getitem",
+    "_roll_static": "reshape", "cumsum": "cumsum", "_one_hot": "one_hot", "sigmoid": "sigmoid", "round": "round",
+    "diagonal": "getitem", "_diag": "getitem", "_normal": "random", "_uniform": "random", "_bernoulli": "random",
+    "_gumbel": "random", "_randint": "random", "_shuffle": "random", "_permutation": "random", "_choice": "random",
+    "_categorical": "random", "_truncated_normal": "random", "_multivariate_normal": "random", "_laplace": "random",
+    "_exponential": "random", "_beta": "rsample", "_gamma": "rsample", "_dirichlet": "rsample",
+} | dict.fromkeys(ACTIVATIONS, "activation")  # fmt: skip
+"""Functions that a library jits under a name: one operation each, not the equations inside."""
+
+INDEXED = {"gather": 1, "getitem": 1, "argmax": 1}
+"""Operations whose inputs from this position on are indices."""
+
+
+def operation(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    """(op, detail, [(operand, is an index)]) of a step: the canonical name and its inputs in canonical order."""
+    name = step.primitive
+    everything = [(i, False) for i in range(len(step.operands))]
+    special = _SPECIAL.get(name)
+    if special is not None:
+        return special(step)
+    if step.join:
+        condition = len(step.operands) - 1 if step.detail == "switch" else -1
+        op = "phi" if name == "phi" else PLAIN.get(name, name)
+        detail = "" if step.detail == "exit" else step.detail
+        return op, detail, [(i, i == condition) for i, _ in everything]
+    if name in PLAIN:
+        op = PLAIN[name]
+        first = INDEXED.get(op, len(everything))
+        return op, _detail(step), [(i, i >= first) for i, _ in everything]
+    if name in RESHAPES:
+        return "reshape", name, everything[:1]
+    if name in COMPARES:
+        return "compare", name, everything
+    if name in RANDOM:
+        return "random", name, everything
+    return "call", name, everything
+
+
+def closed_name(equation: Any) -> str:
+    """The canonical operation of a library function that was jitted under a name, or ""."""
+    return CLOSED.get(str(equation.params.get("name", "")), "")
+
+
+def _closed(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    name = str(step.equation.params.get("name", "") or step.primitive)
+    op = CLOSED.get(name, "call")
+    first = 1 if op in ("gather", "getitem") else len(step.operands)
+    inputs = [(i, i >= first or (op == "where" and i == 0)) for i in range(len(step.operands))]
+    return op, "" if op == name else name, inputs
+
+
+def _select(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    """`select_n(which, case 0, case 1)` is `where(which, case 1, case 0)`."""
+    return "where", "", [(0, True), *((i, False) for i in range(len(step.operands) - 1, 0, -1))]
+
+
+def _clamp(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    return "clamp", "", [(1, False), (0, False), (2, False)]
+
+
+def _convert(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    return "cast", str(step.results[0].aval.dtype), [(0, False)]
+
+
+def _power(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    exponent = step.equation.params["y"]
+    return ("square", "", [(0, False)]) if exponent == 2 else ("pow", str(exponent), [(0, False)])
+
+
+def _update(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
+    """scatter(old, indices, written) and dynamic_update_slice(old, written, indices...)."""
+    if step.primitive.startswith("scatter"):
+        return "store", step.primitive.partition("-")[2], [(0, False), (2, False), (1, True)]
+    return "store", "", [(0, False), (1, False), *((i, True) for i in range(2, len(step.operands)))]
+
+
+_SPECIAL = {
+    "select_n": _select,
+    "clamp": _clamp,
+    "convert_element_type": _convert,
+    "integer_pow": _power,
+    "scatter": _update,
+    "scatter-add": _update,
+    "scatter-mul": _update,
+    "scatter-min": _update,
+    "scatter-max": _update,
+    "dynamic_update_slice": _update,
+    **dict.fromkeys(("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"), _closed),
+}
+
+
+def _detail(step: Step) -> str:
+    """The constants that tell two operations of one name apart."""
+    if step.equation is None:
+        return step.detail
+    params = step.equation.params
+    if step.primitive == "slice":
+        return _slices(params, step.operands[0].aval.shape)
+    for key in ("axes", "axis", "dimension", "dimension_numbers", "slice_sizes"):
+        if key in params:
+            return f"{key}={params[key]}"
+    return ""
+
+
+def _slices(params: dict[str, Any], shape: tuple[int, ...]) -> str:
+    """A slice as it would be written: `[1:]`, `[:, 0]`."""
+    starts, limits, strides = params["start_indices"], params["limit_indices"], params["strides"] or (1,) * len(shape)
+    parts = []
+    for start, limit, stride, size in zip(starts, limits, strides, shape, strict=True):
+        if limit - start == 1 and size > 1:
+            parts.append(str(start))
+            continue
+        text = f"{start or ''}:{limit if limit < size else ''}"
+        parts.append(text if stride == 1 else f"{text}:{stride}")
+    while len(parts) > 1 and parts[-1] == ":":
+        parts.pop()
+    return f"[{', '.join(parts)}]"

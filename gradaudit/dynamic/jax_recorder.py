@@ -1,0 +1,97 @@
+"""The jax recorder: a loss's jaxpr, flattened and probed, as a tape; and the loss again with a stop in it.
+
+The structural answer comes from the jaxpr, the numbers from `jax.value_and_grad` of that same jaxpr under `jit`: the
+loss is traced once, so whatever is random or printed in it happens once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gradaudit.dynamic.groups import build
+from gradaudit.dynamic.jax_leaves import Leaves
+from gradaudit.dynamic.jax_numbers import gradients
+from gradaudit.dynamic.jax_probe import Probe
+from gradaudit.dynamic.jax_program import Program, trace
+from gradaudit.dynamic.jax_proof import prove
+from gradaudit.dynamic.jax_tape import Writer, Written
+from gradaudit.dynamic.jax_trees import has_jax
+from gradaudit.dynamic.recording import Cut, LossCall, Proof, Recording
+from gradaudit.dynamic.roles import Roles
+from gradaudit.tape import Location, Sink, Tape
+
+
+class JaxRecorder:
+    """`recording.Recorder` for jax. Keeps what it has learned of primitives from one loss to the next."""
+
+    framework = "jax"
+
+    def __init__(self) -> None:
+        self.probe = Probe()
+
+    def accepts(self, call: LossCall) -> bool:
+        """Whether jax arrays are among the arguments, or jax in reach of the function."""
+        if call.framework:
+            return call.framework == "jax"
+        return has_jax(call.arguments()) or has_jax(call.scope) or _speaks_jax(call.function)
+
+    def record(self, call: LossCall, roles: Roles) -> Recording:
+        """Trace the loss, follow its gradient, and measure it. Raises `CheckError` where it cannot be audited."""
+        program = trace(call, roles, self.probe)
+        leaves = Leaves(program)
+        numbers = gradients(program, leaves.others)
+        tape = Tape(framework="jax", entry=call.target)
+        written = Writer(program.flat, tape, program.lines, leaves.leaf).run()
+        rows = leaves.rows(written, numbers, program.reached)
+        tape.sinks.append(_sink(program, written, call))
+        tape.roles.update({row.node: row.role for row in rows if row.stated})
+        return Recording(
+            framework="jax",
+            call=call,
+            tape=tape,
+            value=float(numbers.value),
+            groups=build(rows),
+            shapes=written.shapes,
+            notes=[*program.notes, *_doubts(self.probe, program)],
+            handle=(program, written, numbers),
+        )
+
+    def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
+        """The same jaxpr with `stop_gradient` at the cut, run on the same arrays."""
+        program, written, numbers = recording.handle
+        return prove(recording, program, written, numbers, cut, self.probe)
+
+
+def _sink(program: Program, written: Written, call: LossCall) -> Sink:
+    value = program.flat.outputs[0]
+    loss = written.node(value, _definition(call.function, program))
+    inputs = program.inputs()
+    differentiated = frozenset(written.nodes[inputs[slot]] for slot in program.differentiated if slot in inputs)
+    time = max((node.time for node in written.tape.nodes), default=0) + 1
+    return Sink(loss, "grad", loss.location, time, differentiated, function=getattr(call.function, "__name__", ""))
+
+
+def _definition(function: Callable[..., Any], program: Program) -> Location:
+    """Where the loss function begins: the place of what has no line of its own."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    code = getattr(function, "__code__", None)
+    return program.lines.location(((code, -1),)) if code is not None else program.lines.nowhere
+
+
+def _doubts(probe: Probe, program: Program) -> list[str]:
+    used = {step.primitive for step in program.flat.steps}
+    names = sorted(name for name in probe.unknown if name in used)
+    return [f"assumed to pass gradient (could not be asked): {', '.join(names)}"] if names else []
+
+
+def _speaks_jax(function: Callable[..., Any]) -> bool:
+    """Whether the function's module has imported jax under some name."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    scope = getattr(getattr(function, "__func__", function), "__globals__", {})
+    return any(str(getattr(value, "__name__", "")).partition(".")[0] == "jax" for value in list(scope.values()))
+
+
+RECORDER = JaxRecorder()
