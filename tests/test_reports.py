@@ -57,7 +57,8 @@ def test_json_lines_is_json_line_by_line() -> None:
 def test_concise() -> None:
     lines = render(REPORT, "concise").splitlines()
     assert lines[-1] == "z.py:1:1: GA204 [warning] trains the critic"
-    assert lines[0].startswith("src/a b.py:3:2: GA101 [error] the target")
+    assert len(lines) == 2
+    assert lines[0] == "src/a b.py:3:2: GA101 [error] the target, 100% of it, reaches `q`"
 
 
 def test_text_shows_source_caret_trace_help_and_a_summary() -> None:

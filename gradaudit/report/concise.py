@@ -13,5 +13,6 @@ def render(report: Report, paint: Paint) -> str:
 def headline(finding: Finding, paint: Paint) -> str:
     """`path:line:column: GA101 [error] message`."""
     where = finding.location
+    message = " ".join(finding.message.split())
     place = paint(where.path, "path") + f":{where.line}:{where.column}:"
-    return f"{place} {paint(finding.code, finding.severity)} [{finding.severity}] {finding.message}"
+    return f"{place} {paint(finding.code, finding.severity)} [{finding.severity}] {message}"
