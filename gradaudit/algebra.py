@@ -26,7 +26,7 @@ INTEGER = ("int", "bool", "long", "short", "byte")
 SPREADS = frozenset({"reshape", "getitem", "gather", "sum", "mean", "cumsum", "cast", "stack", "cat"})
 """Linear maps: a sum goes through them term by term (the last two only with one data input)."""
 
-STOPPERS = frozenset({"stop"})
+SUMS = frozenset({"add", "sub", "neg"})
 MAX_TERMS = 48
 STEPPING = frozenset({"step", "copy", "soft_update"})
 
@@ -133,14 +133,23 @@ class Algebra:
         return self._numbers[id(node)]
 
     def same(self, first: Node, second: Node) -> bool:
-        """Whether the two hold the same value."""
-        return first is second or self.vn(first) == self.vn(second)
+        """Whether the two hold the same value: one number, or the same sum of them."""
+        if first is second or self.vn(first) == self.vn(second):
+            return True
+        if first.op not in SUMS and second.op not in SUMS:
+            return False
+        one, other = self.lin(first), self.lin(second)
+        return one.forward() == other.forward() and one.constant == other.constant
 
     def alike(self, first: Node, second: Node) -> bool:
         """Whether the two hold the same value and pass the same gradient."""
         if self._twin is None:
             self._twin = Algebra(self.analysis, loose=self)
-        return self.same(first, second) and self._twin.same(first, second)
+        if first is second or self._twin.vn(first) == self._twin.vn(second):
+            return True
+        if not self.same(first, second):
+            return False
+        return self._twin.lin(first).gradient() == self._twin.lin(second).gradient()
 
     def _assign(self, node: Node, key: object) -> None:
         if id(node) not in self._numbers:

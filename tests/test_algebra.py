@@ -28,7 +28,11 @@ def test_two_calls_of_one_net_are_equal_and_two_nets_are_not() -> None:
     t = TapeBuilder()
     net, other, obs = t.network("net"), t.network("other"), t.input("obs")
     first, second, third, fourth = (
-        t.module(net, obs), t.module(net, obs), t.module(other, obs), t.module(net, t.input("next")))
+        t.module(net, obs),
+        t.module(net, obs),
+        t.module(other, obs),
+        t.module(net, t.input("next")),
+    )
     algebra = analysis(t, first, second, third, fourth).algebra
     assert algebra.same(first, second)
     assert not algebra.same(first, third)

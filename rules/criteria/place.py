@@ -1,0 +1,80 @@
+"""Where a stop belongs, given the operation that should not have got gradient from one of its operands.
+
+The place is the latest expression on the operand's side that belongs to this use alone. An operand that is spelled out
+inside the operation is followed to the variable it comes from, but only while nobody else rightly takes gradient from
+it: then the stop belongs to the use. A value that a helper computed is placed where the helper was called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gradaudit.tape import Call, Location, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import View
+
+
+def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterable[Node] = ()) -> Location:
+    """Where to stop the gradient that `consumer` sends through `operand` to `leaves`.
+
+    `others` are further operations that should not have got it either: one stop serves them all.
+    """
+    uses = {consumer, *others}
+    best = consumer.location
+    if operand.leaf is not None or operand in uses:
+        return best
+    for node in [operand, *view.dominators(operand, leaves)[1:]]:
+        if not private(view, node, uses):
+            break
+        if node.op == "phi" and node.detail == "loop":
+            continue
+        there = seen_from(node, consumer)
+        if not within(there, consumer.location):
+            return there
+        best = there
+    return best
+
+
+def seen_from(node: Node, viewer: Node) -> Location:
+    """The line of `node` in the function of `viewer`, or in the nearest function that called both."""
+    calls = set(_calls(viewer.call))
+    location = node.location
+    for call in _calls(node.call):
+        if call in calls:
+            return location
+        location = call.location
+    return location
+
+
+def _calls(call: Call | None) -> list[Call]:
+    found = []
+    while call is not None:
+        found.append(call)
+        call = call.parent
+    return found
+
+
+def within(inner: Location, outer: Location) -> bool:
+    """Whether the one span of text lies in the other."""
+    if inner.path != outer.path:
+        return False
+    start = (outer.line, outer.column) <= (inner.line, inner.column)
+    return start and (inner.end_line, inner.end_column) <= (outer.end_line, outer.end_column)
+
+
+def private(view: View, node: Node, uses: set[Node]) -> bool:
+    """Whether all gradient that any loss sends to `node` comes by way of `uses`."""
+    for other in view.analysis.views:
+        if node not in other.down:
+            continue
+        seen, waiting = {node, *uses}, [node]
+        while waiting:
+            for user, _ in other.consumers(waiting.pop()):
+                if user is other.sink.loss and user not in uses:
+                    return False
+                if user not in seen:
+                    seen.add(user)
+                    waiting.append(user)
+    return True

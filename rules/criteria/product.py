@@ -1,0 +1,230 @@
+"""K8: a multiplier against what it multiplies.
+
+A multiplier (a temperature, a Lagrange multiplier) is a trained scalar that the program uses only as a factor. It is
+trained by a dual term, `m * (x + constant)`, in which x must be a constant; in every other term it is the constant. Two
+proofs that a product breaks this: the loss steps one of the two sides and not the other; or both are trained together,
+and the same multiplier weighs the same thing in another term of the loss, where a stop keeps the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit import ownership
+from gradaudit.algebra import number
+from gradaudit.tape import Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+PROJECTIONS = frozenset(
+    "exp softplus clamp relu abs square sigmoid activation reshape cast phi stop neg log log_sigmoid identity "
+    "maximum minimum gather getitem store broadcast".split()
+)
+FACTORS = frozenset({"mul", "div"})
+LINEAR = frozenset({"add", "mean", "sum", "reshape", "cast", "phi", "stack", "pack", "getitem"})
+HARMLESS = frozenset({"compare", "add", "sub", "mean", "sum", "stack", "pack"})
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`node` = factor * term. `wrong` is the side that should have been stopped; it lets gradient reach `leaves`."""
+
+    view: View
+    node: Node
+    multiplier: Node
+    factor: Node
+    term: Node
+    wrong: Node
+    leaves: int
+    deposit: str
+
+    @property
+    def dual(self) -> bool:
+        """The multiplier's own loss (the term leaks), not the loss of what it weighs (the multiplier leaks)."""
+        return self.wrong is self.term
+
+
+def broken_products(analysis: Analysis) -> list[Product]:
+    """Products of a live multiplier and a live term that one of the two proofs condemns."""
+    known = analysis.cache.get("products")
+    if known is None:
+        known = [found for view in analysis.views if view.sink.kind != "library" for found in _in_view(view)]
+        analysis.cache["products"] = known
+    assert isinstance(known, list)
+    return known
+
+
+def _in_view(view: View) -> list[Product]:
+    found = []
+    candidates = [entry for node in view.slice if node.op in FACTORS for entry in _candidates(view, node)]
+    for node, multiplier, factor, term in candidates:
+        product = _judge(view, node, multiplier, factor, term)
+        if product is not None:
+            found.append(product)
+    return found
+
+
+def _candidates(view: View, node: Node) -> list[tuple[Node, Node, Node, Node]]:
+    data = [edge for edge in node.inputs if edge.kind == "data"]
+    if len(data) != 2:
+        return []
+    found = []
+    for factor, term in ((data[0], data[1]), (data[1], data[0])):
+        if not (factor.passes and term.passes) or (node.op == "div" and factor is data[0]):
+            continue
+        multiplier = multiplier_of(view, factor.source)
+        if multiplier is not None and view.live(term.source) & ~view.analysis.bit(multiplier):
+            found.append((node, multiplier, factor.source, term.source))
+    return found
+
+
+def multiplier_of(view: View, node: Node) -> Node | None:
+    """The one trained scalar behind `node`, if that is all there is and it is only ever a factor."""
+    mask = view.live(node)
+    if not mask or mask & (mask - 1):
+        return None
+    leaf = view.analysis.leaves(mask)[0]
+    return leaf if is_multiplier(view.analysis, leaf) else None
+
+
+def is_multiplier(analysis: Analysis, leaf: Node) -> bool:
+    """A trained leaf that is used as a factor, and as nothing else but a bare term."""
+    known = analysis.cache.setdefault("multipliers", {})
+    assert isinstance(known, dict)
+    if leaf not in known:
+        known[leaf] = _is_multiplier(analysis, leaf)
+    return bool(known[leaf])
+
+
+def _is_multiplier(analysis: Analysis, leaf: Node) -> bool:
+    if leaf.leaf is None or leaf.leaf.kind not in ("param", "arg"):
+        return False
+    if leaf.leaf.kind == "param" and not leaf.leaf.scalar:
+        return False
+    graph = analysis.graph
+    seen, waiting, factor = {leaf}, [leaf], False
+    while waiting:
+        node = waiting.pop()
+        for position in graph.users[graph.index[node]]:
+            user = graph.nodes[position]
+            edges = [edge for edge in user.inputs if edge.source is node]
+            if any(edge.kind == "parameter" for edge in edges):
+                return False
+            if user.op in FACTORS:
+                if not _other_is_plain(analysis, user, node):
+                    factor = True
+                    continue
+            elif user.op not in PROJECTIONS:
+                if user.op in HARMLESS:
+                    continue
+                return False
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return factor
+
+
+def _other_is_plain(analysis: Analysis, user: Node, node: Node) -> bool:
+    """Whether the product is with constants only, so that it is still the multiplier."""
+    return all(edge.source is node or number(edge.source) is not None for edge in user.inputs)
+
+
+def _judge(view: View, node: Node, multiplier: Node, factor: Node, term: Node) -> Product | None:
+    analysis = view.analysis
+    mine = analysis.bit(multiplier)
+    others = view.live(term) & ~mine
+    own = view.own
+    if own is None or (mine & own and others & own):
+        return _by_terms(view, node, multiplier, factor, term, others)
+    # One side is stepped with this gradient and the other belongs to another optimizer.
+    if mine & own:
+        wrong, leaked = term, others
+    elif others & own:
+        wrong, leaked = factor, mine
+    else:
+        return None
+    states = {ownership.deposit(analysis.tape, view.sink, leaf) for leaf in analysis.leaves(leaked)}
+    if states <= {ownership.UNKNOWN, ownership.UNHELD}:
+        return None
+    state = ownership.USED if ownership.USED in states else ownership.CLEARED
+    return Product(view, node, multiplier, factor, term, wrong, leaked, state)
+
+
+def _by_terms(view: View, node: Node, multiplier: Node, factor: Node, term: Node, others: int) -> Product | None:
+    """Both sides are trained together: condemned where another term weighs the same thing with a stop between."""
+    dual = has_constant(view, term)
+    if not (dual and pushed_up(view, node, term)) and not _stopped_sibling(view, node, factor, term, others):
+        return None
+    wrong = term if dual else factor
+    leaked = others if wrong is term else view.analysis.bit(multiplier)
+    return Product(view, node, multiplier, factor, term, wrong, leaked, ownership.USED)
+
+
+def has_constant(view: View, term: Node) -> bool:
+    """Whether the term is what a dual needs: a live part and something that is not live, added up."""
+    form = view.analysis.algebra.lin(term)
+    dead = form.constant != 0.0 or any(not term.passes or not view.live(term.node) for term in form.terms)
+    return dead and any(term.passes and view.live(term.node) for term in form.terms)
+
+
+def pushed_up(view: View, node: Node, term: Node) -> bool:
+    """Whether minimising the loss makes the live part of the term grow: what a dual asks of its multiplier alone."""
+    signs = {
+        math.copysign(1.0, part.coefficient)
+        for part in view.analysis.algebra.lin(term).terms
+        if part.passes and view.live(part.node)
+    }
+    sign = _sign_in_loss(view, node)
+    return len(signs) == 1 and sign is not None and sign * signs.pop() < 0
+
+
+def _sign_in_loss(view: View, node: Node) -> float | None:
+    """The sign with which `node` enters the loss, if only sums, means and constant factors lie between."""
+    sign = 1.0
+    way = view.way_to_loss(node)
+    for inner, outer in zip(way, way[1:], strict=False):
+        edges = [edge for edge in outer.inputs if edge.kind == "data"]
+        if outer.op == "neg":
+            sign = -sign
+        elif outer.op == "sub":
+            sign = -sign if edges[-1].source is inner else sign
+        elif outer.op in ("mul", "div"):
+            others = [number(edge.source) for edge in edges if edge.source is not inner]
+            if len(others) != 1 or not others[0]:
+                return None
+            sign = math.copysign(sign, sign * others[0])
+        elif outer.op not in LINEAR:
+            return None
+    return sign
+
+
+def _stopped_sibling(view: View, node: Node, factor: Node, term: Node, others: int) -> bool:
+    """Another product of the same multiplier with something of the same origin, one side of it stopped."""
+    algebra, analysis = view.analysis.algebra, view.analysis
+    number = algebra.vn(factor)
+    graph = analysis.graph
+    origin = analysis.leaves(view.analysis.bit(analysis.leaves(view.live(factor))[0]))[0]
+    for other in graph.nodes:
+        if other is node or other.op != "mul":
+            continue
+        data = [edge for edge in other.inputs if edge.kind == "data"]
+        if len(data) != 2:
+            continue
+        for first, second in ((data[0], data[1]), (data[1], data[0])):
+            same = algebra.vn(first.source) == number or _only(analysis, first, origin)
+            if same and analysis.dep(second.source) & others:
+                if not _is_live(view, first) or not view.live(second.source) & others or not second.passes:
+                    return True
+    return False
+
+
+def _only(analysis: Analysis, edge: Edge, origin: Node) -> bool:
+    leaves = analysis.leaves(analysis.dep(edge.source))
+    return [leaf for leaf in leaves if leaf.leaf and leaf.leaf.kind in ("param", "arg")] == [origin]
+
+
+def _is_live(view: View, edge: Edge) -> bool:
+    return edge.passes and bool(view.live(edge.source))

@@ -1,0 +1,200 @@
+"""K4: a value against itself, both sides live. Its gradient cancels, whatever the value is for.
+
+A difference `x - x` (within a longer sum, too), a quotient `x / x`, a divergence between a distribution and itself, a
+discrepancy of a value with itself. Equality is of values (`Algebra.vn`), so two calls of one network on one input count
+and two samples or two dropout masks do not. `x - stop(x)` is none of this: one side is not live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.marks import marks
+from gradaudit.tape import Edge, Node, join_guards
+
+if TYPE_CHECKING:
+    from gradaudit.algebra import Term
+    from gradaudit.paths import Analysis, View
+
+DIVERGENCES = frozenset({"kl_divergence", "kl_div", "js_divergence", "cross_entropy_dist"})
+DISCREPANCIES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+SQUARES = frozenset({"square", "abs", "huber", "norm", "exp"}) | DISCREPANCIES
+THROUGH = frozenset({"reshape", "getitem", "sum", "mean", "clamp", "cast", "neg", "gather", "phi", "stack"})
+MOST_PARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """`first` and `second` are one value; at `node` their gradients cancel. `leaves`: what loses its gradient.
+
+    `kind` is difference, quotient, divergence or discrepancy; `rest` is what is left of the sum and still live.
+    `first_side` and `second_side` are the operands of `node` (a distribution's parameters) that contain them.
+    """
+
+    view: View
+    node: Node
+    kind: str
+    first: Node
+    second: Node
+    leaves: int
+    rest: int = 0
+    first_side: Node | None = None
+    second_side: Node | None = None
+    surrogate: bool = False
+    """Something is left of the sum: an estimator that was to have one value and another gradient."""
+
+
+def cancellations(analysis: Analysis) -> list[Cancellation]:
+    """Every place where a live value meets itself, at the smallest expression that contains both."""
+    known = analysis.cache.get("cancellations")
+    if not isinstance(known, list):
+        known = analysis.cache["cancellations"] = _all(analysis)
+    return known
+
+
+def _all(analysis: Analysis) -> list[Cancellation]:
+    found: list[Cancellation] = []
+    seen: set[Node] = set()
+    for view in analysis.views:
+        for node in view.slice:
+            if node not in seen:
+                here = list(_at(view, node))
+                seen.update(entry.node for entry in here)
+                found += here
+    return found
+
+
+def _at(view: View, node: Node) -> Iterator[Cancellation]:
+    data = [edge for edge in node.inputs if edge.kind == "data"]
+    if len(data) != 2:
+        return
+    if node.op in ("sub", "add"):
+        yield from _difference(view, node)
+    elif node.op == "div":
+        yield from _pair(view, node, "quotient", data[0], data[1])
+    elif node.op in DISCREPANCIES:
+        yield from _pair(view, node, "discrepancy", data[0], data[1])
+    elif node.op in DIVERGENCES:
+        yield from _divergence(view, node, data[0], data[1])
+
+
+def _pair(view: View, node: Node, kind: str, first: Edge, second: Edge) -> Iterator[Cancellation]:
+    if not first.passes or not second.passes or not view.analysis.algebra.same(first.source, second.source):
+        return
+    leaves = view.live(first.source) & view.live(second.source)
+    if leaves and join_guards(first.guard, second.guard) is not None:
+        sides = first.source, second.source
+        yield Cancellation(view, node, kind, *sides, leaves, 0, *sides)
+
+
+def _difference(view: View, node: Node) -> Iterator[Cancellation]:
+    algebra = view.analysis.algebra
+    form = algebra.lin(node)
+    pairs = [pair for pair in form.cancelled() if _both_live(view, *pair)]
+    if not pairs:
+        return
+    inner = {term.vn for edge in node.inputs for pair in algebra.lin(edge.source).cancelled() for term in pair}
+    forward = form.forward()
+    left = [term for term in form.terms if term.vn in forward]
+    rest = 0
+    for term in left:
+        if term.passes:
+            rest |= view.live(term.node)
+    for plus, minus in pairs:
+        lost = view.live(plus.node) & ~rest
+        if plus.vn in inner or not lost:
+            continue
+        if rest and not measured(view, node) and not any(is_hard(view.analysis, term.node, lost) for term in left):
+            continue
+        sides = _operand(view, node, plus), _operand(view, node, minus)
+        yield Cancellation(view, node, "difference", plus.node, minus.node, lost, rest, *sides, bool(left))
+
+
+def is_hard(analysis: Analysis, node: Node, leaves: int) -> bool:
+    """Whether the value depends on the leaves, choices included, without gradient: a rounded or looked-up version."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for edge in waiting.pop().inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return any(leaf in seen for leaf in analysis.leaves(leaves)) and not analysis.alive(node) & leaves
+
+
+def _both_live(view: View, plus: Term, minus: Term) -> bool:
+    if not plus.passes or not minus.passes or join_guards(plus.guard, minus.guard) is None:
+        return False
+    return bool(view.live(plus.node) & view.live(minus.node))
+
+
+def _operand(view: View, node: Node, term: Term) -> Node:
+    """The operand of a sum or difference that contains the term."""
+    for edge in node.inputs:
+        sign = -1.0 if node.op == "sub" and edge is node.inputs[-1] else 1.0
+        for part in view.analysis.algebra.lin(edge.source).terms:
+            if part.vn == term.vn and part.coefficient * sign == term.coefficient and part.passes:
+                return edge.source
+    return term.node
+
+
+def measured(view: View, node: Node) -> bool:
+    """Whether the value is squared, compared or exponentiated: what it is taken for is its size."""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 40:
+        for user, _ in view.consumers(waiting.pop()):
+            if user.op in SQUARES or (user.op == "pow") or _is_square(user):
+                return True
+            if (user.op in THROUGH or user.op in ("mul", "div")) and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
+def _is_square(node: Node) -> bool:
+    sources = node.arguments()
+    return node.op == "mul" and len(sources) == 2 and sources[0] is sources[1]
+
+
+def _divergence(view: View, node: Node, first: Edge, second: Edge) -> Iterator[Cancellation]:
+    """KL of a distribution with itself: all parameters equal, and one of them live on both sides."""
+    if not first.passes or not second.passes:
+        return
+    algebra = view.analysis.algebra
+    pairs = list(zip(_parameters(first.source), _parameters(second.source), strict=False))
+    if not pairs or len(_parameters(first.source)) != len(_parameters(second.source)):
+        return
+    if not all(algebra.same(one.source, other.source) for one, other in pairs):
+        return
+    for one, other in pairs:
+        leaves = view.live(one.source) & view.live(other.source)
+        if leaves and one.passes and other.passes:
+            yield Cancellation(
+                view, node, "divergence", one.source, other.source, leaves, 0, first.source, second.source
+            )
+
+
+def _parameters(node: Node) -> list[Edge]:
+    """A distribution's parameters; anything else stands for itself."""
+    for _ in range(MOST_PARTS):
+        if node.op == "dist":
+            return [edge for edge in node.inputs if edge.kind == "data"]
+        if node.op != "dist_transform" or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return [Edge(node)]
+
+
+def older_side(found: Cancellation) -> Node:
+    """The side that should have been stopped: what its name calls old, else what was computed first."""
+    first, second = found.first_side or found.first, found.second_side or found.second
+    if first is second:
+        return found.node
+    facts = marks(found.view.analysis)
+    olds = [side for side in (first, second) if facts.named(side, "old")]
+    if len(olds) == 1:
+        return olds[0]
+    if found.surrogate:  # the side that holds more than the value itself
+        return max((first, second), key=lambda side: len(found.view.analysis.algebra.lin(side).terms))
+    return first if first.time < second.time else second

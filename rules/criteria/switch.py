@@ -1,0 +1,185 @@
+"""K3: a switch that is to stop gradient, and what it does.
+
+A recorder turns `lax.select(flag, stop(x), x)`, `x if flag else x.detach()` and `if flag: x = x.detach()` into a join
+whose arms are guarded by a symbol. An arm whose value is the other's without its gradient makes the switch a *stopper*.
+A join whose arms are alike in value and in gradient does nothing: whoever set the flag is not served.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.bootstrap import is_return
+from gradaudit.rules.criteria.expand import expand
+from gradaudit.tape import Edge, Literal, Node, Symbol, join_guards
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+STOPPING = frozenset("stop stops stopped detach detached freeze frozen fixed block sg nograd".split())
+PASSING = frozenset("grad grads gradient gradients backprop backpropagate differentiable train trainable".split())
+CARRIES = frozenset({"phi", "stop", "reshape", "cast"})
+NEGATIONS = frozenset("no not without disable disabled skip".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A join of two arms under one symbol; `stops` is the value of the symbol that stops gradient, if one does."""
+
+    node: Node
+    symbol: Symbol
+    when_true: Edge
+    when_false: Edge
+    stops: bool | None
+    dead: bool
+    """Neither arm stops: both hold the same value with the same gradient."""
+
+    @property
+    def live_arm(self) -> Edge:
+        return self.when_false if self.stops else self.when_true
+
+
+def switches(analysis: Analysis) -> list[Switch]:
+    """Every join under one symbol, of equal values, that a sink depends on."""
+    known = analysis.cache.get("switches")
+    if known is None:
+        known = [found for node in analysis.graph.nodes for found in [_switch(analysis, node)] if found]
+        analysis.cache["switches"] = known
+    assert isinstance(known, list)
+    return known
+
+
+def _switch(analysis: Analysis, node: Node) -> Switch | None:
+    if node.op != "phi" or node.detail == "loop" or len(node.inputs) != 2 or not node.inputs[0].guard:
+        return None
+    first, second = node.inputs
+    literal = _deciding(first, second)
+    if literal is None or not analysis.algebra.same(first.source, second.source):
+        return None
+    symbol = analysis.tape.symbols.get(literal[0])
+    if symbol is None:
+        return None
+    true, false = (first, second) if literal[1] else (second, first)
+    lives = _alive_under(analysis, true, (symbol.key, True)), _alive_under(analysis, false, (symbol.key, False))
+    if all(lives):
+        dead = lives[0] == lives[1] and analysis.algebra.alike(true.source, false.source)
+        return Switch(node, symbol, true, false, None, dead)
+    if not any(lives):
+        return None
+    return Switch(node, symbol, true, false, not lives[0], False)
+
+
+def _deciding(first: Edge, second: Edge) -> Literal | None:
+    """The literal of `first` whose opposite guards `second`."""
+    for symbol, value in sorted(first.guard):
+        if (symbol, not value) in second.guard:
+            return symbol, value
+    return None
+
+
+def _alive_under(analysis: Analysis, edge: Edge, literal: Literal) -> int:
+    """The leaves that gradient reaches through this arm where the symbol has that value."""
+    position = analysis.graph.index.get(edge.source)
+    if position is None or not edge.passes:
+        return 0
+    mask = 0
+    for guard, leaves in analysis.graph.live[position].items():
+        if join_guards(guard, frozenset({literal})) is not None:
+            mask |= leaves
+    return mask
+
+
+def stopping_value(analysis: Analysis, symbol: Symbol) -> bool | None:
+    """The value of the symbol that stops gradient: where it does so elsewhere, else as its name says."""
+    siblings = {switch.stops for switch in switches(analysis) if switch.symbol is symbol and switch.stops is not None}
+    if len(siblings) == 1:
+        return siblings.pop()
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", symbol.name).lower())
+    negated = not NEGATIONS.isdisjoint(words)
+    if not STOPPING.isdisjoint(words):
+        return not negated
+    if not PASSING.isdisjoint(words):
+        return negated
+    return None
+
+
+def dead_switches(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
+    """Joins that do nothing on a live value, each with the sink that reaches it."""
+    for switch in switches(analysis):
+        if not switch.dead or is_shift(analysis, switch.node):
+            continue
+        for view in analysis.views:
+            if view.reaches(switch.node) and view.live(switch.node):
+                yield switch, view
+                break
+
+
+def asked_for(analysis: Analysis, switch: Switch) -> bool:
+    """Whether the value that is to stop is the default, or some call passes it."""
+    stops = stopping_value(analysis, switch.symbol)
+    if stops is None:
+        return False
+    default, passed = switch.symbol.default, switch.symbol.passed
+    return (default is not None and bool(default) == stops) or any(bool(value) == stops for value in passed)
+
+
+def is_shift(analysis: Analysis, node: Node) -> bool:
+    """The maximum that is taken off before `exp` and put back after `log`: its gradient cancels, stopped or not."""
+    if not _is_maximum(node):
+        return False
+    graph = analysis.graph
+    carriers, waiting, taken_off = {node}, [node], False
+    while waiting:
+        for position in graph.users[graph.index[waiting.pop()]]:
+            user = graph.nodes[position]
+            if user.op in CARRIES:
+                if user not in carriers:
+                    carriers.add(user)
+                    waiting.append(user)
+            elif user.op == "sub" and user.inputs[-1].source in carriers:
+                taken_off = True
+            elif user.op not in ("add", "compare"):
+                return False
+    return taken_off
+
+
+def _is_maximum(node: Node) -> bool:
+    for _ in range(8):
+        if node.op in ("max", "amax", "pmax") or (node.op == "call" and "max" in node.detail.lower()):
+            return True
+        if node.op not in CARRIES or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
+
+
+def worth_stopping(view: View, switch: Switch) -> bool:
+    """Whether the program builds something here that must not carry gradient: a return, an advantage, a target."""
+    return is_target(view, switch.when_true.source) or is_target(view, switch.when_false.source)
+
+
+def is_target(view: View, node: Node) -> bool:
+    """Rewards and bootstrapped values in one sum, however it was scanned or projected."""
+    leaves = view.live(node)
+    return bool(leaves) and is_return(view, expand(view.analysis, node), leaves)
+
+
+def open_by_default(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
+    """Targets that a public function without callers leaves open unless it is asked for the stop."""
+    told: set[str] = set()
+    for switch in switches(analysis):
+        symbol = switch.symbol
+        if switch.stops is None or not symbol.parameter or symbol.default is None or symbol.key in told:
+            continue
+        if bool(symbol.default) == switch.stops:
+            continue
+        for view in analysis.views:
+            if view.sink.kind != "library" or view.sink.function.split(".")[-1].startswith("_"):
+                continue
+            if view.reaches(switch.node) and is_target(view, switch.live_arm.source):
+                told.add(symbol.key)
+                yield switch, view
+                break

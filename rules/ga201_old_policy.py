@@ -1,0 +1,80 @@
+"""The old side of a ratio, of a divergence or of a clipped value carries gradient
+
+## What it does
+Looks for a policy's probability (or value, or distribution) that is compared with an older one of itself: the ratio of
+PPO and GRPO, the KL of TRPO and of RLHF, PPO's clipped value. The older side is a constant of the update. Reported are
+a side that is the very same computation as the other (their gradients cancel), a side that was computed before the last
+step of the parameters (a stale graph), and a reference model that receives gradient.
+
+## Why is this bad?
+`exp(log_prob - old_log_prob)` with both sides live is 1, and so is its gradient's worth: exactly zero. The loss looks
+healthy and nothing is learnt. With a stale side the gradient belongs to parameters that no longer exist.
+
+## Example
+```python
+old_log_prob = policy(obs).log_prob(action)
+log_prob = policy(obs).log_prob(action)
+loss = -(torch.exp(log_prob - old_log_prob) * advantage).mean()
+```
+
+## Use instead
+```python
+with torch.no_grad():
+    old_log_prob = policy(obs).log_prob(action)
+```
+
+## When it is all right
+`log_prob - log_prob.detach()` is right on purpose: its value is zero, its gradient the score. Old log-probabilities
+that come out of a rollout buffer of plain arrays carry no gradient, and neither do JAX's arguments that are not
+differentiated.
+
+## References
+- Schulman et al., Proximal Policy Optimization Algorithms, 2017
+- Schulman et al., Trust Region Policy Optimization, 2015
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.finding import Finding
+from gradaudit.rules.criteria.place import place
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.selfcancel import Cancellation, cancellations, older_side
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+RANK = 50
+NAME = "old-policy"
+
+SAYS = {
+    "difference": "both sides of this difference are the same computation and carry gradient, which cancels",
+    "quotient": "both sides of this ratio are the same computation and carry gradient, which cancels",
+    "divergence": "both sides of this divergence are the same distribution and carry gradient, which cancels",
+    "discrepancy": "prediction and target are the same computation and carry gradient, which cancels",
+}
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    """A finding for every value that meets itself where the sum is no straight-through estimator."""
+    for found in cancellations(analysis):
+        if not found.surrogate:
+            yield _self(found)
+
+
+def _self(found: Cancellation) -> Finding:
+    view = found.view
+    side = older_side(found)
+    return make_finding(
+        view,
+        "GA201",
+        NAME,
+        f"{SAYS[found.kind]}: {names_of(view.analysis, found.leaves)} learns nothing from it",
+        "error",
+        place(view, found.node, side, found.leaves),
+        fix=f"stop the gradient of the older side: {stop_call(view.analysis)}",
+        leaves=found.leaves,
+        through=[found.node, side],
+    )
