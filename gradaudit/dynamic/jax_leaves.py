@@ -28,6 +28,7 @@ class Leaves:
         self.slot_of = {value: slot for slot, value in program.inputs().items()}
         self.stems = stems(program.slots)
         self.others = _parameter_like(program)
+        self._stem_network: dict[Leaf, Network] = {}
 
     def leaf(self, value: Value) -> Leaf:
         """The leaf of an input, or of a captured constant."""
@@ -49,9 +50,13 @@ class Leaves:
         if kind == "input" and number not in self.others:
             return Leaf(kind, slot.name, scalar=scalar)
         keys = (_root(slot), *slot.keys)
-        if len(keys) == 1:
-            return Leaf(kind, "", self._network(keys), scalar)
-        return Leaf(kind, keys[-1], self._network(keys[:-1]), scalar)
+        name, above = ("", keys) if len(keys) == 1 else (keys[-1], keys[:-1])
+        leaf = Leaf(kind, name, self._network(above), scalar)
+        if slot.keys:
+            root = len(_root(slot).split("."))
+            depth = len(self.stems[number].split(".")) - root + 1
+            self._stem_network[leaf] = self._network(keys[: max(depth, 1)])
+        return leaf
 
     def _network(self, keys: tuple[str, ...]) -> Network:
         known = self.networks.get(keys)
@@ -59,6 +64,10 @@ class Leaves:
             parent = self._network(keys[:-1]) if len(keys) > 1 else None
             known = self.networks[keys] = Network(keys[-1], "", parent)
         return known
+
+    def network_of(self, node: Node) -> Network | None:
+        """The network (the stem's) that a parameter leaf belongs to; None for data."""
+        return self._stem_network.get(node.leaf) if node.leaf is not None else None
 
     def rows(self, written: Written, numbers: Numbers, reached: Container[Value]) -> list[LeafGradient]:
         """One row for every array that is a parameter: differentiated ones, then those that look like it, then what

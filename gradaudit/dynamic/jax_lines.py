@@ -11,6 +11,8 @@ import os
 from types import CodeType
 from typing import Any
 
+import jax
+
 from gradaudit.dynamic.lines import Lines
 from gradaudit.tape import Call, Location
 
@@ -18,10 +20,15 @@ Stack = tuple[tuple[CodeType, int], ...]
 """User frames, innermost first: code object and offset of the instruction."""
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_JAX = os.path.dirname(os.path.abspath(str(jax.__file__))) + os.sep
 
 
 class JaxLines(Lines):
-    """`Lines` over tracebacks."""
+    """`Lines` over tracebacks. `foreign` are the stacks on which a library other than jax was at work."""
+
+    def __init__(self, roots: tuple[str, ...] = ()) -> None:
+        super().__init__(roots)
+        self.foreign: set[Stack] = set()
 
     def stack(self, traceback: Any) -> Stack:
         """The user's frames between the operation and us, innermost first."""
@@ -29,12 +36,18 @@ class JaxLines(Lines):
             return ()
         codes, offsets = traceback.raw_frames()
         frames = []
+        foreign = False
         for code, offset in zip(codes, offsets, strict=True):
             if code.co_filename.startswith(_OURS):
                 break
             if self.is_user(code.co_filename):
                 frames.append((code, offset))
-        return tuple(frames)
+            elif not frames and not code.co_filename.startswith(_JAX):
+                foreign = True
+        stack = tuple(frames)
+        if foreign:
+            self.foreign.add(stack)
+        return stack
 
     def location(self, stack: Stack) -> Location:
         return self._location(*stack[0]) if stack else self.nowhere

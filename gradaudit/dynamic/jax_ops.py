@@ -69,13 +69,18 @@ def operation(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
     return "call", name, everything
 
 
-def closed_name(equation: Any) -> str:
-    """The canonical operation of a library function that was jitted under a name, or ""."""
-    return CLOSED.get(str(equation.params.get("name", "")), "")
+def called(equation: Any) -> str:
+    """The name of the function that a call primitive calls, "" where it does not say."""
+    params = equation.params
+    if params.get("name"):
+        return str(params["name"])
+    closed = params.get("call_jaxpr", params.get("fun_jaxpr"))
+    debug = getattr(getattr(closed, "jaxpr", closed), "debug_info", None)
+    return str(getattr(debug, "func_name", "") or "")
 
 
 def _closed(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
-    name = str(step.equation.params.get("name", "") or step.primitive)
+    name = called(step.equation) or step.primitive
     op = CLOSED.get(name, "call")
     first = 1 if op in ("gather", "getitem") else len(step.operands)
     inputs = [(i, i >= first or (op == "where" and i == 0)) for i in range(len(step.operands))]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradaudit.dynamic.groups import build
+from gradaudit.dynamic.jax_frames import assign
 from gradaudit.dynamic.jax_leaves import Leaves
 from gradaudit.dynamic.jax_numbers import gradients
 from gradaudit.dynamic.jax_probe import Probe
@@ -43,6 +44,7 @@ class JaxRecorder:
         numbers = gradients(program, leaves.others)
         tape = Tape(framework="jax", entry=call.target)
         written = Writer(program.flat, tape, program.lines, leaves.leaf).run()
+        assign(tape.nodes, leaves.network_of, written.foreign.__contains__)
         rows = leaves.rows(written, numbers, program.reached)
         tape.sinks.append(_sink(program, written, call))
         tape.roles.update({row.node: row.role for row in rows if row.stated})

@@ -32,6 +32,8 @@ class Written:
     shapes: dict[Node, tuple[int, ...]] = field(default_factory=dict)
     results: dict[Node, Place] = field(default_factory=dict)
     operands: dict[tuple[Node, int], tuple[Place, ...]] = field(default_factory=dict)
+    foreign: set[Node] = field(default_factory=set)
+    """What a library other than jax has computed."""
 
     def node(self, value: Value, location: Location, time: int = 0) -> Node:
         """The node of a value; a constant gets one where it is first used."""
@@ -68,6 +70,7 @@ class Writer:
                 self._add(value, Node("", [], self.lines.location(step.stack), self._tick()))
         for step in self.flat.steps:
             self._fill(step)
+        self._name()
         return self.written
 
     def _tick(self) -> int:
@@ -89,15 +92,23 @@ class Writer:
         for output, value in enumerate(step.results):
             node = self.written.nodes[value]
             node.op, node.detail, node.call, node.loops = op, detail, call, step.loops
+            if step.stack in self.lines.foreign:
+                self.written.foreign.add(node)
             if len(step.results) > 1:
                 node.detail = f"[{output}]" if op == "getitem" else f"{detail}[{output}]"
-            else:
-                node.name = self.names.of(node.location)
             for operand, index in order:
                 self._edge(node, step, operand, output, index)
             if step.primitive == "integer_pow" and op == "pow":
                 node.inputs.append(Edge(self.written.constant(step.equation.params["y"], node.location, node.time)))
             self._mean(node, step)
+
+    def _name(self) -> None:
+        """The value of an assigned expression is what its line computes last."""
+        last = {step.stack: step for step in self.flat.steps if step.stack}
+        for step in last.values():
+            if len(step.results) == 1:
+                node = self.written.nodes[step.results[0]]
+                node.name = self.names.of(node.location)
 
     def _edge(self, node: Node, step: Step, operand: int, output: int, index: bool) -> None:
         value, passes = step.operands[operand], (operand, output) in (step.passes or ())
@@ -154,7 +165,7 @@ def _text(value: Any) -> str:
     array = np.asarray(value) if not hasattr(value, "dtype") or np.ndim(value) == 0 else value
     if np.ndim(array) == 0:
         try:
-            return repr(array.item())
+            return repr(float(str(array)) if array.dtype.kind == "f" else array.item())  # 0.99, not 0.9900000095
         except Exception:  # a typed key, an extended type
             return str(value)
     return f"{array.dtype}{list(np.shape(array))}"
