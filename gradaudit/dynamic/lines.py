@@ -39,7 +39,7 @@ class Lines:
         self._user: dict[str, bool] = {}
         self._locations: dict[tuple[CodeType, int], Location] = {}
         self._positions: dict[CodeType, list[tuple[int | None, ...]]] = {}
-        self._calls: dict[tuple[CodeType, int, int], Call] = {}
+        self._calls: dict[tuple[CodeType, int, str, int], Call] = {}
         self.nowhere = Location("", 0)
 
     def is_user(self, filename: str) -> bool:
@@ -79,13 +79,15 @@ class Lines:
         return self._location(*chain[0]), self._call(chain)
 
     def _call(self, chain: list[tuple[CodeType, int]]) -> Call | None:
+        """The chain of calls around the innermost frame: each function with the place it was called from."""
         parent: Call | None = None
-        for code, lasti in reversed(chain[1:]):
-            key = (code, lasti, id(parent))
+        for index in range(len(chain) - 1, 0, -1):
+            code, lasti = chain[index]
+            name = chain[index - 1][0].co_name
+            key = (code, lasti, name, id(parent))
             call = self._calls.get(key)
             if call is None:
-                location = self._location(code, lasti)
-                call = self._calls[key] = Call(location, code.co_name, parent)
+                call = self._calls[key] = Call(self._location(code, lasti), name, parent)
             parent = call
         return parent
 

@@ -106,7 +106,27 @@ class Recording:
     notes: list[str] = field(default_factory=list)
     ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Group name -> the ranks on which its gradient was non-zero (empty when not distributed)."""
+    escapes: list[Node] = field(default_factory=list)
+    """Values with gradient that left the framework (`.item()`, `.numpy()`, a callback), where no tape can follow."""
     handle: Any = None
+
+    def escapes_of(self, group: Group) -> Node | None:
+        """The last value of this group that left, if one did."""
+        leaves = set(group.leaves)
+        return next((node for node in reversed(self.escapes) if _behind(node, leaves)), None)
+
+
+def _behind(node: Node, leaves: set[Node]) -> bool:
+    seen, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        if one in leaves:
+            return True
+        for edge in one.inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

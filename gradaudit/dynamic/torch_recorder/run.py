@@ -113,6 +113,7 @@ class Run:
             groups=groups.build(rows),
             shapes=self.tracer.shapes,
             notes=self.notes,
+            escapes=self.tracer.escapes,
             handle=self,
         )
 

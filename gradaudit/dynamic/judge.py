@@ -1,0 +1,140 @@
+"""Judging by roles: a frozen group that gradient reaches, a trained group that it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.dynamic.cuts import Purity, Spot, line_cut
+from gradaudit.dynamic.judgement import Case, Judgement, finding, names, trace
+from gradaudit.dynamic.recording import NONE, ZERO, Cut, Group
+from gradaudit.dynamic.roles import FROZEN, TRAINED
+from gradaudit.dynamic.shapes import leak_code
+from gradaudit.dynamic.starved import starved
+from gradaudit.tape import Location, Node
+
+
+def by_roles(case: Case) -> Iterator[Judgement]:
+    """What the stated roles alone decide."""
+    frozen = [group for group in case.groups if group.stated and group.role == FROZEN]
+    trained = [group for group in case.groups if group.stated and group.role == TRAINED]
+    yield from leaks(case, frozen, trained, stated=True)
+    yield from starved(case, trained)
+
+
+def leaks(case: Case, frozen: list[Group], trained: list[Group], stated: bool) -> Iterator[Judgement]:
+    """Frozen groups with a path from the loss: one judgement for each place where a stop belongs."""
+    reached = [group for group in frozen if group.state != NONE and case.mask([group]) & case.view.mask]
+    if not reached:
+        return
+    others = trained or [group for group in case.groups if group not in frozen]
+    parts, through = _by_cut(case, reached, others)
+    for spot, groups in parts:
+        yield _leak(case, spot, groups, stated)
+    if through:
+        yield _through(case, through, stated)
+
+
+def _by_cut(case: Case, reached: list[Group], others: list[Group]) -> tuple[list[tuple[Spot, list[Group]]], list[Group]]:
+    """The lines to stop at with the groups behind each, and the groups that no stop can keep out."""
+    purity = Purity(case.view, case.mask(reached), case.mask(others))
+    whole = line_cut(purity)
+    if whole is not None:
+        return [(spot, _behind(case, spot, reached)) for spot in whole.spots], []
+    spots: dict[tuple[str, int], tuple[Spot, list[Group]]] = {}
+    through: list[Group] = []
+    for group in reached:
+        cut = line_cut(Purity(case.view, case.mask([group]), case.mask(others)))
+        if cut is None:
+            through.append(group)
+            continue
+        for spot in cut.spots:
+            known = spots.setdefault((spot.location.path, spot.location.line), (spot, []))
+            known[1].append(group)
+    return list(spots.values()), through
+
+
+def _behind(case: Case, spot: Spot, groups: list[Group]) -> list[Group]:
+    live = 0
+    for node in spot.nodes:
+        live |= case.view.live(node)
+    return [group for group in groups if live & case.mask([group])] or groups
+
+
+def _leak(case: Case, spot: Spot, groups: list[Group], stated: bool) -> Judgement:
+    code = leak_code(case, spot, groups)
+    severity = "error" if stated else "warning"
+    zero = [group for group in groups if group.state == ZERO]
+    evidence = "" if len(zero) < len(groups) else " (it happens to be zero on these inputs)"
+    role = "stated as frozen" if stated else "not trained by this loss"
+    message = f"{names(groups)}, {role}, {_verb(groups)} gradient from the loss{evidence}"
+    what = next((node.name for node in reversed(spot.nodes) if node.name), "")
+    return Judgement(
+        finding(
+            case,
+            code,
+            severity,
+            message,
+            spot.location,
+            fix=_stop_advice(case, what, len(spot.nodes)),
+            trace=trace(case, spot.nodes[-1], case.mask(groups)),
+        ),
+        cut=Cut(values=frozenset(spot.nodes)),
+        leaks=tuple(group.name for group in groups),
+        nodes=spot.nodes,
+    )
+
+
+def _verb(groups: list[Group]) -> str:
+    return "receives" if len(groups) == 1 else "receive"
+
+
+def _stop_advice(case: Case, what: str, count: int) -> str:
+    value = f"`{what}`" if what else ("the value made here" if count == 1 else "the values made here")
+    if case.recording.framework == "jax":
+        return f"stop {value}: `jax.lax.stop_gradient(...)`"
+    return f"stop {value}: `.detach()`, or make it under `torch.no_grad()`"
+
+
+def _through(case: Case, groups: list[Group], stated: bool) -> Judgement:
+    """What is trained flows through the frozen network: a stop would cut the training, freezing does not."""
+    leaves = case.mask(groups)
+    node = _first_use(case, leaves)
+    message = (
+        f"{names(groups)}, stated as frozen, {_verb(groups)} gradient: what this loss trains flows through "
+        f"{'it' if len(groups) == 1 else 'them'}, so no stop can keep it out"
+    )
+    if case.recording.framework == "jax":
+        advice = f"leave {names(groups)} out of what is differentiated; a stop_gradient would cut the training, too"
+    else:
+        advice = (
+            f"freeze instead: `requires_grad_(False)` on {names(groups)} for this loss (or clear the gradient before "
+            "the other optimizer steps); a detach would cut the training, too"
+        )
+    return Judgement(
+        finding(case, "GA102", "error", message, call_location(node), fix=advice, trace=trace(case, node, leaves)),
+        cut=Cut(freeze=frozenset(leaf for group in groups for leaf in group.leaves)),
+        leaks=tuple(group.name for group in groups),
+        freeze=True,
+        nodes=(node,),
+    )
+
+
+def _first_use(case: Case, leaves: int) -> Node:
+    users = [node for node in case.view.slice if any(_is(case, edge.source, leaves) for edge in node.inputs if edge.passes)]
+    return users[0] if users else case.view.sink.loss
+
+
+def _is(case: Case, node: Node, leaves: int) -> bool:
+    return node.leaf is not None and bool(case.analysis.bit(node) & leaves)
+
+
+def call_location(node: Node) -> Location:
+    """Where the network that a node belongs to was called from: outside of its own methods."""
+    place, call = node.location, node.call
+    while call is not None:
+        if call.function in ("forward", "__call__"):
+            place = call.location
+        call = call.parent
+    return place
+
+
