@@ -13,6 +13,7 @@ from tests.tapes import TapeBuilder
 RULES = {
     "GA104": "gradaudit.rules.ga104_unsafe_default",
     "GA201": "gradaudit.rules.ga201_old_policy",
+    "GA202": "gradaudit.rules.ga202_importance_weight",
     "GA203": "gradaudit.rules.ga203_temperature_loss",
 }
 
@@ -231,4 +232,78 @@ def test_learned_loss_weights_and_logit_scales_are_silent() -> None:
     optimizer = t.optimizer("adam", net, weight, scale)
     error = t.op("mse_loss", t.op("mul", t.op("exp", scale), t.module(net, obs)), y)
     t.train(t.op("add", t.op("mul", t.op("exp", t.op("neg", weight)), error), weight), optimizer)
+    assert codes(t) == []
+
+
+# -- K7: weights and norms -------------------------------------------------------------------------------------------
+def weighted(stopped: bool, name: str = "advantage", exponential: bool = True) -> TapeBuilder:
+    """Advantage-weighted regression: exp((q - v) / beta) * log_prob."""
+    t = TapeBuilder()
+    actor, critic, value, obs = t.network("actor"), t.network("critic"), t.network("value"), t.input("obs")
+    t.optimizer("critics", critic, value)
+    t.at(10)
+    difference = t.op("sub", t.module(critic, obs), t.module(value, obs), name=name)
+    t.at(20)
+    weight = t.op("exp", t.op("div", difference, t.const(3.0))) if exponential else difference
+    weight = t.stop(weight) if stopped else weight
+    t.at(30)
+    log_prob = t.op("log_prob", t.op("dist", t.module(actor, obs), detail="Normal"), t.input("action"))
+    t.at(40)
+    t.train(t.op("neg", t.op("mean", t.op("mul", weight, log_prob))), t.optimizer("actor", actor))
+    return t
+
+
+def test_an_exponentiated_advantage_is_a_constant() -> None:
+    assert codes(weighted(True)) == []
+    assert [(code, line) for code, line, _ in codes(weighted(False))] == [("GA202", 20)]
+
+
+def test_a_plain_advantage_is_another_rule_s() -> None:
+    assert codes(weighted(False, exponential=False)) == []
+
+
+def test_a_mixture_s_gate_is_no_weight() -> None:
+    t = weighted(False, name="gate")
+    assert codes(t) == []
+
+
+def test_an_entropy_is_no_weight() -> None:
+    t = TapeBuilder()
+    actor, obs = t.network("actor"), t.input("obs")
+    logits = t.module(actor, obs)
+    log_p = t.op("log_softmax", logits)
+    t.train(t.op("sum", t.op("mul", t.op("softmax", logits), log_p)), t.optimizer("adam", actor))
+    assert codes(t) == []
+
+
+def normalised(stopped: bool, axis: str = "") -> TapeBuilder:
+    """TD3+BC's scale."""
+    t = TapeBuilder()
+    actor, critic, obs = t.network("actor"), t.network("critic"), t.input("obs")
+    t.optimizer("critic", critic)
+    t.at(10)
+    q = t.module(critic, obs, t.module(actor, obs))
+    t.at(20)
+    size = t.op("mean", t.op("abs", q), detail=axis)
+    scale = t.op("div", t.const(2.5), t.stop(size) if stopped else size)
+    t.at(30)
+    t.train(t.op("neg", t.op("mul", scale, t.op("mean", q))), t.optimizer("actor", actor))
+    return t
+
+
+def test_a_scale_made_of_what_it_scales() -> None:
+    assert codes(normalised(True)) == []
+    assert [(code, line) for code, line, _ in codes(normalised(False))] == [("GA202", 20)]
+
+
+def test_features_are_normalised_along_an_axis() -> None:
+    assert codes(normalised(False, axis="dim=-1")) == []
+
+
+def test_a_weighted_mean_is_no_norm() -> None:
+    t = TapeBuilder()
+    net, obs = t.network("net"), t.input("obs")
+    weights = t.op("sigmoid", t.module(net, obs))
+    total = t.op("sum", t.op("mul", weights, t.op("mse_loss", t.module(t.network("head"), obs), t.input("y"))))
+    t.sink(t.op("div", total, t.op("sum", weights)))
     assert codes(t) == []

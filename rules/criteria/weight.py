@@ -1,0 +1,265 @@
+"""K7: a coefficient of an objective that carries gradient.
+
+Two kinds. A *weight* multiplies a score (a log-probability, a ratio, a probability of the policy that is trained) and
+speaks of how good an action was: an advantage, an exponentiated one, a likelihood ratio beside another log-probability.
+A *norm* is a scalar made of a value over the whole batch that multiplies a term made of the same value: live, it
+cancels what it scales.
+
+Not weights: what is a function of the very distribution that is scored (p * log p, KL, entropies), mixture gates and
+attention (nothing says that they rate actions), and the ratio of a surrogate objective itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.expand import constant, expand
+from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.score import is_log_probability, is_score
+from gradaudit.tape import DATA, Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+REDUCTIONS = frozenset({"mean", "sum", "norm", "std", "var", "max", "min", "logsumexp"})
+SHAPED = SHAPES | {"neg", "clamp", "abs", "sqrt", "add", "sub", "mul", "div", "maximum", "phi", "pow", "square", "mean"}
+EXPONENTIAL = frozenset({"exp", "softmax"})
+PEELED = SHAPES | {"clamp", "where", "minimum", "maximum", "phi", "mul", "div", "neg", "activation", "stack", "cat"}
+RATES = re.compile(r"(^|_)(adv|advs|advantages?|gae|td|deltas?|q|qs|values?|v|returns?|regrets?|baseline)($|_)|q_?val")
+ADVANTAGE, IMPORTANCE, NORM = "advantage", "importance", "norm"
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """`weight` multiplies `term` at `node`, and gradient reaches `leaves` through it."""
+
+    view: View
+    node: Node
+    weight: Node
+    term: Node
+    kind: str
+    leaves: int
+
+
+def live_weights(analysis: Analysis) -> list[Weight]:
+    """Every live weight and norm of a tape."""
+    known = analysis.cache.get("weights")
+    if not isinstance(known, list):
+        known = analysis.cache["weights"] = [found for view in analysis.views for found in _in_view(view)]
+    return known
+
+
+def _in_view(view: View) -> Iterator[Weight]:
+    for node in view.slice:
+        if node.op not in ("mul", "div", "matmul", "einsum", "dot"):
+            continue
+        edges = [edge for edge in node.inputs if edge.kind == DATA]
+        if len(edges) != 2 or not all(edge.passes and view.live(edge.source) for edge in edges):
+            continue
+        yield from _norms(view, node, edges)
+        if node.op != "div" and view.sink.kind != "library":
+            yield from _weights(view, node, edges)
+
+
+def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
+    for score, weight in (edges, edges[::-1]):
+        if not is_score(score.source):
+            continue
+        rho = is_score(weight.source)
+        if rho and not (_is_ratio(weight.source) and is_log_probability(score.source)):
+            continue
+        leaves = _beside(view, score.source, weight.source)
+        if not leaves:
+            continue
+        kind = IMPORTANCE if rho else rating(view, weight.source)
+        if kind:
+            yield Weight(view, node, weight.source, score.source, kind, leaves)
+            return
+
+
+def _is_ratio(node: Node) -> bool:
+    """exp of a difference, one side of which is data or another policy's."""
+    for _ in range(8):
+        if node.op == "exp":
+            inner = node.inputs[0].source
+            return any(part.op == "sub" for part in (inner, *inner.arguments()[:1]))
+        if node.op not in PEELED or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
+
+
+def _beside(view: View, score: Node, weight: Node) -> int:
+    """The leaves that gradient reaches from the weight without passing the distribution that is scored."""
+    blocked = _cores(score)
+    area = view.backward(weight)
+    seen = {weight}
+    waiting = [weight] if weight not in blocked else []
+    mask = 0
+    while waiting:
+        node = waiting.pop()
+        mask |= view.analysis.bit(node)
+        for edge in node.inputs:
+            source = edge.source
+            if edge.passes and source in area and source not in seen and source not in blocked:
+                seen.add(source)
+                waiting.append(source)
+    return mask & view.live(weight)
+
+
+def _cores(score: Node) -> set[Node]:
+    """The distribution, the logits, the call behind a score."""
+    found: set[Node] = set()
+    seen, waiting = {score}, [score]
+    while waiting and len(seen) < 80:
+        node = waiting.pop()
+        if node.op in ("log_softmax", "softmax", "log_prob", "cross_entropy", "nll_loss", "call", "module_call"):
+            found.add(node)
+            found.update(edge.source for edge in node.inputs if edge.passes and edge.source.leaf is None)
+            if node.op == "log_prob" and node.inputs:
+                found.update(e.source for e in node.inputs[0].source.inputs if e.passes and e.source.leaf is None)
+            continue
+        for edge in node.inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return found
+
+
+def rating(view: View, weight: Node) -> str:
+    """What the weight says of an action: an advantage, an importance made of one, or nothing."""
+    facts = marks(view.analysis)
+    exponential = False
+    seen, waiting = {weight}, [weight]
+    while waiting and len(seen) < 60:
+        node = waiting.pop()
+        if _rates(view, node, facts.network(node)):
+            return IMPORTANCE if exponential else ADVANTAGE
+        if node.op in EXPONENTIAL:
+            exponential = True
+        elif node.op not in PEELED and node.op not in ("add", "sub"):
+            continue
+        for edge in node.inputs:
+            if edge.passes and edge.source not in seen and view.live(edge.source):
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return ""
+
+
+def _rates(view: View, node: Node, network: bool) -> bool:
+    """A value that tells how good an action was: it has a reward in it, is a value network's, or is called one."""
+    total = expand(view.analysis, node)
+    if network and total.raw() and total.network() and marks(view.analysis).reward(total.raw()[0].node):
+        return True
+    if any(view.analysis.bit(leaf) & values_of(view.analysis) for leaf in _nearest_leaves(node)):
+        return True
+    return bool(node.name and RATES.search(node.name.lower()))
+
+
+def _nearest_leaves(node: Node) -> list[Node]:
+    if node.op != "module_call":
+        return []
+    return [edge.source for edge in node.inputs if edge.source.leaf is not None]
+
+
+def values_of(analysis: Analysis) -> int:
+    """The leaves of value networks: what is regressed on something with a reward in it."""
+    known = analysis.cache.get("value networks")
+    if not isinstance(known, int):
+        known = analysis.cache["value networks"] = _values_of(analysis)
+    return known
+
+
+def _values_of(analysis: Analysis) -> int:
+    from gradaudit.rules.criteria.discrepancy import discrepancies
+
+    mask = 0
+    for view in analysis.views:
+        for meeting in discrepancies(view):
+            if len(meeting.sides) != 2:
+                continue
+            for prediction, target in (meeting.sides, meeting.sides[::-1]):
+                raw = expand(analysis, target.source).raw()
+                if raw and prediction.passes and any(marks(analysis).reward(atom.node) for atom in raw):
+                    node = prediction.source
+                    for _ in range(12):
+                        if node.op not in SHAPES or not node.inputs:
+                            break
+                        node = node.inputs[0].source
+                    mask |= analysis.mask(_nearest_leaves(node))
+    return mask
+
+
+def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
+    for factor, term in (edges, edges[::-1]):
+        if node.op == "div" and factor is not edges[1]:
+            continue
+        value = _reduced(factor.source, inverted=node.op == "div")
+        if value is None or not _is_reduced_term(view, node, term.source):
+            continue
+        leaves = view.live(value)
+        if leaves and _contains(view, term.source, value):
+            yield Weight(view, node, factor.source, term.source, NORM, leaves)
+            return
+
+
+def _reduced(node: Node, inverted: bool) -> Node | None:
+    """The value that a scalar scale is made of: `constant / mean(|q|)`, or the divisor `mean(|q|)` itself."""
+    for _ in range(10):
+        data = [edge for edge in node.inputs if edge.kind == DATA]
+        if not data:
+            return None
+        if node.op == "div" and len(data) == 2 and data[1].passes:
+            node, inverted = data[1].source, True
+        elif node.op == "pow" and len(data) == 2:
+            node, inverted = data[0].source, True
+        elif node.op in REDUCTIONS and len(data) == 1 and _is_full(node):
+            return _bare(data[0].source) if inverted else None
+        elif node.op in SHAPED:
+            live = [edge for edge in data if edge.passes and edge.source.leaf is None and edge.source.op != "const"]
+            if not live:
+                return None
+            node = live[0].source
+        else:
+            return None
+    return None
+
+
+def _is_full(node: Node) -> bool:
+    """A reduction over everything: no axis is named."""
+    return not re.search(r"dim=|axis=|\d", node.detail.replace("ord=1", "").replace("ord=2", "").replace("p=1", ""))
+
+
+def _bare(node: Node) -> Node:
+    for _ in range(10):
+        if node.op not in SHAPES | {"abs", "square", "neg"} or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return node
+
+
+def _contains(view: View, term: Node, value: Node) -> bool:
+    """Whether the term is the value, or an equal one, by sums, shapes and means: not a weighted mean of something."""
+    number = view.analysis.algebra.vn(value)
+    seen, waiting = {term}, [term]
+    while waiting and len(seen) < 60:
+        node = waiting.pop()
+        if view.analysis.algebra.vn(node) == number:
+            return True
+        if node.op in ("mul", "div") and not any(constant(source) is not None for source in node.arguments()):
+            continue
+        if node.op in SHAPED | REDUCTIONS | {"minimum", "where", "stack", "cat"}:
+            for edge in node.inputs:
+                if edge.passes and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return False
+
+
+def _is_reduced_term(view: View, node: Node, term: Node) -> bool:
+    """Whether the product is a term of the loss: it reaches it by sums, means and constant factors alone."""
+    linear = {"add", "sub", "neg", "mean", "sum", "mul", "div", "phi", "reshape", "cast", "stack", "getitem", "pack"}
+    return all(step.op in linear for step in view.way_to_loss(node)[1:])
