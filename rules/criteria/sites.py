@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.place import private
 from gradaudit.tape import Call, Frame, Location, Node
 
 if TYPE_CHECKING:
@@ -113,3 +115,28 @@ def complete_at(view: View, node: Node, leaves: int) -> Location:
     makers = takers(view, leaves, view.backward(node, leaves))
     activation = common([mine.call, *(known.outside(maker, view.sink.loss).call for maker in makers)])
     return mine.seen_from(activation)
+
+
+def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
+    """Where to stop what `consumer` takes from `operand`: the latest expression before it that is made for it alone.
+
+    A value that other losses rightly use with gradient must be stopped where this one takes it; one that is made for
+    this use only may be made without gradient.
+    """
+    known = sites(view.analysis)
+    makers = takers(view, leaves, view.backward(operand, leaves))
+    activation = common([known.outside(consumer, view.sink.loss).call,
+                         *(known.outside(maker, consumer).call for maker in makers)])  # fmt: skip
+    use = known.outside(consumer, view.sink.loss).seen_from(activation)
+    for node in view.dominators(operand, leaves):
+        if not private(view, node, {consumer}):
+            break
+        there = known.outside(node, consumer).seen_from(activation)
+        if node.op not in SHAPES and not same_line(there, use):
+            return there
+    return use
+
+
+def same_line(one: Location, other: Location) -> bool:
+    """Whether the first begins within the second's lines."""
+    return one.path == other.path and other.line <= one.line <= max(other.end_line, other.line)

@@ -1,0 +1,161 @@
+"""K11: two branches of one loss, one of which must not learn: a network and its copy, a predictor and its projection,
+a student and its teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.bootstrap import is_bootstrap
+from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
+from gradaudit.rules.criteria.expand import expand
+from gradaudit.rules.criteria.foreign import Foreign, copied_from
+from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.tape import DATA, Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+MEETINGS = LOSSES | {"mul", "matmul", "einsum", "sub"}
+NEGATIVES = frozenset({"logsumexp", "softmax", "log_softmax", "cross_entropy", "matmul", "einsum"})
+
+
+def is_branch(flow: Foreign) -> bool:
+    """The flow's leaves are a copy of what the loss trains, in a program that learns from no reward."""
+    analysis = flow.view.analysis
+    if flow.held or reinforcement(analysis):
+        return False
+    reached = flow.view.live(flow.view.sink.loss)
+    facts = roles(analysis)
+    return all(
+        copied_from(analysis, leaf, reached) or facts.named(leaf, "ema") for leaf in analysis.leaves(flow.leaves)
+    )
+
+
+def is_teacher(flow: Foreign) -> bool:
+    """The leaves belong to a network that nobody steps and whose output another network's is compared with."""
+    analysis = flow.view.analysis
+    if flow.held or reinforcement(analysis) or is_branch(flow):
+        return False
+    leaves = analysis.leaves(flow.leaves)
+    if any(leaf.leaf is None or leaf.leaf.owner is None for leaf in leaves):
+        return False
+    facts = roles(analysis)
+    evident = all(
+        facts.stated(leaf) == "frozen" or facts.is_copy(leaf) or facts.named(leaf, "teacher") for leaf in leaves
+    )
+    return evident and flow.joint.op in MEETINGS
+
+
+def reinforcement(analysis: Analysis) -> bool:
+    """Does the program learn from rewards: what the environment returned, or a bootstrap target anywhere?"""
+    known = analysis.cache.get("reinforcement")
+    if known is None:
+        facts = marks(analysis)
+        known = any("reward" in node.marks or (node.leaf and facts.reward(node)) for node in analysis.graph.nodes)
+        known = known or any(_bootstraps(view) for view in analysis.views)
+        analysis.cache["reinforcement"] = known
+    return bool(known)
+
+
+def _bootstraps(view: View) -> bool:
+    for meeting in discrepancies(view):
+        if len(meeting.sides) != 2:
+            continue
+        for edge, other in (meeting.sides, meeting.sides[::-1]):
+            total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
+            if is_bootstrap(view, total, against, meeting.entropy):
+                return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """`value`, the projection that the predictor's output `other` is compared with at `node`, is live."""
+
+    view: View
+    node: Node
+    value: Node
+    leaves: int
+
+
+def twins(analysis: Analysis) -> Iterator[Twin]:
+    """Live projections in a symmetric pair of comparisons with a predictor on one side of each (SimSiam, BYOL)."""
+    for view in analysis.views:
+        if view.sink.kind == "library" or any(node.op in NEGATIVES for node in view.slice):
+            continue
+        pairs = [pair for node in view.slice for pair in _pairs(view, node)]
+        for pair in pairs:
+            if pair.passes and any(_swapped(pair, other) for other in pairs if other is not pair):
+                leaves = view.live(pair.operand)
+                if leaves and _predictor(view, pair):
+                    yield Twin(view, pair.node, pair.value, leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    node: Node
+    operand: Node
+    value: Node
+    passes: bool
+    behind_value: frozenset[Node]
+    other: Node
+    behind_other: frozenset[Node]
+
+
+def _pairs(view: View, node: Node) -> list[_Pair]:
+    data = [edge for edge in node.inputs if edge.kind == DATA]
+    if len(data) < 2 or not (node.op in LOSSES or node.op == "mul" or node.op == "sub"):
+        return []
+    one, other = data[0], data[1]
+    if one.source is other.source:
+        return []
+    return [_pair(node, one, other), _pair(node, other, one)]
+
+
+def _pair(node: Node, value: Edge, other: Edge) -> _Pair:
+    return _Pair(node, value.source, _core(value.source), value.passes, _behind(value.source), _core(other.source),
+                 _behind(other.source))  # fmt: skip
+
+
+def _core(node: Node) -> Node:
+    """The value behind normalisation and shapes."""
+    for _ in range(12):
+        if node.op in SHAPES or node.op == "normalize":
+            node = node.inputs[0].source
+        elif node.op == "div" and node.inputs:
+            node = node.inputs[0].source
+        else:
+            break
+    return node
+
+
+def _behind(node: Node, most: int = 400) -> frozenset[Node]:
+    seen = {node}
+    waiting = [node]
+    while waiting and len(seen) < most:
+        for edge in waiting.pop().inputs:
+            if edge.kind == DATA and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return frozenset(seen)
+
+
+def _swapped(pair: _Pair, mirror: _Pair) -> bool:
+    """The other comparison predicts this one's projection partner: z1 is behind p1, and z2 behind p2."""
+    return (
+        pair.node is not mirror.node
+        and pair.value in mirror.behind_other
+        and mirror.value in pair.behind_other
+        and pair.value is not mirror.value
+        and pair.value not in pair.behind_other
+    )
+
+
+def _predictor(view: View, pair: _Pair) -> bool:
+    """Does the other side pass trained layers that this one does not, and everything that this one does?"""
+    mine, others = view.live(pair.value), view.live(pair.other)
+    return bool(others & ~mine) and not mine & ~others

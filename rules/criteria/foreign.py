@@ -1,0 +1,168 @@
+"""K6: a loss reaches what another optimizer owns, or nobody steps.
+
+A loss goes *through* a network when what it trains enters that network's call (`critic(obs, actor(obs))`); gradient
+into it is the price of that and no leak. Otherwise the foreign leaf is beside or before what the loss trains, and the
+place where its values join those is where a stop is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.bootstrap import leaks
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.sites import frames
+from gradaudit.tape import Frame, Network, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+LINEAR = frozenset({"add", "sub", "neg", "mean", "sum", "phi", "reshape", "stack", "cast", "cat", "getitem"})
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """The loss of `view` reaches `leaves` (one holder's) by way of `value`, which `joint` joins to own values."""
+
+    view: View
+    leaves: int
+    value: Node
+    joint: Node
+    held: bool
+
+
+def foreign_flows(analysis: Analysis) -> list[Foreign]:
+    """Every such flow of a tape, those into bootstrapped values and advantages left out (they are K2's)."""
+    known = analysis.cache.get("foreign")
+    if known is None:
+        known = [flow for view in analysis.views for flow in _flows(view)]
+        analysis.cache["foreign"] = known
+    assert isinstance(known, list)
+    return known
+
+
+def _flows(view: View) -> Iterator[Foreign]:
+    own = owned(view)
+    reached = view.live(view.sink.loss)
+    foreign = reached & ~own
+    if not foreign or not reached & own:
+        return
+    own_values = view.forward(view.analysis.leaves(own & reached))
+    targets = covered(view)
+    for leaves in _groups(view.analysis, foreign):
+        yield from _joints(view, leaves, own, own_values, targets)
+
+
+def owned(view: View) -> int:
+    """What the loss is to train. Where no optimizer is in sight: all that it reaches but copies of what it reaches."""
+    if view.own is not None:
+        return view.own
+    reached = view.live(view.sink.loss)
+    if view.sink.kind == "library":
+        return reached
+    analysis, facts = view.analysis, roles(view.analysis)
+    copies = 0
+    for leaf in analysis.leaves(reached):
+        if facts.stated(leaf) == "frozen" or (leaf not in facts.held and copied_from(analysis, leaf, reached)):
+            copies |= analysis.bit(leaf)
+    return reached & ~copies
+
+
+def copied_from(analysis: Analysis, leaf: Node, among: int) -> bool:
+    """Is the leaf a copy, and what it was copied from one of these?"""
+    facts = roles(analysis)
+    return bool(analysis.mask(facts.originals(leaf)) & among)
+
+
+def _groups(analysis: Analysis, foreign: int) -> list[int]:
+    """The foreign leaves by who holds them; those that nobody holds by the outermost network that owns them."""
+    facts = roles(analysis)
+    groups: dict[object, int] = {}
+    for leaf in analysis.leaves(foreign):
+        if leaf.leaf is None or leaf.leaf.kind != "param":
+            continue
+        holders = frozenset(number for number, held in enumerate(analysis.tape.optimizers) if leaf in held.leaves)
+        if not holders and not facts.complete and not facts.originals(leaf) and not facts.stated(leaf):
+            continue
+        owner = list(leaf.leaf.owner.chain())[-1] if leaf.leaf.owner is not None else leaf
+        key: object = holders or owner
+        groups[key] = groups.get(key, 0) | analysis.bit(leaf)
+    return list(groups.values())
+
+
+def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: set[Node]) -> Iterator[Foreign]:
+    analysis = view.analysis
+    starts = analysis.leaves(leaves)
+    networks = {network for leaf in starts for network in _owners(leaf)}
+    held = any(leaf in roles(analysis).held for leaf in starts)
+    through: dict[Frame, bool] = {}
+    seen = set(starts)
+    waiting = list(starts)
+    while waiting:
+        node = waiting.pop()
+        for user, _ in view.consumers(node):
+            if user in targets or _is_through(view, user, networks, own, through):
+                continue
+            if user not in own_values:
+                if user not in seen:
+                    seen.add(user)
+                    waiting.append(user)
+            elif not _own_term(view, node, user):
+                yield Foreign(view, view.live(node) & leaves, node, user, held)
+
+
+def _owners(leaf: Node) -> list[Network]:
+    return list(leaf.leaf.owner.chain()) if leaf.leaf is not None and leaf.leaf.owner is not None else []
+
+
+def _is_through(view: View, node: Node, networks: set[Network], own: int, known: dict[Frame, bool]) -> bool:
+    """Is the node inside a call of one of these networks that takes values which the loss trains?"""
+    for frame in frames(node):
+        if frame not in known:
+            known[frame] = frame.network in networks and any(
+                view.live(argument) & own for argument in frame.arguments
+            )
+        if known[frame]:
+            return True
+    return False
+
+
+def _own_term(view: View, node: Node, joint: Node) -> bool:
+    """A summand of the loss that has nothing of the own values in it: another loss, not a leak of this one."""
+    current = joint
+    for _ in range(64):
+        if current.op not in LINEAR:
+            return False
+        if current is view.sink.loss:
+            return True
+        users = view.consumers(current)
+        if len(users) != 1:
+            return False
+        current = users[0][0]
+    return False
+
+
+def covered(view: View) -> set[Node]:
+    """What bootstrapped values and advantages of this sink are made of: leaks there are theirs."""
+    found: set[Node] = set()
+    for leak in leaks(view.analysis):
+        for use in leak.uses:
+            if use.view is view:
+                found |= view.backward(use.value)
+    return found
+
+
+def scalars(analysis: Analysis, leaves: int) -> bool:
+    """Only free scalars (a temperature, a multiplier), no network."""
+    found = analysis.leaves(leaves)
+    return bool(found) and all(
+        leaf.leaf is not None and (leaf.leaf.scalar or leaf.leaf.owner is None) for leaf in found
+    )
+
+
+def about_temperature(flow: Foreign) -> bool:
+    """Exactly one of the two sides is a free scalar: a matter of the temperature's loss (GA203)."""
+    analysis = flow.view.analysis
+    return scalars(analysis, flow.leaves) != scalars(analysis, flow.view.own or 0)

@@ -1,0 +1,170 @@
+"""K5: gradient through a value that is older than the last step of the parameters it depends on.
+
+In PyTorch this is never right: the graph is gone, or a parameter was written since, or the gradient is that of an older
+network. It is how rollout log-probabilities, values and recurrent states leak into an update. Needs no names: it reads
+the order of making, stepping and differentiating, over loops and storage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.ownership import steps_of
+from gradaudit.rules.criteria.discrepancy import LOSSES
+from gradaudit.rules.criteria.score import is_score
+from gradaudit.rules.criteria.sites import Site, frames, sites
+from gradaudit.tape import DATA, PARAMETER, Event, Location, Node, join_guards
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+STATE = "state"
+ADVANTAGE = "advantage"
+TARGET = "target"
+OLD = "old"
+CONTAINERS = frozenset({"store", "append", "pack", "stack", "cat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The call at `site` made a value before a step; `uses`: what the loss takes it for, and the node that does."""
+
+    view: View
+    maker: Node
+    site: Site
+    leaves: int
+    uses: dict[str, Node]
+
+    @property
+    def location(self) -> Location:
+        return self.site.location
+
+
+def stale_values(analysis: Analysis) -> list[Stale]:
+    """Every stale call of a tape that a loss differentiates, once."""
+    known = analysis.cache.get("stale")
+    if known is None:
+        found: dict[tuple[str, int, int], Stale] = {}
+        for view in analysis.views:
+            if view.sink.kind in ("library", "grad"):
+                continue
+            for entry in _of_view(view):
+                where = entry.location
+                found.setdefault((where.path, where.line, where.column), entry)
+        known = analysis.cache["stale"] = list(found.values())
+    assert isinstance(known, list)
+    return known
+
+
+def _of_view(view: View) -> list[Stale]:
+    analysis = view.analysis
+    groups: dict[tuple[str, int, int], tuple[Site, list[Node], int]] = {}
+    timeline: list[Event] = []
+    fresh: set[tuple[str, int, int]] = set()
+    for leaf in analysis.leaves(view.trained):
+        steps = _steps(analysis, leaf)
+        if not steps:
+            continue
+        for maker, _ in view.consumers(leaf):
+            site = sites(analysis).outside(maker, view.sink.loss)
+            key = (site.location.path, site.location.line, site.location.column)
+            if _is_stale(view, maker, steps):
+                _, makers, leaves = groups.setdefault(key, (site, [], 0))
+                groups[key] = (site, [*makers, maker], leaves | analysis.bit(leaf))
+                timeline += [step for step in steps if step not in timeline]
+            else:
+                fresh.add(key)
+    found = []
+    for key, (site, makers, leaves) in groups.items():
+        uses = _uses(view, makers, timeline)
+        if uses and not (key in fresh and STATE not in uses):
+            found.append(Stale(view, makers[0], site, leaves, uses))
+    return found
+
+
+def _steps(analysis: Analysis, leaf: Node) -> list[Event]:
+    cache = analysis.cache.setdefault("steps", {})
+    assert isinstance(cache, dict)
+    if leaf not in cache:
+        cache[leaf] = steps_of(analysis.tape, leaf)
+    return cache[leaf]
+
+
+def _is_stale(view: View, maker: Node, steps: list[Event]) -> bool:
+    """Is there a step between the making and the loss, on some gradient path between them?"""
+    sink = view.sink
+    steps = [step for step in steps if join_guards(step.guard, sink.guard) is not None]
+    straight = maker.time < sink.time and any(_between(maker, step, view) for step in steps)
+    if straight and _reaches(view, maker):
+        return True
+    return any(_between_rounds(maker, step, view) for step in steps) and _reaches_around(view, maker, steps)
+
+
+def _between(maker: Node, step: Event, view: View) -> bool:
+    sink = view.sink
+    if maker.time < step.time < sink.time:
+        return True
+    return any(loop in sink.loops and loop not in maker.loops for loop in step.loops)
+
+
+def _between_rounds(maker: Node, step: Event, view: View) -> bool:
+    return any(loop in maker.loops and loop in view.sink.loops for loop in step.loops)
+
+
+def _reaches(view: View, maker: Node) -> bool:
+    """Is there a path to the loss along which time only moves on?"""
+    seen = {maker}
+    waiting = [maker]
+    while waiting:
+        node = waiting.pop()
+        if node is view.sink.loss:
+            return True
+        for user, _ in view.consumers(node):
+            if user.time >= node.time and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
+def _reaches_around(view: View, maker: Node, steps: list[Event]) -> bool:
+    """Does the value go round a loop that also holds a step: from a later place to the loop's head?"""
+    loops = {loop for step in steps for loop in step.loops if loop in view.sink.loops and loop in maker.loops}
+    for node in view.forward([maker]):
+        for user, _ in view.consumers(node):
+            if user.time < node.time and user.op == "phi" and user.loops and user.loops[-1] in loops:
+                # A container that goes round may have been emptied on the way, which is not seen here.
+                return node.op not in CONTAINERS
+    return False
+
+
+def _uses(view: View, makers: list[Node], steps: list[Event]) -> dict[str, Node]:
+    """What the loss takes the stale values for: told by the operations after the step, on their ways to the loss."""
+    uses: dict[str, Node] = {}
+    seen: set[tuple[Node, bool]] = {(maker, False) for maker in makers}
+    waiting = list(seen)
+    while waiting:
+        node, crossed = waiting.pop()
+        for user, edge in view.consumers(node):
+            later = crossed or user.time <= node.time or not any(_between(user, step, view) for step in steps)
+            kind = _use(node, user, edge.kind) if later else ""
+            if kind:
+                uses.setdefault(kind, user)
+                if kind in (STATE, OLD):
+                    continue
+            if (user, later) not in seen:
+                seen.add((user, later))
+                waiting.append((user, later))
+    return uses
+
+
+def _use(node: Node, user: Node, kind: str) -> str:
+    if kind != PARAMETER and not set(frames(user)) <= set(frames(node)):
+        return STATE
+    data = [edge.source for edge in user.inputs if edge.kind == DATA]
+    if user.op in ("exp", "kl_divergence", "kl_div") or (user.op == "clamp" and data and data[0].op == "sub"):
+        return OLD
+    if user.op == "mul" and len(data) == 2:
+        other = data[1] if data[0] is node else data[0]
+        return ADVANTAGE if is_score(other) and not is_score(node) else ""
+    return TARGET if user.op in LOSSES or user.op in ("square", "abs") else ""

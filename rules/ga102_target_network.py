@@ -1,0 +1,78 @@
+"""A network in the target role receives gradient from a loss.
+
+## What it does
+Finds gradient of a loss into a target network: a copy of a trained network that nobody steps (made by deepcopy,
+load_state_dict or a soft update), or a parameter that no optimizer holds. Bootstrap targets are GA101's.
+
+## Why is this bad?
+A target network must change only by its update. Gradient into it is work and memory for nothing at best; as soon as its
+parameters reach an optimizer, the target moves with every step.
+
+## Example
+```python
+kl = F.kl_div(policy(obs).log_softmax(-1), target_policy(obs).softmax(-1))
+```
+
+## Use instead
+```python
+with torch.no_grad():
+    reference = target_policy(obs).softmax(-1)
+kl = F.kl_div(policy(obs).log_softmax(-1), reference)
+```
+or `target_policy.requires_grad_(False)` once, where it is made.
+
+## When it is all right
+An objective that is maximised through the target network (`target_critic(obs, actor(obs))`) needs its graph and is not
+reported.
+
+## References
+Lillicrap et al. 2016, Continuous control with deep reinforcement learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.branches import is_branch, is_teacher
+from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.roles import decided, roles, severity
+from gradaudit.rules.criteria.sites import stop_at
+
+CODE, NAME = "GA102", "target-network"
+RANK = 150
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    for flow in foreign_flows(analysis):
+        if not flow.held and _role(flow) and not is_branch(flow) and not is_teacher(flow):
+            yield _finding(flow)
+
+
+def _role(flow: Foreign) -> str:
+    facts = roles(flow.view.analysis)
+    leaves = flow.view.analysis.leaves(flow.leaves)
+    if all(facts.target(leaf) for leaf in leaves):
+        return "target"
+    return "bare" if all(leaf.leaf is not None and leaf.leaf.owner is None for leaf in leaves) else ""
+
+
+def _finding(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    who = names_of(analysis, flow.leaves)
+    message = f"the loss sends gradient into the target network {who}, which only its update should change"
+    if _role(flow) == "bare":
+        message = f"the loss sends gradient into {who}, which nobody steps"
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        message,
+        "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
+        stop_at(view, flow.joint, flow.value, flow.leaves),
+        fix=f"freeze {who} with requires_grad_(False), or stop its output: {stop_call(analysis)}",
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
+    )

@@ -1,0 +1,73 @@
+"""A loss trains what another optimizer owns.
+
+## What it does
+Compares the parameters that a loss reaches with those that are stepped with its gradient. It reports gradient into
+parameters of another optimizer, unless the loss goes *through* their network on purpose (`critic(obs, actor(obs))`).
+
+## Why is this bad?
+The gradient stays in the other parameters' `.grad`. If their optimizer steps before it is cleared, they are trained by
+a loss that was not made for them; if it is cleared, time and memory are lost, and the code breaks as soon as somebody
+changes the order of updates.
+
+## Example
+```python
+q = critic(obs)                                        # discrete SAC: no action enters the critic
+actor_loss = (probs * (alpha * log_probs - q)).mean()  # trains the critic, too
+actor_loss.backward()
+actor_optimizer.step()
+```
+
+## Use instead
+```python
+with torch.no_grad():
+    q = critic(obs)
+actor_loss = (probs * (alpha * log_probs - q)).mean()
+```
+
+## When it is all right
+A deposit that is always cleared before it is used does no harm to the update; the finding is a warning then. Shared
+encoders that both losses should train belong in one optimizer step, or in a suppression with the reason.
+
+## References
+Christodoulou 2019, Soft actor-critic for discrete action settings.
+Yarats et al. 2021, Improving sample efficiency in model-free reinforcement learning from images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.roles import decided, severity
+from gradaudit.rules.criteria.sites import stop_at
+
+CODE, NAME = "GA204", "foreign-gradient"
+RANK = 140
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    for flow in foreign_flows(analysis):
+        if flow.held and not about_temperature(flow):
+            yield _finding(flow)
+
+
+def _finding(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    level = severity(view, flow.leaves)
+    if decided(view, flow.value, flow.leaves):
+        level = "info"
+    who, own = names_of(analysis, flow.leaves), names_of(analysis, (view.own or 0) & view.live(view.sink.loss))
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss of {own} also trains {who}, which another optimizer steps",
+        level,
+        stop_at(view, flow.joint, flow.value, flow.leaves),
+        fix=f"stop the gradient before it joins {own}: {stop_call(analysis)}",
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
+    )

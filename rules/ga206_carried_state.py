@@ -1,0 +1,67 @@
+"""A recurrent state or memory that is carried from one update into the next keeps its graph.
+
+## What it does
+Finds a network input that an earlier update made with gradient: an LSTM state, a memory, a hidden value that is stored
+and fed again after the parameters were stepped.
+
+## Why is this bad?
+The graph of every earlier update hangs on: PyTorch raises because the graph is gone or a parameter has changed, or,
+with `retain_graph=True`, memory grows with every step and gradients belong to networks that no longer exist.
+
+## Example
+```python
+for batch in batches:
+    out, hidden = rnn(batch, hidden)
+    loss(out).backward()
+    optimizer.step()
+```
+
+## Use instead
+```python
+for batch in batches:
+    out, hidden = rnn(batch, hidden)
+    loss(out).backward()
+    optimizer.step()
+    hidden = hidden.detach()
+```
+
+## When it is all right
+Backpropagation through time within one update is not reported; nor is a state that is zeroed or taken from storage
+without gradient. In JAX a carry that is passed in as an argument is a constant.
+
+## References
+Williams and Peng 1990, An efficient gradient-based algorithm for on-line training of recurrent network trajectories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.stale import STATE, Stale, stale_values
+
+CODE, NAME = "GA206", "carried-state"
+RANK = 60
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    for stale in stale_values(analysis):
+        if STATE in stale.uses:
+            yield _finding(stale)
+
+
+def _finding(stale: Stale) -> Finding:
+    view, analysis = stale.view, stale.view.analysis
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"a state made by {names_of(analysis, stale.leaves)} before its last step is fed to a network with its graph",
+        "error",
+        stale.location,
+        fix=f"carry the state on without its graph: {stop_call(analysis)}",
+        leaves=stale.leaves,
+        through=(stale.uses[STATE], stale.maker),
+    )

@@ -1,0 +1,85 @@
+"""The branch of a self-supervised loss that must not learn does.
+
+## What it does
+Finds gradient into the averaged (momentum, EMA) copy of an encoder in BYOL, MoCo, DINO or JEPA, and, where there is no
+copy, into the projection that SimSiam's predictor is compared with.
+
+## Why is this bad?
+The stop is what keeps these methods from collapsing: without it both branches agree on a constant. An averaged copy
+that also receives gradient costs a second backward pass and drifts as soon as an optimizer holds it.
+
+## Example
+```python
+target = momentum_encoder(view_2)
+loss = -F.cosine_similarity(predictor(encoder(view_1)), target).mean()
+```
+
+## Use instead
+```python
+with torch.no_grad():
+    target = momentum_encoder(view_2)
+loss = -F.cosine_similarity(predictor(encoder(view_1)), target).mean()
+```
+
+## When it is all right
+Losses that both branches should train (SimCLR, CLIP, Barlow Twins, VICReg) have no copy and no predictor and are not
+reported.
+
+## References
+Grill et al. 2020, Bootstrap your own latent. Chen and He 2021, Exploring simple Siamese representation learning.
+He et al. 2020, Momentum contrast for unsupervised visual representation learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.branches import Twin, is_branch, twins
+from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.roles import decided, severity
+from gradaudit.rules.criteria.sites import stop_at
+
+CODE, NAME = "GA301", "ema-branch"
+RANK = 120
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    for flow in foreign_flows(analysis):
+        if is_branch(flow):
+            yield _copy(flow)
+    for twin in twins(analysis):
+        yield _twin(twin)
+
+
+def _copy(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    who = names_of(analysis, flow.leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the branch of {who} carries gradient: a copy follows its original and must not learn from the loss",
+        "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
+        stop_at(view, flow.joint, flow.value, flow.leaves),
+        fix=f"make the copy's output a constant: {stop_call(analysis)}",
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
+    )
+
+
+def _twin(twin: Twin) -> Finding:
+    analysis = twin.view.analysis
+    return make_finding(
+        twin.view,
+        CODE,
+        NAME,
+        f"both sides of the comparison train {names_of(analysis, twin.leaves)}: without a stop they may collapse",
+        "error",
+        stop_at(twin.view, twin.node, twin.value, twin.leaves),
+        fix=f"stop the side that passed no predictor: {stop_call(analysis)}",
+        leaves=twin.leaves,
+        through=(twin.node, twin.value),
+    )

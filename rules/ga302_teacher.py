@@ -1,0 +1,66 @@
+"""A distillation loss trains the teacher.
+
+## What it does
+Finds gradient into a network that nobody steps (a teacher, an expert, a reference) whose output a student's is compared
+with.
+
+## Why is this bad?
+A teacher's graph costs memory and a second backward pass, and its batch statistics or an optimizer that is later given
+all parameters will let it follow its student.
+
+## Example
+```python
+loss = F.kl_div(student(x).log_softmax(-1), teacher(x).softmax(-1), reduction="batchmean")
+```
+
+## Use instead
+```python
+with torch.no_grad():
+    labels = teacher(x).softmax(-1)
+loss = F.kl_div(student(x).log_softmax(-1), labels, reduction="batchmean")
+```
+
+## When it is all right
+Networks that learn from each other (mutual learning, co-training) are held by an optimizer and are not reported; nor is
+a fixed network that the loss goes through (a perceptual loss).
+
+## References
+Hinton et al. 2015, Distilling the knowledge in a neural network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.branches import is_teacher
+from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.roles import decided, severity
+from gradaudit.rules.criteria.sites import stop_at
+
+CODE, NAME = "GA302", "teacher"
+RANK = 130
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    for flow in foreign_flows(analysis):
+        if is_teacher(flow):
+            yield _finding(flow)
+
+
+def _finding(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    who = names_of(analysis, flow.leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss sends gradient into {who}, a teacher that nobody trains",
+        "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
+        stop_at(view, flow.joint, flow.value, flow.leaves),
+        fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
+    )
