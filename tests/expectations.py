@@ -124,7 +124,7 @@ def disagreements(expectations: Iterable[Expectation], found: Iterable[Found]) -
         if expected.severity is not None and severities and severities != {expected.severity}:
             problems.append(f"severity of {expected}: expected {expected.severity}, found {', '.join(severities)}")
     for label, members in groups.items():
-        count = sum(len(hits[number]) for number in members)
+        count = len({(hit.line, hit.code) for number in members for hit in hits[number]})
         if count != 1:
             where = ", ".join(str(expectations[number]) for number in members)
             problems.append(f"{count} findings instead of one for [{label}]: {where}")
