@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from gradaudit.rules import ga101_bootstrap_target, ga105_advantage
 from tapes import TapeBuilder
 
 from gradaudit.ownership import own_sets
 from gradaudit.paths import Analysis
+from gradaudit.rules import ga101_bootstrap_target, ga103_online_bootstrap, ga105_advantage
+from gradaudit.tape import INDEX, Edge
 
 
 def findings(t: TapeBuilder, rule):
@@ -177,3 +178,30 @@ def test_jax_target_parameters_outside_the_differentiated_set():
     y = t.op("add", r, t.op("mul", t.const(0.9), t.op("call", old, after)))
     t.sink(t.op("square", t.op("sub", t.op("call", params, obs), y)), "grad", (params,))
     assert not findings(t, ga101_bootstrap_target)
+
+
+def double(value_from: str, chosen_by: str = "", updated: bool = True):
+    t = TapeBuilder()
+    q = t.network("a")
+    target = t.network("b", copy_of=q)
+    optimizer = t.optimizer("o", q)
+    obs, after, reward = t.input("s"), t.input("z"), t.input("x")
+    t.grad = False
+    value = t.at(4).module(q if value_from == "online" else target, after)
+    if chosen_by:
+        best = t.op("argmax", t.module(q if chosen_by == "online" else target, after), passes=False)
+        value = t.at(5).op("gather", value, Edge(best, False, INDEX))
+    y = t.at(6).op("add", reward, t.op("mul", t.const(0.9), value))
+    t.grad = True
+    t.at(8).train(t.op("mse_loss", t.module(q, obs), y), optimizer)
+    if updated:
+        t.event("soft_update", leaves=(target,), sources=(q,), weight=0.99)
+    return t
+
+
+def test_online_bootstrap():
+    (found,) = findings(double("online"), ga103_online_bootstrap)
+    assert (found.location.line, found.severity) == (6, "warning")
+    assert not findings(double("target"), ga103_online_bootstrap)
+    assert not findings(double("target", "online"), ga103_online_bootstrap)
+    assert not findings(double("online", "target", updated=False), ga103_online_bootstrap)

@@ -1,0 +1,110 @@
+"""The target is bootstrapped from the network being trained although a target network exists.
+
+## What it does
+Finds a bootstrap target, stopped as it should be, whose value comes from the very network that the loss trains, while a
+copy of that network is kept up to date and takes no part in the target.
+
+## Why is this bad?
+The target network is there to keep the target still. Bootstrapping from the online network brings back the moving
+target that it was made against; the copy and its updates do nothing. Usually it is a slip of the pen.
+
+## Example
+```python
+with torch.no_grad():
+    target = reward + gamma * (1 - done) * q_net(next_obs).max(1).values   # target_net was meant
+loss = F.mse_loss(q_net(obs).gather(1, action), target)
+```
+
+## Use instead
+```python
+with torch.no_grad():
+    target = reward + gamma * (1 - done) * target_net(next_obs).max(1).values
+```
+
+## When it is all right
+Double DQN chooses the action with the online network and takes its value from the target network; algorithms without a
+target network bootstrap from the online one. Neither is reported.
+
+## References
+Mnih et al. 2015, Human-level control through deep reinforcement learning.
+van Hasselt et al. 2016, Deep reinforcement learning with double Q-learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis, View
+from gradaudit.rules.criteria.bootstrap import is_bootstrap
+from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.expand import Sum, expand
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.report import make_finding, names_of
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.sites import sites
+from gradaudit.tape import Edge, Node
+
+CODE, NAME = "GA103", "online-bootstrap"
+RANK = 95
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    facts = roles(analysis)
+    copies = {
+        leaf: analysis.mask(facts.originals(leaf))
+        for leaf in facts.updated
+        if leaf not in facts.held
+    }
+    seen: set[Node] = set()
+    for view in analysis.views if copies else ():
+        for meeting in discrepancies(view):
+            if len(meeting.sides) != 2:
+                continue
+            for edge, other in (meeting.sides, meeting.sides[::-1]):
+                found = _bootstraps_itself(view, edge, other, meeting.entropy, copies)
+                if found and edge.source not in seen:
+                    seen.add(edge.source)
+                    yield _finding(view, edge.source, found)
+
+
+def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copies: dict[Node, int]) -> int:
+    """The leaves of the trained network that the target's value comes from, if its copy has no part in it."""
+    analysis = view.analysis
+    if view.live(edge.source) and edge.passes:
+        return 0
+    trained = view.live(other.source) if other.passes else 0
+    total = expand(analysis, edge.source)
+    if not trained or not is_bootstrap(view, total, expand(analysis, other.source), entropy):
+        return 0
+    made_of = _values(view, total)
+    own = made_of & trained
+    kept = [leaf for leaf, originals in copies.items() if originals & own]
+    if not own or not kept or any(analysis.bit(leaf) & made_of for leaf in copies):
+        return 0
+    return own
+
+
+def _values(view: View, total: Sum) -> int:
+    mask = 0
+    for atom in total.network():
+        mask |= view.analysis.dep(atom.node)
+    return mask
+
+
+def _finding(view: View, target: Node, leaves: int) -> Finding:
+    node = target
+    while node.op in SHAPES and node.inputs:
+        node = node.inputs[0].source
+    who = names_of(view.analysis, leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the target is bootstrapped from {who}, which this loss trains, although {who} has a target network",
+        "warning",
+        sites(view.analysis).outside(node, view.sink.loss).location,
+        fix="take the next state's value from the target network",
+        leaves=leaves,
+        through=(),
+    )
