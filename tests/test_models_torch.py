@@ -16,8 +16,8 @@ TORCH = library("torch")
 NAMES = sorted(TORCH.groups)
 HANDLED = frozenset({"transform", "grad_mode", "optimizer", "container", "parameter", "raises", "none", "constant"})
 UNCALLED = frozenset(
-    "torch.nn.Module torch.distributions.Distribution torch.distributions.Transform torch.func torch.nn.utils torch.jit "
-    "torch.nn.utils.parametrizations torch.nn.parallel torch.compiler".split()
+    "torch.nn.Module torch.distributions.Distribution torch.distributions.Transform torch.func torch.nn.utils torch.jit"
+    " torch.nn.utils.parametrizations torch.nn.parallel torch.compiler".split()
 )
 MODULES = frozenset({"module", "plain_module", "loss_module"})
 
