@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.bootstrap import is_return
 from gradaudit.rules.criteria.expand import expand
+from gradaudit.rules.criteria.marks import marks
 from gradaudit.tape import Edge, Literal, Node, Symbol, join_guards
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _switch(analysis: Analysis, node: Node) -> Switch | None:
     true, false = (first, second) if literal[1] else (second, first)
     lives = _alive_under(analysis, true, (symbol.key, True)), _alive_under(analysis, false, (symbol.key, False))
     if all(lives):
-        dead = lives[0] == lives[1] and analysis.algebra.alike(true.source, false.source)
+        dead = analysis.algebra.alike(true.source, false.source)
         return Switch(node, symbol, true, false, None, dead)
     if not any(lives):
         return None
@@ -162,9 +163,14 @@ def worth_stopping(view: View, switch: Switch) -> bool:
 
 
 def is_target(view: View, node: Node) -> bool:
-    """Rewards and bootstrapped values in one sum, however it was scanned or projected."""
+    """Rewards and bootstrapped values in one sum, however it was scanned, scaled or projected."""
     leaves = view.live(node)
-    return bool(leaves) and is_return(view, expand(view.analysis, node), leaves)
+    if not leaves:
+        return False
+    total = expand(view.analysis, node)
+    facts = marks(view.analysis)
+    rewards = [atom for atom in total.atoms if facts.reward(atom.node)]
+    return is_return(view, total, leaves) or (bool(rewards) and len(rewards) < len(total.atoms))
 
 
 def open_by_default(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
