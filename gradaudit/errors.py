@@ -28,3 +28,11 @@ class CatalogError(GradauditError):
 
 class CheckError(GradauditError):
     """A loss cannot be audited: it is not there, cannot be run, or has no gradient; the message says what to do."""
+
+
+class UserCodeError(CheckError):
+    """The user's own code raised; `cause` is its exception, whose traceback is shown above the message."""
+
+    def __init__(self, message: str, cause: BaseException) -> None:
+        super().__init__(message)
+        self.cause = cause

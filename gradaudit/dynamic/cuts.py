@@ -1,7 +1,7 @@
 """Where a stop belongs: the fewest source lines that every leaking path crosses, as late as possible.
 
-F are the leaves that should get nothing, T those that should. A value is *pure* if gradient goes on from it to F and not
-to T; only a pure value can be stopped without harm. Values on one source line count as one, because a stop is written
+F are the leaves that should get nothing, T those that should. A value is *pure* if gradient goes on from it to F and
+not to T; only a pure value can be stopped without harm. Values on one source line count as one, because a stop is written
 on a line; a line that holds trained values as well is dear, and where lines lie in a helper that both sides share, the
 lines of its callers are tried.
 """

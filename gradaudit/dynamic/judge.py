@@ -34,7 +34,9 @@ def leaks(case: Case, frozen: list[Group], trained: list[Group], stated: bool) -
         yield _through(case, through, stated)
 
 
-def _by_cut(case: Case, reached: list[Group], others: list[Group]) -> tuple[list[tuple[Spot, list[Group]]], list[Group]]:
+def _by_cut(
+    case: Case, reached: list[Group], others: list[Group]
+) -> tuple[list[tuple[Spot, list[Group]]], list[Group]]:
     """The lines to stop at with the groups behind each, and the groups that no stop can keep out."""
     purity = Purity(case.view, case.mask(reached), case.mask(others))
     whole = line_cut(purity)
@@ -120,8 +122,10 @@ def _through(case: Case, groups: list[Group], stated: bool) -> Judgement:
 
 
 def _first_use(case: Case, leaves: int) -> Node:
-    users = [node for node in case.view.slice if any(_is(case, edge.source, leaves) for edge in node.inputs if edge.passes)]
-    return users[0] if users else case.view.sink.loss
+    for node in case.view.slice:
+        if any(edge.passes and _is(case, edge.source, leaves) for edge in node.inputs):
+            return node
+    return case.view.sink.loss
 
 
 def _is(case: Case, node: Node, leaves: int) -> bool:

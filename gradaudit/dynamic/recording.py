@@ -50,6 +50,7 @@ class LossCall:
     scope       named objects in reach beside the arguments, nearest first: closure variables, the attributes' owner
                 (`self` of a bound method under the name the user wrote), module-level objects of the loss's module.
                 A recorder looks for parameters in them and names them after these keys, then attributes, keys, indices
+    aliases     other spellings of a key of `scope` in patterns: `self` for the owner of a method, "" for no prefix
     roots       directories whose files are the user's code (lines are reported there, and only there)
     argnums     positional arguments that are differentiated (jax); None: not said (jax: 0; torch: everything)
     framework   "torch", "jax" or "" (not said)
@@ -61,6 +62,7 @@ class LossCall:
     kwargs: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     scope: dict[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     argnums: tuple[int, ...] | None = None
     framework: str = ""
@@ -194,6 +196,21 @@ class Recorder(Protocol):
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         """Run the loss again with a stop at `cut` and compare."""
         ...
+
+    def make_input(self, spec: InputSpec, seed: int) -> Any:
+        """An array or tensor of this dtype and shape: normal numbers, or uniform ones in [low, high)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One generated input: `next_obs=float32:32x4`, `action=int64:32:0..5`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    low: float | None = None
+    high: float | None = None
 
 
 def user_location(location: Location | None) -> bool:

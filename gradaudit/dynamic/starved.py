@@ -136,7 +136,8 @@ def _unused(case: Case, group: Group) -> Judgement:
     escaped = case.recording.escapes_of(group)
     advice = ""
     if escaped is not None:
-        message = f"{names([group])}, stated as trained, gets no gradient: its values leave through {escaped.detail} here"
+        how = f"its values leave through `{escaped.detail}` here"
+        message = f"{names([group])}, stated as trained, gets no gradient: {how}"
         return Judgement(
             finding(case, "GA401", "error", message, escaped.location, fix="stay with tensors up to the loss"),
             starved=(group.name,),

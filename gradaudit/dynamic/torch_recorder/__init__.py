@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradaudit.dynamic.recording import Cut, LossCall, Proof, Recording
+from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.torch_recorder.run import Run
 
@@ -21,6 +21,18 @@ class TorchRecorder:
 
     def record(self, call: LossCall, roles: Roles) -> Recording:
         return Run(call, roles).record()
+
+    def make_input(self, spec: InputSpec, seed: int) -> Any:
+        dtype = getattr(torch, spec.dtype)
+        generator = torch.Generator().manual_seed(seed)
+        if spec.low is not None and spec.high is not None:
+            if dtype.is_floating_point:
+                return torch.rand(spec.shape, generator=generator, dtype=dtype) * (spec.high - spec.low) + spec.low
+            low, high = int(spec.low), max(int(spec.high), int(spec.low) + 1)
+            return torch.randint(low, high, spec.shape, generator=generator).to(dtype)
+        if dtype.is_floating_point:
+            return torch.randn(spec.shape, generator=generator).to(dtype)
+        return torch.randint(0, 2, spec.shape, generator=generator).to(dtype)
 
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         run: Run = recording.handle

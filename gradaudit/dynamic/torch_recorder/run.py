@@ -23,18 +23,10 @@ from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
 from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
-from gradaudit.errors import CheckError
+from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import Edge, Node, Sink, Tape
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
-
-
-class UserError(CheckError):
-    """The loss itself raised; `cause` is its exception."""
-
-    def __init__(self, message: str, cause: BaseException) -> None:
-        super().__init__(message)
-        self.cause = cause
 
 
 @dataclass(slots=True)
@@ -91,7 +83,16 @@ class Run:
         return self._recording(node, grads)
 
     def _assign(self) -> dict[str, str]:
-        return self.roles.assign({owned.name: owned.others for owned in self.reach.owned.values()})
+        return self.roles.assign({owned.name: self._spellings(owned) for owned in self.reach.owned.values()})
+
+    def _spellings(self, owned: Owned) -> list[str]:
+        """Other names that patterns may use: an alias of the object a method belongs to, or none at all."""
+        spellings = list(owned.others)
+        for name in (owned.name, *owned.others):
+            head, _, rest = name.partition(".")
+            for alias in self.call.aliases.get(head, ()):
+                spellings.append(f"{alias}.{rest}" if alias else rest)
+        return spellings
 
     def _recording(self, loss: Node, grads: _Gradients) -> Recording:
         self._name_nodes()
@@ -295,7 +296,7 @@ def _call_user(call: LossCall) -> Any:
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        raise UserError(f"`{call.target}` raised {type(error).__name__}: {error}", error) from error
+        raise UserCodeError(f"`{call.target}` raised {type(error).__name__}: {error}", error) from error
 
 
 def _check_number(loss: torch.Tensor) -> None:

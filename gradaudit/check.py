@@ -1,0 +1,190 @@
+"""The check pipeline: a loss -> one recorded run -> rules -> findings, each tried with a stop at its cut."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from gradaudit import dynamic
+from gradaudit.dynamic import target as targets
+from gradaudit.dynamic.case import Case, cases_of, numbers, words
+from gradaudit.dynamic.inputs import gather
+from gradaudit.dynamic.judgement import Judgement
+from gradaudit.dynamic.judging import judge
+from gradaudit.dynamic.proof import prove
+from gradaudit.dynamic.recording import Group, LossCall, Proof, Recorder, Recording
+from gradaudit.dynamic.roles import Roles
+from gradaudit.finding import SEVERITIES, Finding
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What check says of one loss. `proofs[i]` belongs to `findings[i]`."""
+
+    target: str
+    framework: str
+    loss: float
+    groups: list[Group]
+    findings: list[Finding]
+    proofs: list[Proof | None]
+    notes: list[str] = field(default_factory=list)
+    recording: Recording | None = None
+    judgements: list[Judgement] = field(default_factory=list)
+
+    def fails(self, threshold: str = "warning") -> bool:
+        """Whether a finding is at or above `threshold` (a severity or "never")."""
+        if threshold == "never":
+            return False
+        return any(SEVERITIES.index(one.severity) >= SEVERITIES.index(threshold) for one in self.findings)
+
+    @property
+    def ok(self) -> bool:
+        return not self.fails()
+
+    def __str__(self) -> str:
+        from gradaudit.report import check_text
+
+        return check_text.render(self)
+
+
+class LeakError(AssertionError):
+    """`assert_no_leak` found something; `report` says what."""
+
+    def __init__(self, report: CheckReport) -> None:
+        super().__init__("\n" + str(report))
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beside the target."""
+
+    inputs: str = ""
+    specs: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
+    argnums: tuple[int, ...] | None = None
+    framework: str = ""
+    app_dir: str = ""
+    factory: str = ""
+    seed: int | None = None
+
+
+def check_target(text: str, options: Options) -> list[CheckReport]:
+    """Audit `module:function`: once, or once for each case that stands beside it."""
+    seed = options.seed or 0
+    loaded = targets.load(text, options.app_dir, options.factory, seed)
+    found = cases_of(loaded.function) or (Case(),)
+    return [check_case(loaded, one, options) for one in found]
+
+
+def check_case(target: targets.Target, case: Case, options: Options) -> CheckReport:
+    """Audit one loss under one case; what the command line says wins over the case."""
+    seed = case.seed if options.seed is None else options.seed
+    framework = options.framework or case.framework
+    recorder: Recorder | None = dynamic.recorder(framework) if framework else None
+
+    def make(spec: Any, number: int) -> Any:
+        maker = recorder or dynamic.choose(LossCall(target.text, target.function, scope=target.scope))
+        return maker.make_input(spec, number)
+
+    arguments = gather(target, options.inputs, options.specs, case.inputs, make, seed, options.app_dir)
+    call = LossCall(
+        target=target.text + (f" [{case.name}]" if case.name else ""),
+        function=target.function,
+        args=arguments.args,
+        kwargs=arguments.kwargs,
+        names=arguments.names,
+        scope=target.scope,
+        aliases=target.aliases,
+        roots=target.roots,
+        argnums=options.argnums if options.argnums is not None else case.argnums,
+        framework=framework,
+        seed=seed,
+    )
+    return audit(call, Roles(options.frozen or case.frozen, options.trained or case.trained), recorder)
+
+
+def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> CheckReport:
+    """Record, judge, prove."""
+    recorder = recorder or dynamic.choose(call)
+    recording = recorder.record(call, roles)
+    judgements = judge(recording)
+    proved = [prove(recorder, recording, judgement) for judgement in judgements]
+    return CheckReport(
+        target=call.target,
+        framework=recording.framework,
+        loss=recording.value,
+        groups=recording.groups,
+        findings=[judgement.finding for judgement, _ in proved],
+        proofs=[proof for _, proof in proved],
+        notes=recording.notes,
+        recording=recording,
+        judgements=[judgement for judgement, _ in proved],
+    )
+
+
+def check(
+    loss_fn: Callable[..., Any] | str,
+    inputs: Any = None,
+    *,
+    frozen: str | Iterable[str] = (),
+    trained: str | Iterable[str] = (),
+    argnums: int | Iterable[int] | None = None,
+    framework: str = "",
+    seed: int = 0,
+) -> CheckReport:
+    """Audit a loss in this process and return the report.
+
+    `inputs`: a tuple of positional arguments, a dict of keyword arguments, one argument, or a function that gives one
+    of these. `frozen` and `trained` are patterns over the dotted names of parameters; they bind. Raises CheckError where
+    the loss cannot be audited.
+    """
+    if isinstance(loss_fn, str):
+        target = targets.load(loss_fn, seed=seed)
+    else:
+        name = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
+        module = getattr(loss_fn, "__module__", None) or "?"
+        target = targets.describe(f"{module}:{name}", loss_fn)
+    beside = cases_of(target.function)
+    known = beside[0] if beside else Case()
+    case = Case(
+        known.inputs if inputs is None else inputs,
+        words(frozen) or known.frozen,
+        words(trained) or known.trained,
+        known.argnums if argnums is None else numbers(argnums),
+        framework or known.framework,
+        seed=seed,
+    )
+    return check_case(target, case, Options())
+
+
+def assert_no_leak(
+    loss_fn: Callable[..., Any] | str, inputs: Any = None, *, fail_on: str = "warning", **options: Any
+) -> CheckReport:
+    """`check`, and LeakError (an AssertionError with the report as its text) if there is a finding."""
+    report = check(loss_fn, inputs, **options)
+    if report.fails(fail_on):
+        raise LeakError(report)
+    return report
+
+
+def reports_of(paths: Sequence[str], options: Options) -> Iterator[CheckReport]:
+    """Every case in the files below `paths`."""
+    from gradaudit.dynamic.collect import collect
+
+    for target, one in collect(paths, options.app_dir, options.seed or 0):
+        yield check_case(target, one, options)
+
+
+class _CallableModule(ModuleType):
+    """`gradaudit.check` is this module and the function of that name: whoever imports the one has the other."""
+
+    def __call__(self, *args: Any, **options: Any) -> CheckReport:
+        return check(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
