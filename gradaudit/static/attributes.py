@@ -1,0 +1,361 @@
+"""Attributes: of instances and their classes, of unknowns, modules, library names and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.static.classes import is_stub
+from gradaudit.static.machine import Machine
+from gradaudit.static.values import (
+    MISSING,
+    Bound,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Instance,
+    Mapping,
+    ModuleValue,
+    OptimizerValue,
+    Parameters,
+    Sequence,
+    Super,
+    Transformed,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import Edge, Node
+
+CONSTANT_ATTRIBUTES = frozenset({
+    "shape", "device", "dtype", "ndim", "requires_grad", "is_cuda", "grad_fn", "is_leaf", "names", "layout", "nbytes",
+})  # fmt: skip
+MODULE_METHODS = frozenset({
+    "parameters", "named_parameters", "state_dict", "load_state_dict", "train", "eval", "to", "cuda", "cpu", "apply",
+    "requires_grad_", "register_buffer", "register_parameter", "add_module", "modules", "children", "named_modules",
+    "named_children", "double", "float", "half", "bfloat16", "share_memory", "buffers", "named_buffers", "init", "bind",
+    "zero_grad", "trainable_variables", "trainable_weights", "variables", "weights", "get_weights", "set_weights",
+    "param", "variable", "tabulate", "__call__", "register_forward_hook", "register_module", "get_parameter", "copy",
+    "lazy_init", "init_with_output", "sow", "perturb", "has_variable", "is_initializing", "get_variable", "manual_backward",
+    "optimizers", "log", "log_dict", "toggle_optimizer", "untoggle_optimizer", "clip_gradients", "save_hyperparameters",
+    "lr_schedulers", "compile",
+})  # fmt: skip
+NETWORK_METHODS = frozenset({
+    "parameters", "state_dict", "load_state_dict", "named_parameters", "trainable_variables", "trainable_weights",
+    "requires_grad_", "get_weights", "set_weights", "zero_grad",
+})  # fmt: skip
+MAX_PATH = 8
+
+
+class Attributes(Machine):
+    def get_attribute(self, value: Any, name: str) -> Any:
+        if isinstance(value, Node):
+            return self._of_tensor(value, name)
+        if isinstance(value, Instance):
+            return self._of_instance(value, name)
+        if isinstance(value, Unknown):
+            return self._of_unknown(value, name)
+        if isinstance(value, External):
+            return External(f"{value.path}.{name}")
+        if isinstance(value, ModuleValue):
+            return self._of_module(value, name)
+        if isinstance(value, ClassValue):
+            return self._of_class(value, name)
+        if isinstance(value, Super):
+            return self._of_super(value, name)
+        if isinstance(value, Union):
+            return self._of_union(value, name)
+        if isinstance(value, Sequence) and value.names and name in value.names:
+            position = value.names.index(name)
+            return value.items[position] if position < len(value.items) else Unknown(name)
+        if isinstance(value, Mapping) and name in value.entries and name not in ("items", "keys", "values", "get", "pop"):
+            return value.entries[name]
+        if isinstance(value, OptimizerValue) and name in value.attrs:
+            return value.attrs[name]
+        if isinstance(value, Function) and name in ("__name__", "__qualname__"):
+            return Const(value.name)
+        return Bound(value, name)
+
+    # -- tensors -----------------------------------------------------------------------------------------------------
+    def _of_tensor(self, node: Node, name: str) -> Any:
+        if name in CONSTANT_ATTRIBUTES:
+            return Unknown(name)
+        if name == "data":
+            return self.stop(self.current(node), ".data")
+        if name == "grad":
+            return Unknown("grad")
+        if node.leaf is not None and node.leaf.kind == "arg" and self.hints.models.method("Tensor", name) is None:
+            return self.part_of_leaf(node, name)
+        if name in ("T", "mT", "H", "real", "imag"):
+            return self.node("reshape", [Edge(self.current(node))], detail="." + name)
+        return Bound(self.current(node), name)
+
+    def part_of_leaf(self, node: Node, key: object) -> Any:
+        """An entry of a differentiated argument that is a struct: a leaf of its own."""
+        parts = self.leaf_parts.setdefault(node, {})
+        if key not in parts:
+            assert node.leaf is not None
+            owner = self.leaf_networks.get(node)
+            if owner is None:
+                from gradaudit.tape import Network
+
+                owner = self.leaf_networks[node] = Network(node.leaf.name, "", node.leaf.owner)
+            keys, self.loop_keys = self.loop_keys, node.loops
+            made = self.leaf("arg", str(key), owner)
+            self.loop_keys = keys
+            parts[key] = made
+            for group in self.differentiated_groups:
+                if node in group:
+                    group.add(made)
+        return parts[key]
+
+    leaf_parts: dict[Node, dict[object, Node]]
+    leaf_networks: dict[Node, Any]
+    differentiated_groups: list[set[Node]]
+
+    # -- instances ---------------------------------------------------------------------------------------------------
+    def _of_instance(self, instance: Instance, name: str) -> Any:
+        value = self.fetch(instance.attrs, name)
+        if value is not MISSING:
+            return value
+        cls = instance.cls
+        if cls is None:
+            if name in ("weight", "bias") and instance.leaf is not None:
+                return instance.leaf
+            return Bound(instance, name)
+        if self.is_record(cls):
+            return self._of_record(instance, cls, name)
+        found, owner = self.member(cls, name)
+        if found is not MISSING:
+            return self._member_bind(instance, found, owner, name)
+        annotation = self.annotation_of(cls, name)
+        if annotation is not None:
+            made = Unknown(name, instance, annotation)
+            instance.attrs[name] = made
+            return made
+        if name == "__class__":
+            return cls
+        if name == "__dict__":
+            return Mapping(instance.attrs)
+        if self.is_module(instance) and name in MODULE_METHODS or name in ("_replace", "replace"):
+            return Bound(instance, name)
+        if self.has_foreign_base(cls) and name in ("_fields", "_asdict"):
+            return Bound(instance, name)
+        getter, owner = self.member(cls, "__getattr__")
+        if isinstance(getter, Function) and not name.startswith("__"):
+            result = self.call_function(getter.bind(instance, owner), [Const(name)], {})
+            if not isinstance(result, Unknown):
+                return result
+        made = Unknown(name, instance)
+        instance.attrs[name] = made
+        return made
+
+    def has_foreign_base(self, cls: ClassValue) -> bool:
+        return any(isinstance(base, External) for base in self.mro(cls))
+
+    def _of_record(self, instance: Instance, cls: ClassValue, name: str) -> Any:
+        found, _ = self.member(cls, name)
+        if isinstance(found, Function):
+            return Bound(instance, name)
+        made = Unknown(name, instance)
+        instance.attrs[name] = made
+        return made
+
+    def _member_bind(self, instance: Instance, found: Any, owner: ClassValue | None, name: str) -> Any:
+        if isinstance(found, Function):
+            kinds = decorators_of(found.node)
+            if "property" in kinds or "cached_property" in kinds:
+                return self.call_function(found.bind(instance, owner), [], {})
+            if "staticmethod" in kinds:
+                return found
+            return found.bind(instance.cls if "classmethod" in kinds else instance, owner)  # type: ignore[arg-type]
+        if isinstance(found, Const) and isinstance(found.value, (bool, int, float)):
+            return self.hyper(instance.attrs, name, found)
+        if isinstance(found, Const) and found.value is None:
+            annotation = self.annotation_of(instance.cls, name)  # type: ignore[arg-type]
+            if annotation is not None:
+                made = Unknown(name, instance, annotation)
+                instance.attrs[name] = made
+                return made
+        return found
+
+    def hyper(self, container: dict[Any, Any], name: str, constant: Const) -> Any:
+        """A number or switch that is stored in an object is a hyper-parameter: its value is only the default."""
+        made = Unknown(name)
+        made.default = constant.value
+        container[name] = made
+        return made
+
+    # -- unknowns ----------------------------------------------------------------------------------------------------
+    def _of_unknown(self, unknown: Unknown, name: str) -> Any:
+        if unknown.annotation is not None and unknown.instance is None:
+            self.materialise(unknown)
+        if unknown.instance is not None:
+            return self.get_attribute(unknown.instance, name)
+        value = self.fetch(unknown.attrs, name)
+        if value is not MISSING:
+            return value
+        if name in NETWORK_METHODS:
+            return Bound(unknown, name)
+        if name in ("get", "pop", "to", "cuda", "cpu", "train", "eval", "items", "keys", "values", "float"):
+            return Bound(unknown, name)
+        if unknown.node is not None and self.hints.models.method("Tensor", name) is not None:
+            return Bound(unknown.node, name)
+        made = Unknown(name, unknown)
+        if _depth(unknown) > MAX_PATH:
+            return unknown
+        unknown.attrs[name] = made
+        return made
+
+    # -- modules, classes, super, unions -----------------------------------------------------------------------------
+    def _of_module(self, value: ModuleValue, name: str) -> Any:
+        found = self.module_name(value.module, name)
+        if found is not MISSING:
+            return found
+        if value.module.file.endswith("__init__.py"):
+            import os
+
+            folder = os.path.dirname(value.module.file)
+            for part in (os.path.join(folder, name + ".py"), os.path.join(folder, name, "__init__.py")):
+                if os.path.isfile(part):
+                    inner = self.files.module(part)
+                    if inner is not None:
+                        return ModuleValue(inner)
+        return Unknown(name)
+
+    def _of_class(self, cls: ClassValue, name: str) -> Any:
+        found, owner = self.member(cls, name)
+        if isinstance(found, Function):
+            return found.bind(cls, owner) if "classmethod" in decorators_of(found.node) else _unbound(found, owner)
+        if found is not MISSING:
+            return found
+        if name == "__name__":
+            return Const(cls.name)
+        for base in self.mro(cls):
+            if isinstance(base, External) and base.tail in ("Function",) and name == "apply":
+                return Transformed(cls, "autograd_function")
+        return Bound(cls, name) if name in ("_make", "create") else Unknown(name)
+
+    def _of_super(self, value: Super, name: str) -> Any:
+        instance = value.self_value
+        cls = instance.cls if isinstance(instance, Instance) and instance.cls is not None else value.cls
+        if isinstance(instance, ClassValue):
+            cls = instance
+        found, owner = self.member(cls, name, after=value.cls)
+        if isinstance(found, Function):
+            if "property" in decorators_of(found.node):
+                return self.call_function(found.bind(instance, owner), [], {})
+            return found.bind(instance, owner)
+        if found is not MISSING:
+            return found
+        return Bound(value, name)
+
+    def _of_union(self, value: Union, name: str) -> Any:
+        from gradaudit.tape import ALWAYS
+
+        parts = [(self.get_attribute(part, name), ALWAYS) for part in informed(value.alternatives)]
+        joined = self.join(parts)
+        return Unknown(name) if joined is MISSING else joined
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+    def set_attribute(self, value: Any, name: str, new: Any) -> None:
+        if isinstance(value, Union):
+            for part in value.alternatives:
+                self.set_attribute(part, name, new)
+        elif isinstance(value, Unknown):
+            if value.annotation is not None and value.instance is None:
+                self.materialise(value)
+            if value.instance is not None:
+                self.set_attribute(value.instance, name, new)
+            elif name == "requires_grad":
+                self.freeze([self.network_leaf(value)], new)
+            else:
+                self.put(value.attrs, name, self._stored(new, name))
+        elif isinstance(value, Instance):
+            self._set_on_instance(value, name, new)
+        elif isinstance(value, Parameters) and name == "requires_grad":
+            self.freeze(list(value.leaves), new)
+        elif isinstance(value, Parameters) and name == "data":
+            self.parameter_write(list(value.leaves), new, "copy")
+        elif isinstance(value, Node):
+            if name == "requires_grad":
+                self.freeze([value], new)
+            elif name == "data":
+                self.parameter_write([value], new, "copy")
+        elif isinstance(value, ClassValue):
+            self.put(value.attrs, name, new)
+        elif isinstance(value, OptimizerValue):
+            self.put(value.attrs, name, new)
+        elif isinstance(value, Mapping):
+            self.put(value.entries, name, new)
+
+    def _set_on_instance(self, instance: Instance, name: str, new: Any) -> None:
+        if instance.cls is not None and instance.cls.members is not None:
+            setter = self._setter(instance.cls, name)
+            if setter is not None:
+                self.call_function(setter.bind(instance, instance.cls), [new], {})
+                return
+        if isinstance(new, Unknown) and new.instance is None and instance.cls is not None and new.annotation is None:
+            annotation = self.annotation_of(instance.cls, name)
+            if annotation is not None:
+                new.annotation = annotation
+        self.adopt(instance, name, new)
+        self.put(instance.attrs, name, self._stored(new, name))
+
+    def _setter(self, cls: ClassValue, name: str) -> Function | None:
+        import ast
+
+        for base in self.mro(cls):
+            if isinstance(base, ClassValue):
+                for statement in base.node.body:
+                    if isinstance(statement, ast.FunctionDef) and statement.name == name:
+                        if "setter" in decorators_of(statement):
+                            return Function(statement, base.module, base.scope, None, base)
+        return None
+
+    def _stored(self, new: Any, name: str) -> Any:
+        if isinstance(new, Const) and isinstance(new.value, (bool, int, float)):
+            made = Unknown(name)
+            made.default = new.value
+            return made
+        return new
+
+def _unbound(function: Function, owner: ClassValue | None) -> Function:
+    made = Function(function.node, function.module, function.scope, None, owner)
+    made.grad = function.grad
+    return made
+
+
+def _depth(unknown: Unknown) -> int:
+    depth = 0
+    parent = unknown.parent
+    while isinstance(parent, Unknown):
+        depth += 1
+        parent = parent.parent
+    return depth
+
+
+def decorators_of(node: Any) -> frozenset[str]:
+    """The last names of a function's decorators."""
+    found = getattr(node, "_decorators", None)
+    if found is None:
+        names = set()
+        for decorator in getattr(node, "decorator_list", ()):
+            head = getattr(decorator, "func", decorator)
+            names.add(getattr(head, "attr", getattr(head, "id", "")))
+        found = node._decorators = frozenset(names)
+    return found
+
+
+def informed(alternatives: tuple[Any, ...]) -> list[Any]:
+    """Of several values, those that are understood, if any are; `None` has no attributes."""
+    known = [
+        part
+        for part in alternatives
+        if isinstance(part, (Instance, ClassValue, Function, OptimizerValue, Node, Mapping, Sequence))
+        or (isinstance(part, Unknown) and part.annotation is not None)
+    ]
+    rest = [part for part in alternatives if not isinstance(part, Const)]
+    return (known or rest)[:4]
+
+
+__all__ = ["Attributes", "decorators_of", "informed", "is_stub"]

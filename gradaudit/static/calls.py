@@ -1,0 +1,312 @@
+"""Calls: who is called, binding of arguments, entering functions of the project, and what an unknown call gives."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from gradaudit.static.attributes import informed
+from gradaudit.static.classes import is_stub
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.state import DEPTH, EVALUATIONS, RECURSION, Scope
+from gradaudit.static.values import (
+    MISSING,
+    NONE,
+    Bound,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    GradMode,
+    Gradient,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Parameters,
+    Partial,
+    Sequence,
+    Super,
+    Transformed,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Call, Edge, Frame, Node
+
+NO_RESULT_IN = frozenset({
+    "step", "reset", "sample", "get", "add", "append", "push", "store", "insert", "put", "record", "log", "info", "debug",
+    "warning", "close", "render", "seed", "add_scalar", "add_text", "write", "update_stats", "print", "save", "load",
+    "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
+    "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
+})  # fmt: skip
+ENTRY_UNTYPED = "entry"
+
+
+class Calls(Machine):
+    def call(self, function: Any, args: Args, keywords: Keywords, extra: Any = None) -> Any:
+        handler = CALLEES.get(type(function))
+        if handler is not None:
+            return handler(self, function, args, keywords, extra)
+        if isinstance(function, Node):
+            edges = [Edge(function)] + [Edge(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
+            return self.node("call", edges[:40])
+        return self.call_unknown("?", args, keywords)
+
+    def _call_function(self, function: Function, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return self.call_function(function, args, keywords, extra=extra)
+
+    def _call_class(self, cls: ClassValue, args: Args, keywords: Keywords, extra: Any) -> Any:
+        if is_named_tuple(cls, self):
+            return self._named_tuple(cls, args, keywords)
+        if len(self.stack) > DEPTH or self.stack.count(cls.node) >= RECURSION:
+            return Unknown(cls.name, annotation=None)
+        self.stack.append(cls.node)
+        try:
+            return self.instantiate(cls, args, keywords)
+        finally:
+            self.stack.pop()
+
+    def _named_tuple(self, cls: ClassValue, args: Args, keywords: Keywords) -> Any:
+        names = [name for name, _, _ in self.fields(cls)]
+        items = [
+            args[i] if i < len(args) else keywords.get(name, NONE) for i, name in enumerate(names)
+        ]
+        made = Sequence(items)
+        made.names = tuple(names)
+        return made
+
+    def _call_instance(self, instance: Instance, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return self.call_module(instance, args, keywords)
+
+    def _bound(self, bound: Bound, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return self.call_method(bound.receiver, bound.name, args, keywords)
+
+    def _call_external(self, function: External, args: Args, keywords: Keywords, extra: Any) -> Any:
+        if extra is not None and not args:
+            args = [extra]
+        return self.call_external(function.path, args, keywords)
+
+    def _partial(self, partial: Partial, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return self.call(partial.function, [*partial.args, *args], {**partial.keywords, **keywords}, extra)
+
+    def _gradient(self, gradient: Gradient, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return self.call_gradient(gradient, args, keywords)
+
+    def _call_union(self, union: Union, args: Args, keywords: Keywords, extra: Any) -> Any:
+        at = self.line_node
+        results = []
+        for part in most_derived(informed(union.alternatives), self):
+            self.line_node = at
+            results.append((self.call(part, args, keywords, extra), ALWAYS))
+        joined = self.join(results)
+        return Unknown("result") if joined is MISSING else joined
+
+    def _call_super(self, value: Super, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return NONE
+
+    def _transformed(self, value: Transformed, args: Args, keywords: Keywords, extra: Any) -> Any:
+        return self.call_transformed(value, args, keywords)
+
+    def _call_grad_mode(self, mode: GradMode, args: Args, keywords: Keywords, extra: Any) -> Any:
+        """`torch.no_grad()(f)`: the function with gradient switched off."""
+        if args and isinstance(args[0], Function):
+            made = args[0].bind(args[0].self_value, args[0].owner)  # type: ignore[arg-type]
+            made.grad = "on" if mode.mode == "on" else "off"
+            return made
+        return args[0] if args else NONE
+
+    # -- functions of the project ------------------------------------------------------------------------------------
+    def call_function(
+        self, function: Function, args: Args, keywords: Keywords, entry: bool = False, extra: Any = None
+    ) -> Any:
+        node = function.node
+        if function.owner is not None and function.self_value is not None and is_stub(node):
+            receiver = function.self_value
+            if self.is_module(receiver):
+                return self.call_module_opaquely(receiver, args, keywords)
+            return self.call_unknown(function.name, args, keywords)
+        if len(self.stack) > DEPTH or self.stack.count(node) >= RECURSION or self.evaluations > EVALUATIONS:
+            return self.call_unknown(function.name, args, keywords)
+        self.called.add(node)
+        self.uncalled.pop(node, None)
+        scope = Scope(function.scope, function.module, function.name)
+        scope.assumed_at_entry = frozenset(self.assumed)
+        if function.owner is not None:
+            scope.cls, scope.self_value = function.owner, function.self_value
+        if function.self_value is not None:
+            args = [function.self_value, *args]
+            scope.self_value = function.self_value
+        self._bind_arguments(function, scope, args, keywords, entry, extra)
+        return self._run(function, scope)
+
+    def _run(self, function: Function, scope: Scope) -> Any:
+        node = function.node
+        saved = (self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site)
+        assumed = dict(self.assumed)
+        if function.name != "<lambda>":
+            self.call_site = Call(self.location(), function.name, self.call_site)
+            self.function = _qualified(function)
+        self.stack.append(node)
+        journal, mark = self.journal, len(self.journal or ())
+        self.file = function.module.display
+        if function.grad:
+            self.grad_on, self.grad_guard = function.grad == "on", ALWAYS
+        try:
+            if isinstance(node, ast.Lambda):
+                return self.settle(self.evaluate(node.body, scope))
+            self.block(node.body, scope)
+        finally:
+            self.stack.pop()
+            self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site = saved
+            self.assumed = assumed
+            if journal is not None and journal is self.journal and not scope.captured:
+                journal[mark:] = [entry for entry in journal[mark:] if entry[0] is not scope.vars]  # its locals are gone
+        if scope.yields:
+            made = Sequence((), self.element(Sequence(scope.yields[:12])), "generator")
+            return made
+        if len(scope.returns) == 1:
+            return scope.returns[0][0]
+        if not scope.returns:
+            return NONE
+        return self.join(scope.returns[:12], "return")
+
+    def _bind_arguments(
+        self, function: Function, scope: Scope, args: Args, keywords: Keywords, entry: bool, extra: Any
+    ) -> None:
+        spec = function.node.args
+        positional = [*spec.posonlyargs, *spec.args]
+        first_default = len(positional) - len(spec.defaults)
+        bind = scope.vars
+        for index, parameter in enumerate(positional):
+            name = parameter.arg
+            if index < len(args):
+                bind[name] = args[index]
+            elif name in keywords:
+                bind[name] = keywords[name]
+            else:
+                default = spec.defaults[index - first_default] if index >= first_default else None
+                bind[name] = self._missing(parameter, default, function, entry, extra)
+        for parameter, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True):
+            name = parameter.arg
+            if name in keywords:
+                bind[name] = keywords[name]
+            else:
+                bind[name] = self._missing(parameter, default, function, entry, extra)
+        if spec.vararg is not None:
+            rest = Unknown(spec.vararg.arg) if entry else extra
+            bind[spec.vararg.arg] = Sequence(args[len(positional) :], rest)
+        if spec.kwarg is not None:
+            names = {parameter.arg for parameter in (*positional, *spec.kwonlyargs)}
+            rest = extra if extra is not None else Unknown(spec.kwarg.arg) if entry else None
+            bind[spec.kwarg.arg] = Mapping({key: value for key, value in keywords.items() if key not in names}, rest)
+
+    def _missing(self, parameter: ast.arg, default: ast.expr | None, function: Function, entry: bool, extra: Any) -> Any:
+        if entry:
+            return self.entry_argument(parameter, default, function)
+        if extra is not None:
+            annotation = self.class_from_annotation(parameter.annotation, function.scope)
+            if isinstance(extra, Unknown) and annotation is None:
+                return self.get_attribute(extra, parameter.arg)
+            return Unknown(parameter.arg, annotation=annotation)
+        if default is not None:
+            return self.evaluate(default, function.scope)
+        return Unknown(parameter.arg, annotation=self.class_from_annotation(parameter.annotation, function.scope))
+
+    def entry_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
+        """An argument of a function that nobody calls: its default is only what happens unless someone asks."""
+        annotation = self.class_from_annotation(parameter.annotation, function.scope)
+        made = Unknown(parameter.arg, annotation=annotation)
+        if default is not None and annotation is None:
+            value = self.evaluate(default, function.scope)
+            if isinstance(value, Const):
+                if isinstance(value.value, (bool, int, float, str, type(None))):
+                    made.default = value.value
+                    made.parameter = isinstance(value.value, bool)
+                    if made.parameter:
+                        self._declare(made, parameter, function)
+                    return made if value.value is not None or not parameter.annotation else made
+            return value if not isinstance(value, Unknown) else made
+        made.parameter = _is_flag(parameter.annotation)
+        return made
+
+    def _declare(self, made: Unknown, parameter: ast.arg, function: Function) -> None:
+        """A flag's symbol stands where the function declares it."""
+        file, self.file = self.file, function.module.display
+        where, self.line_node = self.line_node, parameter
+        self.symbol(f"u{made.key}", made.name, made.default, True)
+        self.file, self.line_node = file, where
+
+    # -- what is not understood --------------------------------------------------------------------------------------
+    def _call_unknown(self, function: Unknown, args: Args, keywords: Keywords, extra: Any) -> Any:
+        if function.annotation is not None and function.instance is None:
+            self.materialise(function)
+        if function.instance is not None:
+            return self.call(function.instance, args, keywords, extra)
+        return self.call_object(function, args, keywords)
+
+    def call_unknown(self, name: str, args: Args, keywords: Keywords, receiver: list[Node] | None = None) -> Any:
+        """Gradient passes from what is computed and given to the result; without any it is a new unknown."""
+        nodes: dict[Node, None] = dict.fromkeys(receiver or ())
+        for value in (*args, *keywords.values()):
+            nodes.update(dict.fromkeys(self.nodes_of(value)))
+        if any(is_computed(node) for node in nodes):
+            return self.node("call", [Edge(node) for node in list(nodes)[:40]], detail=name)
+        made = Unknown(name)
+        made.call = True
+        return made
+
+
+def is_computed(node: Node) -> bool:
+    """Not merely an input or a constant."""
+    return node.op != "const" and (node.leaf is None or node.leaf.kind in ("param", "arg"))
+
+
+def most_derived(values: list[Any], machine: Machine) -> list[Any]:
+    """Of several classes, or instances of classes, those whose subclass is not among them too."""
+    classes = [value for value in values if isinstance(value, ClassValue)]
+    if len(classes) < 2:
+        return values[:3]
+    kept = []
+    for value in values:
+        if isinstance(value, ClassValue) and any(
+            other is not value and any(base is value for base in machine.mro(other)) for other in classes
+        ):
+            continue
+        kept.append(value)
+    return kept[:3]
+
+
+def is_named_tuple(cls: ClassValue, machine: Machine) -> bool:
+    return any(isinstance(base, External) and base.tail in ("NamedTuple",) for base in machine.mro(cls))
+
+
+def _is_flag(annotation: ast.expr | None) -> bool:
+    return isinstance(annotation, ast.Name) and annotation.id == "bool"
+
+
+def _qualified(function: Function) -> str:
+    return f"{function.owner.name}.{function.name}" if function.owner is not None else function.name
+
+
+def _constant(self: Any, function: Any, args: Args, keywords: Keywords, extra: Any) -> Any:
+    return Unknown("result")
+
+
+CALLEES: dict[type, Any] = {
+    Function: Calls._call_function,
+    ClassValue: Calls._call_class,
+    Instance: Calls._call_instance,
+    Bound: Calls._bound,
+    External: Calls._call_external,
+    Partial: Calls._partial,
+    Gradient: Calls._gradient,
+    Union: Calls._call_union,
+    Super: Calls._call_super,
+    Transformed: Calls._transformed,
+    GradMode: Calls._call_grad_mode,
+    Unknown: Calls._call_unknown,
+    Const: _constant,
+    Parameters: _constant,
+    OptimizerValue: _constant,
+}
+
+__all__ = ["NO_RESULT_IN", "Calls", "Frame"]

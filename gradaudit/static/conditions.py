@@ -1,0 +1,118 @@
+"""Conditions: what is known of their truth, and the literals that hold in either branch.
+
+An unknown that decides a branch becomes a symbol, known by its identity: the same configuration field tested twice is
+the same symbol, whatever the variable is called.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from gradaudit.static.machine import Machine
+from gradaudit.static.state import Scope
+from gradaudit.static.values import (
+    MISSING,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Sequence,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Guard
+
+Condition = tuple[bool | None, Guard, Guard]
+OPEN: Condition = (None, ALWAYS, ALWAYS)
+
+
+class Conditions(Machine):
+    def test(self, expression: ast.expr, scope: Scope) -> Condition:
+        if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.Not):
+            truth, when_true, when_false = self.test(expression.operand, scope)
+            return (None if truth is None else not truth), when_false, when_true
+        return self.condition_of(self.settle(self.evaluate(expression, scope)))
+
+    def condition_of(self, value: Any) -> Condition:
+        truth = self.truth(value)
+        if truth is not None:
+            return truth, ALWAYS, ALWAYS
+        if not isinstance(value, Unknown):
+            return OPEN
+        flag = value.flag_of
+        if isinstance(flag, tuple):
+            if flag[0] == "not":
+                truth, when_true, when_false = self.condition_of(flag[1])
+                return (None if truth is None else not truth), when_false, when_true
+            if flag[0] in ("and", "or"):
+                return self._compound(flag[0], flag[1])
+            if flag[0] == "compare":
+                return self._comparison(value, flag[1], flag[2], flag[3])
+        if value.call and value.default is MISSING:
+            return OPEN
+        default = value.default if value.default is not MISSING else None
+        return self._literal(f"u{value.key}", value.name, bool(default) if isinstance(default, (bool, int)) else None, value)
+
+    def _literal(self, key: str, name: str, default: object, value: Unknown) -> Condition:
+        assumed = self.assumed.get(key)
+        if assumed is not None:
+            return assumed, ALWAYS, ALWAYS
+        self.symbol(key, name, default, value.parameter)
+        return None, frozenset({(key, True)}), frozenset({(key, False)})
+
+    def _comparison(self, value: Unknown, kind: str, left: Any, right: Any) -> Condition:
+        if not isinstance(left, Unknown):
+            left, right = right, left
+        if not isinstance(left, Unknown) or not isinstance(right, Const) or kind not in ("Eq", "NotEq", "Is", "IsNot"):
+            if isinstance(left, Unknown) and isinstance(right, Const):
+                return self._literal(f"u{left.key} {kind} {right.value!r}", left.name, None, left)
+            return OPEN
+        default = None
+        if left.default is not MISSING:
+            default = left.default == right.value
+        truth, when_true, when_false = self._literal(f"u{left.key} == {right.value!r}", left.name, default, left)
+        if kind in ("NotEq", "IsNot"):
+            return (None if truth is None else not truth), when_false, when_true
+        return truth, when_true, when_false
+
+    def _compound(self, kind: str, parts: tuple[Any, ...]) -> Condition:
+        conditions = [self.condition_of(part) for part in parts]
+        truths = [condition[0] for condition in conditions]
+        deciding = kind == "or"
+        if deciding in truths:
+            return deciding, ALWAYS, ALWAYS
+        open_ones = [condition for condition in conditions if condition[0] is None]
+        if not open_ones:
+            return (not deciding), ALWAYS, ALWAYS
+        if len(open_ones) == 1:
+            return open_ones[0]
+        if kind == "and":
+            return None, frozenset().union(*(condition[1] for condition in open_ones)), ALWAYS
+        return None, ALWAYS, frozenset().union(*(condition[2] for condition in open_ones))
+
+    def truth(self, value: Any) -> bool | None:
+        if isinstance(value, Const):
+            return bool(value.value)
+        if isinstance(value, Unknown):
+            assumed = self.assumed.get(f"u{value.key}")
+            if assumed is not None:
+                return assumed
+            if value.instance is not None:
+                return True
+            return None
+        if isinstance(value, Sequence):
+            if value.items:
+                return True
+            return False if value.rest is None and value.kind == "tuple" else None
+        if isinstance(value, Mapping):
+            return True if value.known() else None
+        if isinstance(value, (Instance, Function, ClassValue, OptimizerValue, External)):
+            return True
+        if isinstance(value, Union):
+            answers = {self.truth(part) for part in value.alternatives}
+            return answers.pop() if len(answers) == 1 else None
+        return None

@@ -1,0 +1,211 @@
+"""Where losses are differentiated: backward, jax.grad and its kin, tapes, minimize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.values import (
+    MISSING,
+    NONE,
+    Const,
+    Function,
+    Gradient,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Parameters,
+    Partial,
+    Sequence,
+    Transformed,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import Node, Optimizer, Sink
+
+
+class Differentiation(Machine):
+    differentiated_groups: list[set[Node]]
+    tapes: int
+
+    def backward(self, loss: Any, kind: str = "backward", differentiated: Any = None) -> None:
+        """A sink. `differentiated`: what the gradient is taken for (None: everything that requires it)."""
+        if isinstance(loss, Sequence) and loss.items:
+            for part in loss.items:
+                self.backward(part, kind, differentiated)
+            return
+        if isinstance(loss, (Const, Function)) or loss is MISSING:
+            return
+        if isinstance(loss, Unknown) and loss.node is None and loss.instance is None:
+            self.event("backward", sink=self.make_sink(self.tensor(loss), kind, None))
+            return
+        leaves = None
+        if differentiated is not None and not (isinstance(differentiated, Const) and differentiated.value is None):
+            found = self.parameters_of(differentiated)
+            leaves = frozenset(found) if found else None
+        self.event("backward", sink=self.make_sink(self.tensor(loss), kind, leaves))
+
+    def make_sink(self, loss: Node, kind: str, differentiated: frozenset[Node] | None) -> Sink:
+        made = Sink(
+            loss, kind, self.location(), self.tick(), differentiated, None, self.loop_keys,
+            frozenset(self.assumed.items()), self.function,
+        )  # fmt: skip
+        self.sinks.append(made)
+        return made
+
+    def minimize(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> None:
+        """TF1/Keras: `optimizer.minimize(loss, var_list)`."""
+        loss = args[0]
+        if isinstance(loss, Function):
+            loss = self.call(loss, [], {})
+        variables = keywords.get("var_list", args[1] if len(args) > 1 else None)
+        self.backward(loss, "minimize", variables)
+
+    # -- jax ---------------------------------------------------------------------------------------------------------
+    def call_gradient(self, gradient: Gradient, args: Args, keywords: Keywords) -> Any:
+        """Enter the function with fresh leaves for the differentiated arguments; everything else is constant."""
+        gradient.called = True
+        function = gradient.function
+        argnums = gradient.argnums if gradient.argnums is not None else (0,)
+        group: set[Node] = set()
+        fresh: list[Any] = []
+        for index, value in enumerate(args):
+            if index in argnums or index - len(args) in argnums:
+                fresh.append(self._differentiable(value, _parameter_name(function, index), group))
+            else:
+                fresh.append(self.strip(value))
+        passed = {}
+        for key, value in keywords.items():
+            named = key in argnums or any(_parameter_name(function, i) == key for i in argnums if isinstance(i, int))
+            passed[key] = self._differentiable(value, key, group) if named else self.strip(value)
+        self.differentiated_groups.append(group)
+        at = self.line_node
+        saved, self.grad_on = self.grad_on, True
+        try:
+            result = self.call(function, fresh, passed)
+        finally:
+            self.grad_on = saved
+            self.differentiated_groups.pop()
+        self.line_node = at
+        return self._gradient_result(gradient, result, group, argnums)
+
+    def _gradient_result(self, gradient: Gradient, result: Any, group: set[Node], argnums: Any) -> Any:
+        loss, aux = result, None
+        if isinstance(result, Sequence) and result.items and (gradient.has_aux or len(result.items) == 2):
+            loss, aux = result.items[0], result.items[1] if len(result.items) > 1 else NONE
+        elif gradient.has_aux and isinstance(result, Node):
+            loss = self.get_item(result, Const(0))
+            aux = self.get_item(result, Const(1))
+        if group and not isinstance(loss, (Const, Function, Unknown)):
+            sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
+            self.gradient_sinks.append((sink, group))
+            self.event("backward", sink=sink)
+        grads: Any = Unknown("grads")
+        if isinstance(argnums, tuple) and len(argnums) > 1:
+            grads = Sequence([Unknown("grads") for _ in argnums])
+        value = self.strip(loss)
+        extra = self.strip(aux) if aux is not None else None
+        if gradient.style in ("vjp", "linearize"):
+            return Sequence([value, Unknown("pullback"), *([extra] if extra is not None else [])])
+        if gradient.style == "jvp":
+            return Sequence([value, Unknown("tangents")])
+        if gradient.with_value:
+            return Sequence([Sequence([value, extra]) if gradient.has_aux else value, grads])
+        return Sequence([grads, extra]) if gradient.has_aux else grads
+
+    gradient_sinks: list[tuple[Sink, set[Node]]]
+
+    def _differentiable(self, value: Any, name: str, group: set[Node]) -> Any:
+        if isinstance(value, Mapping):
+            return Mapping({key: self._differentiable(part, str(key), group) for key, part in value.entries.items()})
+        if isinstance(value, Sequence) and value.items:
+            names = value.names or tuple(f"{name}[{index}]" for index in range(len(value.items)))
+            made = Sequence([self._differentiable(v, n, group) for v, n in zip(value.items, names, strict=False)])
+            made.names, made.kind = value.names, value.kind
+            return made
+        if isinstance(value, Instance):
+            return self._differentiable_instance(value, group)
+        leaf = self.leaf("arg", name)
+        group.add(leaf)
+        return leaf
+
+    def _differentiable_instance(self, value: Instance, group: set[Node]) -> Instance:
+        """A module (equinox, nnx) or a struct: a copy whose parameters are the leaves; the frame stays its own."""
+        if self.is_module(value):
+            group.update(self.parameters_of(value))
+            return value
+        made = Instance(value.cls, name=value.network.name)
+        for key, part in value.attrs.items():
+            made.attrs[key] = self._differentiable(part, str(key), group) if isinstance(part, (Node, Unknown, Mapping, Sequence)) else part
+        return made
+
+    def strip(self, value: Any, depth: int = 0) -> Any:
+        """The value as a constant, containers and structs included."""
+        if isinstance(value, Node):
+            if value.op in ("const", "stop") or value.leaf is not None and value.leaf.kind in ("input", "const"):
+                return value
+            return self.stop(self.current(value), "constant")
+        if depth > 4:
+            return value
+        if isinstance(value, Sequence):
+            made = Sequence(
+                [self.strip(part, depth + 1) for part in value.items],
+                self.strip(value.rest, depth + 1) if value.rest is not None else None,
+                value.kind,
+            )
+            made.names = value.names
+            return made
+        if isinstance(value, Mapping):
+            return Mapping({key: self.strip(part, depth + 1) for key, part in value.entries.items()})
+        if isinstance(value, Union):
+            return Union(tuple(self.strip(part, depth + 1) for part in value.alternatives))
+        if isinstance(value, Instance) and not self.is_module(value) and value.cls is not None:
+            made_instance = Instance(value.cls, name=value.network.name)
+            made_instance.attrs = {key: self.strip(part, depth + 1) for key, part in value.attrs.items()}
+            return made_instance
+        return value
+
+    def stop_value(self, value: Any) -> Any:
+        """`stop_gradient(x)`: a stop of every tensor in x."""
+        if isinstance(value, Node):
+            return self.stop(self.current(value), "stop_gradient")
+        if isinstance(value, Unknown):
+            return self.stop(self.tensor(value), "stop_gradient") if value.node is not None else value
+        if isinstance(value, (Sequence, Mapping, Union, Instance)):
+            return self._stop_parts(value)
+        return value
+
+    def _stop_parts(self, value: Any) -> Any:
+        if isinstance(value, Sequence):
+            rest = self.stop_value(value.rest) if value.rest is not None else None
+            made = Sequence([self.stop_value(part) for part in value.items], rest, value.kind)
+            made.names = value.names
+            return made
+        if isinstance(value, Mapping):
+            return Mapping({key: self.stop_value(part) for key, part in value.entries.items()})
+        if isinstance(value, Union):
+            return Union(tuple(self.stop_value(part) for part in value.alternatives))
+        if self.is_module(value):
+            made_module = self.clone(value)
+            for leaf in self.parameters_of(made_module):
+                self.put(self.frozen, leaf, True)
+            return made_module
+        return self.strip(value)
+
+    frozen: dict[Any, Any]
+
+
+def _parameter_name(function: Any, index: Any) -> str:
+    if isinstance(function, Partial):
+        return _parameter_name(function.function, index + len(function.args) if isinstance(index, int) else index)
+    if isinstance(function, Transformed):
+        return _parameter_name(function.function, index)
+    if isinstance(function, Function) and isinstance(index, int):
+        names = [argument.arg for argument in (*function.node.args.posonlyargs, *function.node.args.args)]
+        index += 1 if function.self_value is not None else 0
+        if index < len(names):
+            return names[index]
+    return f"argument {index}"
+
+
+__all__ = ["Differentiation", "OptimizerValue", "Parameters"]

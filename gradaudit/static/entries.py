@@ -1,0 +1,310 @@
+"""Where execution starts: scripts, classes with training methods, functions that differentiate, library functions."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from gradaudit.static.files import Module
+from gradaudit.static.interpreter import Interpreter
+from gradaudit.static.state import OutOfBudget, Scope
+from gradaudit.static.values import (
+    MISSING,
+    Bound,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Gradient,
+    Instance,
+    Mapping,
+    Partial,
+    Sequence,
+    Unknown,
+)
+from gradaudit.tape import Node, Tape
+
+SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "GradientTape", "manual_backward", "filter_grad",
+                             "filter_value_and_grad", "vjp", "linearize"})  # fmt: skip
+RETURNED_LOSSES = {"LightningModule": ("training_step",), "Trainer": ("compute_loss",)}
+LIBRARY_STATEMENTS = 400
+
+
+class Entries:
+    """The entries of one file, one after the other, each a tape."""
+
+    def __init__(self, run: Interpreter, module: Module) -> None:
+        self.run = run
+        self.module = module
+        self.scope: Scope = run.module_scope(module)
+        self.tapes: list[Tape] = []
+        self.problems: list[str] = []
+        self.references: dict[ast.AST, tuple[set[str], bool]] = {}
+
+    def record(self) -> list[Tape]:
+        run, module = self.run, self.module
+        run.main_file = module.file
+        run.called = set()
+        self._entry("<script>", self._script)
+        for statement in module.tree.body:
+            if isinstance(statement, ast.ClassDef):
+                self._class_entry(statement)
+        for statement in module.tree.body:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement not in run.called:
+                self._function_entry(statement)
+        return self.tapes
+
+    # -- one entry ---------------------------------------------------------------------------------------------------
+    def _entry(self, name: str, execute: Any) -> None:
+        run = self.run
+        run.start(self.module.framework)
+        run.file, run.function = self.module.display, ""
+        try:
+            execute()
+            run.reset_control()
+            run.file = self.module.display
+            self._leftovers()
+        except OutOfBudget:
+            pass
+        except RecursionError:
+            self.problems.append(f"{self.module.display}: {name} is nested too deeply to be followed")
+        except Exception as error:  # noqa: BLE001 - lint never fails on a file that it cannot understand
+            import os
+
+            if os.environ.get("GRADAUDIT_DEBUG"):
+                raise
+            self.problems.append(f"{self.module.display}: {name} could not be followed ({type(error).__name__}: {error})")
+        run.reset_control()
+        run.finish_sinks()
+        if run.sinks or run.events:
+            self.tapes.append(run.tape(self.module.framework, name, self.module.display))
+
+    def _leftovers(self) -> None:
+        """Gradients and closures that were made and not called: an update function that the caller gets."""
+        run = self.run
+        for _ in range(3):
+            waiting = [gradient for gradient in run.gradients if not gradient.called]
+            for gradient in waiting:
+                gradient.called = True
+                run.call_gradient(gradient, self._unknown_arguments(gradient.function), {})
+            closures = [made for node, made in run.uncalled.items() if self._reaches_sink(node)]
+            for closure in closures:
+                if closure.node not in run.called:
+                    run.file = closure.module.display
+                    run.call_function(closure, [], {}, entry=True)
+            if not waiting and not closures:
+                return
+
+    def _unknown_arguments(self, function: Any) -> list[Any]:
+        if isinstance(function, Partial):
+            return self._unknown_arguments(function.function)[len(function.args) :]
+        if isinstance(function, Function):
+            spec = function.node.args
+            names = [*spec.posonlyargs, *spec.args][1 if function.self_value is not None else 0 :]
+            return [self.run.entry_argument(parameter, None, function) for parameter in names]
+        return [Unknown("params"), Unknown("batch")]
+
+    def _script(self) -> None:
+        self.run.block(self.module.tree.body, self.scope)
+
+    # -- classes -----------------------------------------------------------------------------------------------------
+    def _class_entry(self, statement: ast.ClassDef) -> None:
+        cls = self.run.module_name(self.module, statement.name)
+        if not isinstance(cls, ClassValue) or cls.node is not statement:
+            cls = ClassValue(statement, self.module, self.scope)
+        try:
+            roots = self._roots(cls)
+            returned = self._returned_losses(cls)
+        except (OutOfBudget, RecursionError):
+            return
+        if roots or returned:
+            self._entry(cls.name, lambda: self._drive(cls, roots, returned))
+
+    def _drive(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
+        """Make an instance and call its roots, twice: what one stored, another may read the next time."""
+        run = self.run
+        instance = run.instantiate(cls, [], {}, entry=True)
+        if not isinstance(instance, Instance):
+            return
+        instance.network.name = instance.network.name or ""
+        for _ in range(2):
+            for name in roots:
+                run.evaluations = 0
+                self._call_member(instance, cls, name)
+            for name in returned:
+                run.evaluations = 0
+                self._training_step(instance, cls, name)
+
+    def _call_member(self, instance: Instance, cls: ClassValue, name: str) -> Any:
+        method, owner = self.run.member(cls, name)
+        if isinstance(method, Function):
+            bound = method if _is_static(method) else method.bind(instance, owner)
+            self.run.file = method.module.display
+            return self.run.call_function(bound, [], {}, entry=True)
+        if isinstance(method, (Gradient, Partial)):
+            return None
+        return None
+
+    def _training_step(self, instance: Instance, cls: ClassValue, name: str) -> None:
+        """A framework differentiates what this returns and steps the optimizers that were configured."""
+        run = self.run
+        result = self._call_member(instance, cls, name)
+        if isinstance(result, Sequence) and result.items:
+            result = result.items[0]
+        if isinstance(result, Mapping):
+            result = result.entries.get("loss", MISSING)
+        if isinstance(result, Node):
+            optimizers = run.lightning_optimizers(instance) if name == "training_step" else None
+            run.backward(result, "return")
+            parts = optimizers.items if isinstance(optimizers, Sequence) else [optimizers]
+            for part in parts:
+                if part is not None and hasattr(part, "optimizer"):
+                    run.call_method(part, "step", [], {})
+                    run.call_method(part, "zero_grad", [], {})
+
+    def _returned_losses(self, cls: ClassValue) -> list[str]:
+        found = []
+        for base in self.run.mro(cls):
+            if isinstance(base, External):
+                for tail, names in RETURNED_LOSSES.items():
+                    if base.tail == tail or tail == "Trainer" and base.tail.endswith("Trainer"):
+                        found += [name for name in names if isinstance(self.run.member(cls, name)[0], Function)]
+        return list(dict.fromkeys(found))
+
+    def _roots(self, cls: ClassValue) -> list[str]:
+        """The methods that reach a sink and that no other such method calls."""
+        methods: dict[str, list[ast.AST]] = {}
+        for base in self.run.mro(cls):
+            if isinstance(base, ClassValue):
+                for statement in base.node.body:
+                    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                        methods.setdefault(statement.name, []).append(statement)
+        refers: dict[str, set[str]] = {}
+        reaches: set[str] = set()
+        for name, nodes in methods.items():
+            refers[name] = set()
+            for node in nodes:
+                names, sink = self._references(node)
+                refers[name] |= names & methods.keys()
+                if sink:
+                    reaches.add(name)
+            refers[name].discard(name)
+        growing = True
+        while growing:
+            growing = False
+            for name in methods:
+                if name not in reaches and refers[name] & reaches:
+                    reaches.add(name)
+                    growing = True
+        roots = [
+            name
+            for name in methods
+            if name in reaches
+            and not any(name in refers[other] for other in reaches if other != name)
+            and (not name.startswith("__") or name == "__call__")
+        ]
+        return roots or [name for name in methods if name in reaches and name != "__init__"][:3]
+
+    def _references(self, function: ast.AST) -> tuple[set[str], bool]:
+        """The methods that a function names on self or super, and whether it differentiates something itself."""
+        known = self.references.get(function)
+        if known is None:
+            names: set[str] = set()
+            sink = False
+            for node in ast.walk(function):
+                if isinstance(node, ast.Attribute):
+                    owner = node.value
+                    if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
+                        names.add(node.attr)
+                    elif isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super":
+                        names.add(node.attr)
+                    sink = sink or _differentiates(node)
+                elif isinstance(node, ast.Name) and node.id in ("value_and_grad", "vjp", "GradientTape"):
+                    sink = True
+            known = self.references[function] = (names, sink)
+        return known
+
+    def _reaches_sink(self, node: ast.AST) -> bool:
+        return self._references(node)[1]
+
+    # -- functions ---------------------------------------------------------------------------------------------------
+    def _function_entry(self, statement: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        value = self.run.module_name(self.module, statement.name)
+        while isinstance(value, Partial):
+            value = value.function
+        if isinstance(value, Gradient):
+            gradient = value
+            self._entry(statement.name, lambda: self.run.call_gradient(gradient, self._unknown_arguments(gradient.function), {}))
+            return
+        if not isinstance(value, Function) or value.node is not statement:
+            value = Function(statement, self.module, self.scope)
+        function = value
+        if self._reaches_sink(statement):
+            self._entry(statement.name, lambda: self.run.call_function(function, [], {}, entry=True))
+        elif not statement.name.startswith("__") and _computes(statement):
+            self._entry(statement.name, lambda: self._library_function(function))
+
+    def _library_function(self, function: Function) -> None:
+        """Nobody calls it: it is judged by its arguments, each a leaf; what it returns is the sink."""
+        run = self.run
+        keywords: dict[str, Any] = {}
+        spec = function.node.args
+        parameters = [*spec.posonlyargs, *spec.args]
+        defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
+        for parameter, default in [*zip(parameters, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]:
+            keywords[parameter.arg] = self._library_argument(parameter, default, function)
+        run.line_node = function.node
+        result = run.settle(run.call_function(function, [], keywords))
+        run.line_node = function.node
+        run.file, run.function = self.module.display, function.name
+        parts = result.items if isinstance(result, Sequence) and result.items else [result]
+        for part in parts[:6]:
+            for node in run.nodes_of(part)[:4]:
+                if node.leaf is None:
+                    run.make_sink(node, "library", None)
+
+    def _library_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
+        run = self.run
+        annotation = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
+        if default is not None or any(word in annotation for word in ("Callable", "bool", "str", "int")):
+            made = run.entry_argument(parameter, default, function)
+            if default is not None and isinstance(default, ast.Constant) and default.value is None and "Array" in annotation:
+                return run.leaf("arg", parameter.arg)
+            return made
+        if run.class_from_annotation(parameter.annotation, function.scope) is not None:
+            return run.entry_argument(parameter, default, function)
+        run.line_node = parameter
+        run.file = self.module.display
+        return run.leaf("arg", parameter.arg)
+
+
+def _differentiates(node: ast.Attribute) -> bool:
+    if node.attr in SINK_ATTRIBUTES:
+        return True
+    owner = node.value
+    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    if node.attr == "grad":
+        return name in ("jax", "autograd", "nnx", "eqx", "hk")
+    return node.attr in ("step", "apply_gradients") and "optim" in name.lower()
+
+
+def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Has arguments and arithmetic or calls: worth being judged as a library function."""
+    arguments = statement.args
+    if not (arguments.args or arguments.posonlyargs or arguments.kwonlyargs):
+        return False
+    size = 0
+    works = False
+    for node in ast.walk(statement):
+        size += 1
+        works = works or isinstance(node, ast.BinOp)
+        if size > LIBRARY_STATEMENTS * 20:
+            return False
+    return works
+
+
+def _is_static(function: Function) -> bool:
+    return any(getattr(decorator, "id", "") == "staticmethod" for decorator in getattr(function.node, "decorator_list", ()))
+
+
+__all__ = ["Bound", "Const", "Entries"]

@@ -1,0 +1,71 @@
+"""What the project as a whole tells about names: what is used as a network, which classes derive from which."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from gradaudit.models import Models
+from gradaudit.static.files import Files
+
+AS_NETWORK = re.compile(
+    r"(\w+)(?:\[[^\]]*\])?\s*\.\s*(?:parameters|named_parameters|state_dict|load_state_dict|trainable_variables|trainable_weights)\b"
+)
+NETWORK_WORDS = re.compile(
+    r"(net(work)?s?|actor|critic|policy|model|encoder|decoder|extractor|predictor|projector|learner|agent|teacher|student"
+    r"|^q|qf|vf|q_?func|v_?func|backbone|discriminator|generator|critics?|q_?funcs)_?\d*(_?(target|tgt|old|online|local|ema|ref))?_?\d*$"
+    r"|^(target|online|old|ref)_?(q|v|net|network|model|actor|critic|policy)",
+    re.IGNORECASE,
+)
+NEVER_NETWORKS = re.compile(
+    r"(optim|lr|loss|class|kwargs|batch|buffer|_fn$|update|_path|config|cfg|freq|dim|size|_obs|obs_|action|std|name|state$"
+    r"|output|_out$|_id|count|step|type|dir$|file|param|key)",
+    re.IGNORECASE,
+)
+SUBCLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
+
+
+class Hints:
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.models = Models.load(("torch", "jax", "tensorflow"))
+        self._used_as_network: dict[str, set[str]] = {}
+        self._subclasses: dict[str, dict[str, list[tuple[str, str]]]] = {}
+        self._named: dict[str, bool] = {}
+        self._seen = 0
+        self._names: set[str] = set()
+
+    def is_network_name(self, name: str) -> bool:
+        """Is anything of this name asked for its parameters in a file that was read, or named like a network?"""
+        if len(self.files.texts) != self._seen:
+            for file in list(self.files.texts)[self._seen :]:
+                text = self.files.texts[file]
+                if text:
+                    self._names.update(AS_NETWORK.findall(text))
+            self._seen = len(self.files.texts)
+        if name in self._names:
+            return name not in ("self", "cls", "module")
+        known = self._named.get(name)
+        if known is None:
+            known = self._named[name] = bool(NETWORK_WORDS.search(name)) and not NEVER_NETWORKS.search(name)
+        return known
+
+    def subclasses(self, name: str, file: str) -> list[tuple[str, str]]:
+        """(class, file) of those in the project whose bases name `name`."""
+        root = self.files.root(file)
+        if root not in self._subclasses:
+            self._subclasses[root] = self._index(root)
+        return self._subclasses[root].get(name, [])
+
+    def _index(self, root: str) -> dict[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for file in self.files.python_files(root):
+            text = self.files.text(file)
+            if not text:
+                continue
+            for match in SUBCLASS.finditer(text):
+                for base in re.split(r"[,\[\]]", match.group(2)):
+                    last = base.strip().rsplit(".", 1)[-1]
+                    if last:
+                        found.setdefault(last, []).append((match.group(1), os.path.abspath(file)))
+        return found

@@ -1,0 +1,73 @@
+"""The interpreter: all its parts together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.static.attributes import Attributes
+from gradaudit.static.builtin import Builtin
+from gradaudit.static.calls import Calls
+from gradaudit.static.classes import Classes
+from gradaudit.static.conditions import Conditions
+from gradaudit.static.differentiation import Differentiation
+from gradaudit.static.expressions import Expressions
+from gradaudit.static.files import Files
+from gradaudit.static.hints import Hints
+from gradaudit.static.items import Items
+from gradaudit.static.joins import Joins
+from gradaudit.static.library import Library
+from gradaudit.static.methods import Methods
+from gradaudit.static.names import Names
+from gradaudit.static.networks import Networks
+from gradaudit.static.statements import Statements
+from gradaudit.static.tensors import Tensors
+from gradaudit.static.values import Gradient
+from gradaudit.tape import Node, Sink
+
+
+class Interpreter(
+    Expressions,
+    Conditions,
+    Statements,
+    Joins,
+    Names,
+    Classes,
+    Attributes,
+    Items,
+    Calls,
+    Builtin,
+    Library,
+    Methods,
+    Tensors,
+    Networks,
+    Differentiation,
+):
+    """Executes text with abstract values and writes a tape."""
+
+    def __init__(self, files: Files) -> None:
+        super().__init__(files)
+        self.hints = Hints(files)
+        self.frozen: dict[Any, Any] = {}
+        self.leaf_parts: dict[Node, dict[object, Node]] = {}
+        self.leaf_networks: dict[Node, Any] = {}
+        self.differentiated_groups: list[set[Node]] = []
+        self.gradient_sinks: list[tuple[Sink, set[Node]]] = []
+        self.gradients: list[Gradient] = []
+        self.current_framework = ""
+
+    def start(self, framework: str) -> None:
+        """Begin an entry: a fresh tape, a fresh heap of parameters."""
+        self.begin_entry()
+        self.current_framework = framework
+        self.frozen = {}
+        self.leaf_parts = {}
+        self.leaf_networks = {}
+        self.differentiated_groups = []
+        self.gradient_sinks = []
+        self.gradients = []
+        self.uncalled = {}
+
+    def finish_sinks(self) -> None:
+        """Leaves of a differentiated struct appear as its entries are used: a sink's set is complete at the end."""
+        for sink, group in self.gradient_sinks:
+            sink.differentiated = frozenset(group)

@@ -1,0 +1,245 @@
+"""Indexing and iteration, of containers and of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.static.machine import Machine
+from gradaudit.static.values import (
+    MISSING,
+    Bound,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Instance,
+    Mapping,
+    Parameters,
+    Sequence,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Edge, Node
+
+ONE_BY_ONE = 6  # items of a known sequence are gone through one by one up to this many
+
+
+class Items(Machine):
+    def get_item(self, value: Any, index: Any, text: str = "") -> Any:
+        if isinstance(value, Node):
+            return self._of_tensor_item(value, index, text)
+        if isinstance(value, Sequence):
+            return self._of_sequence(value, index)
+        if isinstance(value, Mapping):
+            return self._of_mapping(value, index)
+        if isinstance(value, Unknown):
+            return self._of_unknown_item(value, index)
+        if isinstance(value, Instance):
+            return self._of_instance_item(value, index)
+        if isinstance(value, Union):
+            joined = self.join([(self.get_item(part, index, text), ALWAYS) for part in value.alternatives])
+            return Unknown("item") if joined is MISSING else joined
+        if isinstance(value, (External, ClassValue)):  # a generic class with its parameters
+            return value
+        if isinstance(value, Const) and isinstance(index, Const):
+            try:
+                return Const(value.value[index.value])  # type: ignore[index]
+            except Exception:  # noqa: BLE001 - any failure of the user's own indexing: not known
+                return Unknown("item")
+        return Unknown("item")
+
+    def _of_tensor_item(self, node: Node, index: Any, text: str) -> Any:
+        node = self.current(node)
+        if node.leaf is not None and node.leaf.kind == "arg" and isinstance(index, Const) and isinstance(index.value, str):
+            return self.part_of_leaf(node, index.value)
+        edges = [Edge(node)]
+        edges += [self.index_edge(part) for part in self.nodes_of(index)[:4] if part is not node]
+        detail = f"[{index.value!r}]" if isinstance(index, Const) else text or "[?]"
+        name = index.value if isinstance(index, Const) and isinstance(index.value, str) else ""
+        made = self.node("getitem", edges, detail=detail, name=name)
+        self.bases[made] = self.bases.get(node, node)
+        return made
+
+    def _of_sequence(self, value: Sequence, index: Any) -> Any:
+        if isinstance(index, Const):
+            if isinstance(index.value, int) and not isinstance(index.value, bool):
+                if -len(value.items) <= index.value < len(value.items) and (value.rest is None or index.value >= 0):
+                    return value.items[index.value]
+            elif isinstance(index.value, slice) and value.rest is None:
+                made = Sequence(value.items[index.value], None, value.kind)
+                return made
+        if isinstance(index, Unknown) and index.name == "slice" or isinstance(index, Const):
+            if isinstance(index, Unknown) or isinstance(index.value, slice):
+                return value
+        return self.element(value)
+
+    def _of_mapping(self, value: Mapping, index: Any) -> Any:
+        if isinstance(index, Const):
+            try:
+                found = self.fetch(value.entries, index.value)
+            except TypeError:
+                found = MISSING
+            if found is not MISSING:
+                return found
+            rest = value.rest
+            if isinstance(rest, Unknown) and isinstance(index.value, str):
+                return self.get_attribute(rest, index.value)
+            if rest is not None:
+                return rest
+            return Unknown(str(index.value))
+        joined = self.join([(part, ALWAYS) for part in value.entries.values()])
+        return Unknown("item") if joined is MISSING else joined
+
+    def _of_unknown_item(self, value: Unknown, index: Any) -> Any:
+        if value.annotation is not None and value.instance is None:
+            self.materialise(value)
+        if value.instance is not None:
+            return self.get_item(value.instance, index)
+        text_key = isinstance(index, Const) and isinstance(index.value, str)
+        if value.node is not None and value.node in self.versions and not text_key:
+            return self._of_tensor_item(value.node, index, "")  # it was written to by index: a buffer
+        key: Any = "[]"
+        name = value.name
+        if isinstance(index, Const) and isinstance(index.value, (str, int)):
+            key = index.value if isinstance(index.value, str) else f"[{index.value}]"
+            name = key if isinstance(index.value, str) else value.name
+        found = self.fetch(value.attrs, key)
+        if found is MISSING:
+            found = Unknown(name, value)
+            found.marks = value.marks if not isinstance(index, Const) or isinstance(index.value, int) else frozenset()
+            value.attrs[key] = found
+        return found
+
+    def _of_instance_item(self, value: Instance, index: Any) -> Any:
+        if value.children is not None:
+            return self.get_item(value.children, index)
+        if value.cls is None:
+            return Unknown("item")
+        if self.is_record(value.cls):
+            if isinstance(index, Const) and isinstance(index.value, str):
+                return self.get_attribute(value, index.value)
+            return value
+        method, owner = self.member(value.cls, "__getitem__")
+        if isinstance(method, Function):
+            return self.call_function(method.bind(value, owner), [index], {})
+        if isinstance(index, Const):
+            if isinstance(index.value, str):
+                return self.get_attribute(value, index.value)
+            if isinstance(index.value, int) and not self.is_module(value) and value.attrs:
+                parts = list(value.attrs.values())
+                if -len(parts) <= index.value < len(parts):
+                    return parts[index.value]
+        found = value.attrs.get("[]")
+        if found is None:
+            found = value.attrs["[]"] = Unknown("item", value)
+        return found
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+    def set_item(self, value: Any, index: Any, new: Any, text: str = "") -> None:
+        if isinstance(value, Node):
+            self.write_in_place(value, "store", self.nodes_of(new))
+        elif isinstance(value, Mapping):
+            if isinstance(index, Const):
+                self.put(value.entries, index.value, new)
+            else:
+                old = value.rest
+                self.put(value.entries, MISSING, new if old is None else self.join([(old, ALWAYS), (new, ALWAYS)]))
+        elif isinstance(value, Sequence):
+            self._set_in_sequence(value, index, new)
+        elif isinstance(value, Unknown):
+            self._set_in_unknown(value, index, new)
+        elif isinstance(value, Union):
+            for part in value.alternatives:
+                self.set_item(part, index, new)
+        elif isinstance(value, Instance):
+            self._set_in_instance(value, index, new)
+
+    def _set_in_sequence(self, value: Sequence, index: Any, new: Any) -> None:
+        items = value.items
+        if isinstance(index, Const) and isinstance(index.value, int) and -len(items) <= index.value < len(items):
+            changed = list(items)
+            changed[index.value] = new
+            self.put(value.cell, "items", tuple(changed))
+            return
+        if isinstance(new, Sequence) and isinstance(index, (Const, Unknown)) and getattr(index, "name", "") == "slice":
+            new = self.element(new)
+        rest = value.rest
+        self.put(value.cell, "rest", new if rest is None else self.join([(rest, ALWAYS), (new, ALWAYS)]))
+
+    def _set_in_unknown(self, value: Unknown, index: Any, new: Any) -> None:
+        if value.instance is not None:
+            self.set_item(value.instance, index, new)
+        elif isinstance(index, Const) and isinstance(index.value, str):
+            self.put(value.attrs, index.value, new)
+        elif self.nodes_of(new):
+            self.write_in_place(self.input_node(value), "store", self.nodes_of(new))
+            old = value.attrs.get("[]")
+            if old is not None and isinstance(new, Node):
+                self.put(value.attrs, "[]", self.join([(old, ALWAYS), (new, ALWAYS)]))
+
+    def _set_in_instance(self, value: Instance, index: Any, new: Any) -> None:
+        if value.children is not None:
+            self.set_item(value.children, index, new)
+        elif value.cls is not None:
+            if self.is_record(value.cls):
+                if isinstance(index, Const) and isinstance(index.value, str):
+                    self.put(value.attrs, index.value, new)
+                return
+            method, owner = self.member(value.cls, "__setitem__")
+            if isinstance(method, Function):
+                self.call_function(method.bind(value, owner), [index, new], {})
+            elif isinstance(index, Const) and isinstance(index.value, str):
+                self.put(value.attrs, index.value, new)
+
+    # -- iteration ---------------------------------------------------------------------------------------------------
+    def iterate(self, value: Any) -> tuple[list[Any], Any]:
+        """The items that are known one by one, and one value for any others (None: there are none)."""
+        if isinstance(value, Sequence):
+            if len(value.items) <= ONE_BY_ONE:
+                return list(value.items), value.rest
+            return [], self.element(value)
+        if isinstance(value, Mapping):
+            return [Const(key) for key in list(value.known())[:ONE_BY_ONE]], Unknown("key") if value.rest is not None else None
+        if isinstance(value, Instance) and value.children is not None:
+            return self.iterate(value.children)
+        if isinstance(value, Unknown) and value.instance is not None:
+            return self.iterate(value.instance)
+        return [], self.element(value)
+
+    def element(self, value: Any) -> Any:
+        """One value for any element."""
+        if isinstance(value, Sequence):
+            parts: list[tuple[Any, Any]] = [(part, ALWAYS) for part in value.items]
+            if value.rest is not None:
+                parts.append((value.rest, ALWAYS))
+            joined = self.join(parts)
+            return Unknown("element") if joined is MISSING else joined
+        if isinstance(value, Node):
+            return self._of_tensor_item(value, Unknown("index"), "[i]")
+        if isinstance(value, Parameters):
+            return Sequence((Unknown("name"), Parameters(value.leaves, value.complete))) if value.named else value
+        if isinstance(value, Mapping):
+            return Unknown("key")
+        if isinstance(value, Instance):
+            return self._element_of_instance(value)
+        if isinstance(value, Unknown):
+            return self._of_unknown_item(value, Unknown("index"))
+        if isinstance(value, Union):
+            return self.element(value.alternatives[0])
+        if isinstance(value, Bound) and isinstance(value.receiver, Node):
+            return self.element(value.receiver)
+        return Unknown("element")
+
+    def _element_of_instance(self, value: Instance) -> Any:
+        if value.children is not None:
+            return self.element(value.children)
+        if value.cls is not None:
+            if self.is_record(value.cls):
+                return value
+            for name in ("__iter__", "__getitem__"):
+                method, owner = self.member(value.cls, name)
+                if isinstance(method, Function):
+                    args = [] if name == "__iter__" else [Unknown("index")]
+                    result = self.call_function(method.bind(value, owner), args, {})
+                    return self.element(result) if name == "__iter__" and result is not value else result
+        return Unknown("element")

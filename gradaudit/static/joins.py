@@ -1,0 +1,225 @@
+"""Where branches meet: run each arm, undo it, join what they leave behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.static.machine import Machine
+from gradaudit.static.state import Scope
+from gradaudit.static.values import (
+    MISSING,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Parameters,
+    Sequence,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Guard, Node, join_guards
+
+OBJECTS = (Instance, Function, ClassValue, OptimizerValue, External, Parameters)
+MAX_ALTERNATIVES = 5
+GOES_ON = ""
+
+
+class Joins(Machine):
+    # -- values ------------------------------------------------------------------------------------------------------
+    def join(self, alternatives: list[tuple[Any, Guard]], detail: str = "") -> Any:
+        """One value for several, each with the literals under which it is the one."""
+        merged: list[tuple[Any, Guard]] = []
+        for value, guard in alternatives:
+            if value is MISSING or value is None:
+                continue
+            for index, (other, other_guard) in enumerate(merged):
+                if value is other or _same(value, other):
+                    merged[index] = (other, guard & other_guard)
+                    break
+            else:
+                merged.append((value, guard))
+        if not merged:
+            return MISSING
+        if len(merged) == 1:
+            return self._same_in_both(merged[0][0], alternatives, detail)
+        return self._join_distinct(merged, detail)
+
+    def _same_in_both(self, value: Any, alternatives: list[tuple[Any, Guard]], detail: str) -> Any:
+        """What both arms of a switch give is still recorded as a join: a switch that does nothing is worth knowing."""
+        if detail != "switch" or not isinstance(value, Node) or len(alternatives) != 2:
+            return value
+        guards = [guard for _, guard in alternatives]
+        data = value.leaf is not None and value.leaf.kind not in ("param", "arg")
+        if data or not all(guards) or join_guards(*guards) is not None:
+            return value
+        return self.phi([(value, guard) for guard in guards], detail, name=value.name)
+
+    def _join_distinct(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
+        if any(isinstance(value, Node) for value, _ in merged):
+            return self._join_tensors(merged, detail)
+        informative = [(v, g) for v, g in merged if not (isinstance(v, Const) and v.value is None)]
+        if len(informative) == 1:
+            value = informative[0][0]
+            return value if not isinstance(value, Const) else _unknown_of(merged)
+        values = [value for value, _ in informative]
+        first = values[0]
+        if all(isinstance(value, Sequence) for value in values):
+            return self._join_sequences(informative, detail)
+        if all(isinstance(value, Mapping) for value in values):
+            return self._join_mappings(informative, detail)
+        if all(isinstance(value, Const) for value in values):
+            return _unknown_of(merged)
+        if isinstance(first, Instance) and not self.is_module(first):
+            if all(isinstance(v, Instance) and v.cls is not None and v.cls is first.cls for v in values):
+                return self._join_instances(informative, detail)
+        return self._join_union(values)
+
+    def _join_tensors(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
+        sources: list[tuple[Node, Guard]] = []
+        objects = []
+        for value, guard in merged:
+            if isinstance(value, Const) and (value.value is None or isinstance(value.value, (str, bool))):
+                continue
+            if isinstance(value, OBJECTS) or isinstance(value, Union):
+                objects.append(value)
+            else:
+                node = self.current(value) if isinstance(value, Node) else self.tensor(value)
+                if all(node is not other for other, _ in sources):
+                    sources.append((node, guard))
+        if objects:
+            return self._join_union([*(node for node, _ in sources), *objects])
+        if len(sources) == 1:
+            return sources[0][0]
+        return self.phi(sources, detail, name=next((node.name for node, _ in sources if node.name), ""))
+
+    def _join_sequences(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
+        values = [value for value, _ in merged]
+        lengths = {len(value.items) for value in values}
+        rests = [(value.rest, guard) for value, guard in merged if value.rest is not None]
+        if len(lengths) == 1:
+            items = [
+                self.join([(value.items[i], guard) for value, guard in merged], detail) for i in range(lengths.pop())
+            ]
+            made = Sequence(items, self.join(rests, detail) if rests else None, values[0].kind)
+        else:
+            parts = [(item, guard) for value, guard in merged for item in value.items]
+            made = Sequence((), self.join(parts + rests, detail), values[0].kind)
+        made.names = values[0].names
+        return made
+
+    def _join_mappings(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
+        keys: dict[Any, None] = {}
+        for value, _ in merged:
+            keys.update(dict.fromkeys(value.entries))
+        return Mapping(
+            {key: self.join([(v.entries.get(key, MISSING), guard) for v, guard in merged], detail) for key in keys}
+        )
+
+    def _join_instances(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
+        first = merged[0][0]
+        made = Instance(first.cls, name=first.network.name)
+        keys: dict[Any, None] = {}
+        for value, _ in merged:
+            keys.update(dict.fromkeys(value.attrs))
+        for key in keys:
+            made.attrs[key] = self.join([(v.attrs.get(key, MISSING), guard) for v, guard in merged], detail)
+        return made
+
+    def _join_union(self, values: list[Any]) -> Any:
+        flat: list[Any] = []
+        for value in values:
+            for part in value.alternatives if isinstance(value, Union) else (value,):
+                if all(part is not other and not _same(part, other) for other in flat):
+                    flat.append(part)
+        return flat[0] if len(flat) == 1 else Union(tuple(flat[:MAX_ALTERNATIVES]))
+
+    # -- branches ----------------------------------------------------------------------------------------------------
+    def branches(self, arms: list[tuple[Any, Guard]], scope: Scope, detail: str = "") -> str:
+        """Run each arm (a callable that gives how it ended) under its literals, then join. How the whole ended."""
+        outer, assumed_before = self.journal, dict(self.assumed)
+        results: list[tuple[str, Guard, dict[Any, Any]]] = []
+        for run, literals in arms:
+            self.journal = []
+            self.assumed = {**assumed_before, **dict(literals)}
+            try:
+                ending = run()
+            except BaseException:
+                self.journal = outer if outer is None else outer + self.journal
+                raise
+            # what was assumed to get to the end of the arm holds where it joins
+            reached = literals if ending else literals | _news(self.assumed, assumed_before)
+            results.append((ending, reached, self.undo(self.journal)))
+        self.journal, self.assumed = outer, assumed_before
+        going_on = [result for result in results if result[0] == GOES_ON]
+        self._join_heap(results, going_on, scope, detail)
+        if not going_on:
+            endings = [ending for ending, _, _ in results if ending != "raise"]
+            return endings[0] if endings else "raise"
+        if len(going_on) == 1 and len(results) > 1:
+            self.assumed = {**assumed_before, **dict(going_on[0][1])}  # the other arm left: its negation holds from here
+        return GOES_ON
+
+    def _join_heap(self, results: list[Any], going_on: list[Any], scope: Scope, detail: str) -> None:
+        remaining = [result for result in results if result[0] != "raise"] or results
+        touched: dict[tuple[int, Any], tuple[Any, Any]] = {}
+        for _, _, final in remaining:
+            for mark, (container, key, _) in final.items():
+                touched.setdefault(mark, (container, key))
+        for mark, (container, key) in touched.items():
+            local = container is scope.vars
+            counted = going_on if local and going_on else remaining
+            if local and not going_on:
+                continue
+            old = container.get(key, MISSING)
+            alternatives = []
+            for _, guard, final in counted:
+                alternatives.append((final[mark][2] if mark in final else old, guard))
+            how = "switch" if any(guard for _, guard in alternatives) else detail
+            if isinstance(old, tuple):  # the items of a list
+                joined: Any = self._join_items(alternatives, how)
+            else:
+                joined = self.join(alternatives, how)
+            if joined is MISSING:
+                self.drop(container, key)
+            elif joined is not old:
+                self.put(container, key, joined)
+
+
+    def _join_items(self, alternatives: list[tuple[Any, Guard]], detail: str) -> tuple[Any, ...]:
+        """A list that grew in one arm has the item; which arm it was is not kept."""
+        length = max(len(items) for items, _ in alternatives)
+        return tuple(
+            self.join([(items[i] if i < len(items) else MISSING, guard) for items, guard in alternatives], detail)
+            for i in range(length)
+        )
+
+
+def _news(assumed: dict[str, bool], before: dict[str, bool]) -> Guard:
+    return frozenset((key, value) for key, value in assumed.items() if key not in before)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Const):
+        return type(first.value) is type(second.value) and bool(first.value == second.value)
+    if isinstance(first, Function):
+        return first.node is second.node and first.self_value is second.self_value and first.scope is second.scope
+    if isinstance(first, External):
+        return bool(first.path == second.path)
+    if isinstance(first, ClassValue):
+        return first.node is second.node
+    return False
+
+
+def _unknown_of(merged: list[tuple[Any, Guard]]) -> Any:
+    """Two constants: which of them is not known. `None` keeps the other one's default."""
+    made = Unknown("value")
+    made.call = True
+    return made
+
+
+__all__ = ["ALWAYS", "Joins", "join_guards"]

@@ -1,0 +1,400 @@
+"""Methods that the project's text does not define: of containers, networks, optimizers, unknown objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.static.calls import NO_RESULT_IN, is_computed
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.values import (
+    MISSING,
+    NONE,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Gradient,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Parameters,
+    Partial,
+    Sequence,
+    StateDict,
+    Super,
+    Transformed,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Edge, Node
+
+SAME_OBJECT = frozenset({
+    "to", "train", "eval", "cuda", "cpu", "float", "double", "half", "bfloat16", "share_memory", "requires_grad_",
+    "compile", "unwrap_model", "module",
+})  # fmt: skip
+PARAMETER_METHODS = frozenset({"parameters", "trainable_variables", "trainable_weights", "variables", "weights"})
+RECORD_SELVES = frozenset({"split", "values", "__iter__"})
+
+
+class Methods(Machine):
+    def call_method(self, receiver: Any, name: str, args: Args, keywords: Keywords) -> Any:
+        if isinstance(receiver, Node):
+            return self.tensor_method(receiver, name, args, keywords)
+        handler = RECEIVERS.get(type(receiver))
+        if handler is None:
+            return self.call_unknown(name, args, keywords, self.nodes_of(receiver))
+        return handler(self, receiver, name, args, keywords)
+
+    # -- containers --------------------------------------------------------------------------------------------------
+    def _on_sequence(self, seq: Sequence, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in ("append", "appendleft", "add", "push") and args:
+            self._append(seq, args[0])
+            return NONE
+        if name in ("extend", "extendleft", "update") and args:
+            other = args[0]
+            if isinstance(other, Sequence):
+                for item in other.items:
+                    self._append(seq, item)
+                if other.rest is not None:
+                    self._append_rest(seq, other.rest)
+            else:
+                self._append_rest(seq, self.element(other))
+            return NONE
+        if name == "insert" and len(args) > 1:
+            if self._growing(seq):
+                self._append_rest(seq, args[1])
+            else:
+                self.put(seq.cell, "items", (args[1], *seq.items))
+            return NONE
+        if name in ("clear",):
+            self.put(seq.cell, "items", ())
+            self.put(seq.cell, "rest", None)
+            return NONE
+        if name in ("pop", "popleft"):
+            return self.get_item(seq, args[0] if args else Const(-1 if name == "pop" else 0))
+        if name == "_replace":
+            made = Sequence(
+                [keywords.get(n, v) for n, v in zip(seq.names or (), seq.items, strict=False)] or seq.items, seq.rest
+            )
+            made.names = seq.names
+            return made
+        if name == "_asdict" and seq.names:
+            return Mapping(dict(zip(seq.names, seq.items, strict=False)))
+        if name == "copy":
+            return Sequence(seq.items, seq.rest, seq.kind)
+        if name in ("index", "count", "sort", "reverse", "remove", "discard"):
+            return NONE if name in ("sort", "reverse") else Unknown(name)
+        return self.call_unknown(name, args, keywords, self.nodes_of(seq))
+
+    def _growing(self, seq: Sequence) -> bool:
+        """Is this list older than a loop that we are in? Then it gets any number of such items."""
+        return bool(self.loops) and seq.time < self.loops[-1].start or len(seq.items) > 40
+
+    def _append(self, seq: Sequence, value: Any) -> None:
+        if self._growing(seq):
+            self._append_rest(seq, value)
+        else:
+            self.put(seq.cell, "items", (*seq.items, value))
+
+    def _append_rest(self, seq: Sequence, value: Any) -> None:
+        rest = seq.rest
+        self.put(seq.cell, "rest", value if rest is None else self.join([(rest, ALWAYS), (value, ALWAYS)]))
+
+    def _mapping(self, mapping: Mapping, name: str, args: Args, keywords: Keywords) -> Any:
+        if name == "items":
+            pairs = [Sequence((Const(key), value)) for key, value in mapping.known().items()]
+            rest = mapping.rest
+            return Sequence(pairs, Sequence((Unknown("key"), rest)) if rest is not None else None)
+        if name == "values":
+            return Sequence(list(mapping.known().values()), mapping.rest)
+        if name == "keys":
+            return Sequence([Const(key) for key in mapping.known()], Unknown("key") if mapping.rest is not None else None)
+        if name in ("get", "pop", "setdefault"):
+            key = args[0] if args else NONE
+            if isinstance(key, Const) and key.value in mapping.entries:
+                return self.fetch(mapping.entries, key.value)
+            if name == "setdefault" and len(args) > 1:
+                self.set_item(mapping, key, args[1])
+                return args[1]
+            if len(args) > 1 and mapping.rest is None:
+                return args[1]
+            return self.get_item(mapping, key)
+        if name == "update":
+            for other in args:
+                if isinstance(other, Mapping):
+                    for key, value in other.entries.items():
+                        self.put(mapping.entries, key, value)
+                elif isinstance(other, Instance):
+                    for key, value in other.attrs.items():
+                        self.put(mapping.entries, key, value)
+            for key, value in keywords.items():
+                self.put(mapping.entries, key, value)
+            return NONE
+        if name in ("copy", "unfreeze", "freeze", "to", "clone", "exclude", "select"):
+            return Mapping(dict(mapping.entries))
+        if name == "clear":
+            for key in list(mapping.entries):
+                self.drop(mapping.entries, key)
+            return NONE
+        return Unknown(name)
+
+    # -- networks and other objects ----------------------------------------------------------------------------------
+    def _on_instance(self, instance: Instance, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in PARAMETER_METHODS:
+            return Parameters(tuple(self.parameters_of(instance)))
+        if name == "named_parameters":
+            return Parameters(tuple(self.parameters_of(instance)), named=True)
+        if name == "state_dict":
+            return StateDict(tuple(self.parameters_of(instance)))
+        if name in ("load_state_dict", "set_weights") and args:
+            return self._load(self.parameters_of(instance), args[0])
+        if name == "get_weights":
+            return StateDict(tuple(self.parameters_of(instance)))
+        if name == "requires_grad_":
+            self.freeze(self.parameters_of(instance), args[0] if args else keywords.get("requires_grad", Const(True)))
+            return instance
+        if name == "zero_grad":
+            self.event("clear", leaves=tuple(self.parameters_of(instance)))
+            return NONE
+        if name in SAME_OBJECT:
+            return instance
+        if name in ("__call__", "forward", "call"):
+            return self.call_module(instance, args, keywords)
+        if name == "apply":
+            return self.apply_with_parameters(instance, args, keywords)
+        if name in ("register_buffer", "register_parameter", "add_module", "register_module") and len(args) > 1:
+            if isinstance(args[0], Const) and isinstance(args[0].value, str):
+                self.set_attribute(instance, args[0].value, args[1])
+            return NONE
+        if name in ("param", "variable") and instance.cls is not None:
+            return self.declared_parameter(instance, args)
+        if name in ("_replace", "replace"):
+            made = Instance(instance.cls, name=instance.network.name)
+            made.attrs = {**instance.attrs, **keywords}
+            return made
+        if name == "manual_backward" and args:
+            self.backward(args[0])
+            return NONE
+        if name == "optimizers":
+            return self.lightning_optimizers(instance)
+        if instance.children is not None and name in ("append", "extend", "insert", "items", "values", "keys", "update", "pop"):
+            self.adopt(instance, "", args[-1] if args else NONE)
+            return self.call_method(instance.children, name, args, keywords)
+        if name in ("modules", "children", "named_modules", "named_children"):
+            return Sequence((), Unknown("module"))
+        if self.is_record_instance(instance):
+            return self._record(instance, name, args, keywords)
+        if self.is_module(instance):
+            return self.call_module_opaquely(instance, args, keywords) if self._computed(args, keywords) else Unknown(name)
+        return self.call_unknown(name, args, keywords)
+
+    def _computed(self, args: Args, keywords: Keywords) -> bool:
+        return any(is_computed(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value))
+
+    def is_record_instance(self, instance: Instance) -> bool:
+        return instance.cls is not None and self.is_record(instance.cls)
+
+    def _record(self, record: Instance, name: str, args: Args, keywords: Keywords) -> Any:
+        """A bag of attributes: every entry is kept; splitting, moving and stacking it give it again."""
+        key = args[0].value if args and isinstance(args[0], Const) else None
+        if name in ("pop", "get", "__getitem__") and isinstance(key, str):
+            found = self.fetch(record.attrs, key)
+            if name == "pop" and found is not MISSING:
+                self.drop(record.attrs, key)
+            if found is not MISSING:
+                return found
+            return args[1] if len(args) > 1 else self.get_attribute(record, key)
+        if name in RECORD_SELVES:
+            return Sequence((), record)
+        if name == "items":
+            return Sequence((), Sequence((Unknown("key"), record)))
+        if name in ("update", "__setitem__", "set", "set_"):
+            if isinstance(key, str) and len(args) > 1:
+                self.put(record.attrs, key, args[1])
+            for value in args:
+                entries = value.known() if isinstance(value, Mapping) else value.attrs if isinstance(value, Instance) else {}
+                for entry, part in entries.items():
+                    self.put(record.attrs, entry, part)
+            for entry, part in keywords.items():
+                self.put(record.attrs, entry, part)
+            return NONE
+        if name in ("keys", "is_empty", "__len__", "numel", "size"):
+            return Unknown(name)
+        if name.endswith("_") or name in ("add", "append"):
+            return NONE
+        return record
+
+    def _load(self, leaves: list[Node], source: Any) -> Any:
+        if isinstance(source, StateDict) and source.leaves and set(source.leaves) != set(leaves):
+            self.event("copy", leaves=tuple(leaves), sources=source.leaves)
+        elif isinstance(source, Mapping):
+            self.parameter_write(leaves, list(source.entries.values()), "soft_update")
+        return NONE
+
+    # -- unknown objects ---------------------------------------------------------------------------------------------
+    def _on_unknown(self, unknown: Unknown, name: str, args: Args, keywords: Keywords) -> Any:
+        if unknown.instance is not None:
+            return self.call(self.get_attribute(unknown.instance, name), args, keywords)
+        if name in ("get", "pop"):
+            if args and isinstance(args[0], Const) and isinstance(args[0].value, str):
+                return self.get_attribute(unknown, args[0].value)
+            return Unknown(name, unknown)
+        if name in ("items", "keys", "values"):
+            element = self.element(unknown)
+            if name == "items":
+                element = Sequence((Unknown("key"), element))
+            return Sequence((), Unknown("key") if name == "keys" else element)
+        if name in ("to", "cuda", "cpu", "float"):
+            if unknown.node is None or unknown.leaf is not None or unknown.node not in self.versions:
+                return unknown
+            return self.tensor_method(unknown.node, name, args, keywords)
+        if name in ("train", "eval"):
+            unknown.is_module = True
+            return unknown
+        unknown.is_module = True
+        leaf = self.network_leaf(unknown)
+        if name in PARAMETER_METHODS:
+            return Parameters((leaf,))
+        if name == "named_parameters":
+            return Parameters((leaf,), named=True)
+        if name in ("state_dict", "get_weights"):
+            return StateDict((leaf,))
+        if name in ("load_state_dict", "set_weights") and args:
+            return self._load([leaf], args[0])
+        if name == "zero_grad":
+            self.event("clear", leaves=(leaf,))
+        elif name == "requires_grad_":
+            self.freeze([leaf], args[0] if args else keywords.get("requires_grad", Const(True)))
+            return unknown
+        return NONE
+
+    # -- optimizers and what they are given --------------------------------------------------------------------------
+    def _on_optimizer(self, value: OptimizerValue, name: str, args: Args, keywords: Keywords) -> Any:
+        optimizer = value.optimizer
+        if name == "step":
+            for closure in [*args, *keywords.values()]:
+                if isinstance(closure, Function):
+                    self.call(closure, [], {})
+            self.event("step", optimizer=optimizer)
+        elif name == "zero_grad":
+            self.event("clear", optimizer=optimizer)
+        elif name == "add_param_group" and args:
+            leaves = self.held_by(args[0])
+            optimizer.leaves.update(leaves)
+            self.event("hold", optimizer=optimizer, leaves=tuple(leaves))
+        elif name == "minimize" and args:
+            self.minimize(optimizer, args, keywords)
+        elif name in ("compute_gradients",) and args:
+            self.backward(args[0], "minimize", args[1] if len(args) > 1 else keywords.get("var_list"))
+            return Unknown("gradients")
+        elif name == "apply_gradients":
+            self.event("step", optimizer=optimizer)
+        elif name in ("backward",) and args:
+            self.backward(args[0])
+        elif name in ("update", "init"):
+            return Sequence((Unknown("updates"), Unknown("state"))) if name == "update" else Unknown("state")
+        return NONE
+
+    def _parameters(self, value: Parameters, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in ("copy_", "lerp_", "add_", "mul_", "assign", "assign_add", "assign_sub"):
+            kinds = {"copy_": "copy", "assign": "copy", "mul_": "scale"}
+            self.parameter_write(list(value.leaves), [*args, *keywords.values()], kinds.get(name, "soft_update"))
+            return value
+        if name in ("append", "extend", "__add__") and args:
+            return NONE
+        if name in ("requires_grad_",):
+            self.freeze(list(value.leaves), args[0] if args else Const(True))
+            return value
+        if name in ("detach", "clone", "to", "data", "cpu"):
+            return StateDict(value.leaves) if name != "to" else value
+        if name in ("numel", "size", "norm"):
+            return Unknown(name)
+        if len(value.leaves) == 1:
+            return self.tensor_method(value.leaves[0], name, args, keywords)
+        return self.node("call", [Edge(leaf) for leaf in value.leaves[:40]], detail="." + name)
+
+    def _state_dict(self, value: StateDict, name: str, args: Args, keywords: Keywords) -> Any:
+        if name == "items":
+            return Sequence((), Sequence((Unknown("key"), value)))
+        if name == "values":
+            return Sequence((), value)
+        if name == "keys":
+            return Sequence((), Unknown("key"))
+        return value
+
+    def _on_function(self, function: Function, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in ("apply", "init", "__call__", "lower", "func"):
+            return self.call(function, args[1:] if name == "apply" else args, keywords)
+        if name in ("defvjp", "defjvp", "defjvps", "def_fwd", "def_bwd"):
+            return NONE
+        return Unknown(name)
+
+    def _callable(self, value: Any, name: str, args: Args, keywords: Keywords) -> Any:
+        if isinstance(value, Transformed) and value.how == "haiku":
+            if name == "apply" and args:
+                return self.module_call(self.tensor(args[0]), self.haiku_network(value), args[1:], keywords)
+            return Unknown("params")
+        if name in ("__call__", "apply"):
+            return self.call(value, args, keywords)
+        return Unknown(name)
+
+    def _on_super(self, value: Super, name: str, args: Args, keywords: Keywords) -> Any:
+        instance = value.self_value
+        if name in ("forward", "__call__", "call") and isinstance(instance, Instance):
+            return self.call_module_opaquely(instance, args, keywords)
+        if name.startswith("__") or name in ("setup", "setUp", "train", "eval"):
+            if name == "__init__" and isinstance(instance, Instance):
+                self.foreign_init(instance, args, keywords)
+            return NONE
+        if isinstance(instance, Instance) and self.is_module(instance) and name in PARAMETER_METHODS | {"state_dict"}:
+            return self._on_instance(instance, name, args, keywords)
+        made = Unknown(name)
+        made.call = True
+        if name == "step":
+            made.flag_of = "env.step"
+        return made
+
+    def _on_class(self, cls: ClassValue, name: str, args: Args, keywords: Keywords) -> Any:
+        if name == "_make" and args:
+            return self.call(cls, list(args[0].items) if isinstance(args[0], Sequence) else args, {})
+        return self.call(cls, args, keywords)
+
+    def _const(self, value: Const, name: str, args: Args, keywords: Keywords) -> Any:
+        if isinstance(value.value, str):
+            try:
+                if all(isinstance(part, Const) for part in (*args, *keywords.values())) and name in STRING_METHODS:
+                    return Const(getattr(value.value, name)(*(part.value for part in args)))
+            except Exception:  # noqa: BLE001 - the user's own text handling: not known
+                return Unknown(name)
+        return self.call_unknown(name, args, keywords)
+
+    def _on_external(self, value: External, name: str, args: Args, keywords: Keywords) -> Any:
+        return self.call_external(f"{value.path}.{name}", args, keywords)
+
+    def _on_union(self, value: Union, name: str, args: Args, keywords: Keywords) -> Any:
+        return self.call(self.get_attribute(value, name), args, keywords)
+
+    # -- asked of the other parts ------------------------------------------------------------------------------------
+
+STRING_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "split", "join"})
+
+RECEIVERS: dict[type, Any] = {
+    Sequence: Methods._on_sequence,
+    Mapping: Methods._mapping,
+    Instance: Methods._on_instance,
+    Unknown: Methods._on_unknown,
+    OptimizerValue: Methods._on_optimizer,
+    Parameters: Methods._parameters,
+    StateDict: Methods._state_dict,
+    Function: Methods._on_function,
+    Gradient: Methods._callable,
+    Partial: Methods._callable,
+    Transformed: Methods._callable,
+    Super: Methods._on_super,
+    ClassValue: Methods._on_class,
+    Const: Methods._const,
+    External: Methods._on_external,
+    Union: Methods._on_union,
+}
+
+__all__ = ["NO_RESULT_IN", "Methods"]

@@ -1,0 +1,343 @@
+"""The state of an execution: the tape being written, the heap's journal, what is assumed, and who is being called.
+
+Every write to the heap goes through `put`, so that a branch can be run, undone and joined with the other one.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradaudit.static.files import Files, Module
+from gradaudit.static.values import (
+    MISSING,
+    Const,
+    Function,
+    Instance,
+    Mapping,
+    Sequence,
+    Union,
+    Unknown,
+    Value,
+)
+from gradaudit.tape import (
+    ALWAYS,
+    DATA,
+    INDEX,
+    Call,
+    Edge,
+    Event,
+    Frame,
+    Guard,
+    Leaf,
+    Location,
+    Network,
+    Node,
+    Optimizer,
+    Sink,
+    Symbol,
+    Tape,
+    join_guards,
+)
+
+EVALUATIONS = 90_000  # of expressions, per entry
+NODES = 24_000  # per entry
+DEPTH = 26  # of user calls
+RECURSION = 2  # of one function on the stack
+
+
+class OutOfBudget(Exception):
+    """The entry is larger than we are willing to follow; what was recorded so far stands."""
+
+
+class Scope:
+    """The names of a function call, a module or a comprehension."""
+
+    __slots__ = (
+        "assumed_at_entry", "captured", "cls", "function", "globals", "jumps", "local", "module", "parent", "returns",
+        "self_value", "vars", "yields",
+    )  # fmt: skip
+
+    def __init__(self, parent: Scope | None, module: Module, function: str = "") -> None:
+        self.vars: dict[Any, Any] = {}
+        self.parent = parent
+        self.module = module
+        self.function = function or (parent.function if parent is not None else "")
+        self.cls: Any = parent.cls if parent is not None else None
+        self.self_value: Any = parent.self_value if parent is not None else None
+        self.returns: list[tuple[Any, Guard]] = []
+        self.yields: list[Any] = []
+        self.jumps: list[tuple[dict[Any, Any], Guard]] = []
+        self.globals: set[str] = set()
+        self.assumed_at_entry: frozenset[str] = frozenset()
+        self.captured = False  # by a function or lambda defined in it
+
+
+@dataclass(slots=True)
+class Loop:
+    key: int
+    phis: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Node]] = field(default_factory=dict)
+    blank_reads: dict[tuple[int, Any], dict[Any, Any]] = field(default_factory=dict)
+    start: int = 0
+
+
+class State:
+    """Everything that changes while text is executed."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.time = 0
+        self.loop_counter = 0
+        self.begin_entry()
+
+    # -- an entry ----------------------------------------------------------------------------------------------------
+    def begin_entry(self) -> None:
+        self.tape_nodes: list[Node] = []
+        self.sinks: list[Sink] = []
+        self.events: list[Event] = []
+        self.optimizers: list[Optimizer] = []
+        self.evaluations = 0
+        self.reset_control()
+
+    def reset_control(self) -> None:
+        """Forget where we are; keep what was recorded."""
+        self.journal: list[tuple[dict[Any, Any], Any, Any]] | None = None
+        self.assumed: dict[str, bool] = {}
+        self.grad_on = True
+        self.grad_guard: Guard = ALWAYS
+        self.frame: Frame | None = None
+        self.call_site: Call | None = None
+        self.loops: list[Loop] = []
+        self.loop_keys: tuple[int, ...] = ()
+        self.stack: list[ast.AST] = []
+        self.versions: dict[Any, Any] = {}
+        self.bases: dict[Node, Node] = {}
+        self.file = ""
+        self.line_node: ast.AST | None = None
+        self.function = ""
+        self.applied: Node | None = None
+        self.second_passes = 0
+
+    def tick(self) -> int:
+        self.time += 1
+        return self.time
+
+    def tape(self, framework: str, entry: str, path: str) -> Tape:
+        symbols = {key: self.symbols[key] for key in self._used_symbols()}
+        return Tape(framework, entry, path, self.tape_nodes, self.sinks, self.events, self.optimizers, symbols)
+
+    symbols: dict[str, Symbol]
+    frozen: dict[Any, Any]
+
+    def _used_symbols(self) -> list[str]:
+        used: dict[str, None] = {}
+        for node in self.tape_nodes:
+            for edge in node.inputs:
+                for symbol, _ in edge.guard:
+                    used.setdefault(symbol)
+        for event in self.events:
+            for symbol, _ in event.guard:
+                used.setdefault(symbol)
+        return [key for key in used if key in self.symbols]
+
+    # -- places ------------------------------------------------------------------------------------------------------
+    def location(self, at: ast.AST | None = None) -> Location:
+        node = at if at is not None else self.line_node
+        line = getattr(node, "lineno", 1)
+        return Location(
+            self.file,
+            line,
+            getattr(node, "col_offset", 0) + 1,
+            getattr(node, "end_lineno", line) or line,
+            (getattr(node, "end_col_offset", 0) or 0) + 1,
+            self.function,
+        )
+
+    # -- nodes -------------------------------------------------------------------------------------------------------
+    def node(
+        self,
+        op: str,
+        inputs: list[Edge] | None = None,
+        *,
+        passes: bool = True,
+        detail: str = "",
+        name: str = "",
+        at: ast.AST | None = None,
+        marks: frozenset[str] = frozenset(),
+    ) -> Node:
+        """Record an operation. Gradient passes where the edges, `passes` and the grad mode all let it."""
+        edges = inputs if inputs is not None else []
+        if self.frozen:
+            edges = [Edge(e.source, False, e.kind, e.guard) if self.frozen.get(e.source) else e for e in edges]
+        if not passes or not self.grad_on:
+            edges = [Edge(edge.source, False, edge.kind, edge.guard) for edge in edges]
+        elif self.grad_guard:
+            edges = [self._guarded(edge) for edge in edges]
+        if len(self.tape_nodes) > NODES:
+            raise OutOfBudget
+        made = Node(op, edges, self.location(at), self.tick(), detail, name)
+        made.frame = self.frame
+        made.call = self.call_site
+        made.loops = self.loop_keys
+        made.grad_mode = self.grad_on
+        if marks:
+            made.marks = marks
+        self.tape_nodes.append(made)
+        return made
+
+    def _guarded(self, edge: Edge) -> Edge:
+        guard = join_guards(edge.guard, self.grad_guard)
+        if guard is None:
+            return Edge(edge.source, False, edge.kind, edge.guard)
+        return Edge(edge.source, edge.passes, edge.kind, guard)
+
+    def operation(self, op: str, *operands: Node, passes: bool = True, detail: str = "", at: ast.AST | None = None) -> Node:
+        return self.node(op, [Edge(operand) for operand in operands], passes=passes, detail=detail, at=at)
+
+    def stop(self, value: Node, detail: str = "", at: ast.AST | None = None) -> Node:
+        return self.node("stop", [Edge(value, False)], passes=False, detail=detail, name=value.name, at=at)
+
+    def leaf(self, kind: str, name: str, owner: Network | None = None, scalar: bool = False) -> Node:
+        """A new leaf; it belongs to no module call, whoever asked for it."""
+        frame, self.frame = self.frame, None
+        made = self.node("leaf", [], name=name)
+        self.frame = frame
+        made.leaf = Leaf(kind, name, owner, scalar)
+        return made
+
+    def index_edge(self, node: Node) -> Edge:
+        return Edge(node, False, INDEX)
+
+    def phi(self, sources: list[tuple[Node, Guard]], detail: str = "", name: str = "") -> Node:
+        """A join. It happens whatever the grad mode is: liveness was decided where the values were made."""
+        grad, guard = self.grad_on, self.grad_guard
+        self.grad_on, self.grad_guard = True, ALWAYS
+        made = self.node("phi", [Edge(node, True, DATA, guards) for node, guards in sources], detail=detail, name=name)
+        self.grad_on, self.grad_guard = grad, guard
+        return made
+
+    def event(self, kind: str, **facts: Any) -> Event:
+        made = Event(
+            kind, self.tick(), self.location(), loops=self.loop_keys, guard=frozenset(self.assumed.items()), **facts
+        )
+        self.events.append(made)
+        return made
+
+    # -- the heap ----------------------------------------------------------------------------------------------------
+    def put(self, container: dict[Any, Any], key: Any, value: Any) -> None:
+        if self.journal is not None:
+            self.journal.append((container, key, container.get(key, MISSING)))
+        container[key] = value
+
+    def drop(self, container: dict[Any, Any], key: Any) -> None:
+        if key in container:
+            if self.journal is not None:
+                self.journal.append((container, key, container[key]))
+            del container[key]
+
+    def undo(self, journal: list[tuple[dict[Any, Any], Any, Any]]) -> dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]]:
+        """Take back the journal's writes; what they had come to, by container and key."""
+        final: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]] = {}
+        for container, key, _ in journal:
+            mark = (id(container), key)
+            if mark not in final:
+                final[mark] = (container, key, container.get(key, MISSING))
+        for container, key, old in reversed(journal):
+            if old is MISSING:
+                container.pop(key, None)
+            else:
+                container[key] = old
+        return final
+
+    def fetch(self, container: dict[Any, Any], key: Any) -> Any:
+        """Read the heap. In a loop, a tensor from before it may have been replaced in an earlier iteration: a phi."""
+        value = container.get(key, MISSING)
+        if not self.loops or value is MISSING:
+            return value
+        if isinstance(value, Node):
+            if value.leaf is not None and value.leaf.kind == "param":
+                return value
+            return self._loop_phi(container, key, value)
+        if isinstance(value, (Const, Sequence)):
+            loop = self.loops[-1]
+            loop.blank_reads.setdefault((id(container), key), container)
+        return value
+
+    def _loop_phi(self, container: dict[Any, Any], key: Any, value: Node) -> Node:
+        for depth, loop in enumerate(self.loops):
+            if value.time >= loop.start:
+                continue
+            mark = (id(container), key)
+            if mark in loop.phis:
+                made = loop.phis[mark][2]
+                if made.inputs[0].source is value:  # a branch was undone since
+                    container[key] = value = made
+                continue
+            keys, self.loop_keys = self.loop_keys, self.loop_keys[: depth + 1]
+            made = self.phi([(value, ALWAYS)], detail="loop", name=value.name)
+            self.loop_keys = keys
+            loop.phis[mark] = (container, key, made)
+            # not a write of the program: it must survive the undoing of a branch
+            container[key] = made
+            value = made
+        return value
+
+    # -- what is held by a value -------------------------------------------------------------------------------------
+    def nodes_of(self, value: Any, depth: int = 0) -> list[Node]:
+        """The tensors in a value, nested ones included; unknowns count as inputs."""
+        if isinstance(value, Node):
+            return [self.current(value)]
+        if isinstance(value, Unknown):
+            return [self.current(self.input_node(value))]
+        if depth > 5:
+            return []
+        if isinstance(value, Sequence):
+            parts: list[Any] = list(value.items[:64])
+            if value.rest is not None:
+                parts.append(value.rest)
+            return [node for part in parts for node in self.nodes_of(part, depth + 1)]
+        if isinstance(value, Mapping):
+            return [node for part in list(value.entries.values())[:80] for node in self.nodes_of(part, depth + 1)]
+        if isinstance(value, Union):
+            return [node for part in value.alternatives for node in self.nodes_of(part, depth + 1)]
+        if isinstance(value, Instance) and not self.is_module(value):
+            return [node for part in list(value.attrs.values())[:40] for node in self.nodes_of(part, depth + 2)]
+        return []
+
+    def input_node(self, unknown: Unknown) -> Node:
+        if unknown.instance is not None:
+            nodes = self.nodes_of(unknown.instance)
+            if len(nodes) == 1:
+                return nodes[0]
+            if nodes:
+                return self.node("pack", [Edge(node) for node in nodes])
+        if unknown.node is None:
+            keys, self.loop_keys = self.loop_keys, ()
+            unknown.node = self.leaf("input", unknown.name)
+            self.loop_keys = keys
+            unknown.node.marks = unknown.marks
+        return unknown.node
+
+    def current(self, node: Node) -> Node:
+        """The present contents of a tensor that is written in place."""
+        if node not in self.versions:
+            return node
+        found = self.fetch(self.versions, node)
+        return found if isinstance(found, Node) else node
+
+    def is_module(self, value: Any) -> bool:
+        raise NotImplementedError
+
+    # -- guards ------------------------------------------------------------------------------------------------------
+    def symbol(self, key: str, name: str, default: object = None, parameter: bool = False) -> str:
+        if key not in self.symbols:
+            self.symbols[key] = Symbol(key, name, default, parameter=parameter, location=self.location())
+        return key
+
+    def since(self, assumed: frozenset[str]) -> Guard:
+        """The literals assumed now that were not assumed at a function's entry."""
+        return frozenset((key, value) for key, value in self.assumed.items() if key not in assumed)
+
+
+__all__ = ["Function", "Loop", "OutOfBudget", "Scope", "State", "Value"]

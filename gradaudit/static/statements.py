@@ -1,0 +1,532 @@
+"""Statements: a table of small handlers. A block says how it ended: "" (goes on), return, raise, break or continue."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from gradaudit.static.machine import Machine
+from gradaudit.static.state import Loop, Scope
+from gradaudit.static.values import (
+    MISSING,
+    NONE,
+    ClassValue,
+    Const,
+    External,
+    Function,
+    Gradient,
+    GradMode,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Partial,
+    Sequence,
+    Union,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Edge, Guard, Node
+
+GOES_ON = ""
+UNROLL = 8
+
+
+class Statements(Machine):
+    def block(self, body: list[ast.stmt], scope: Scope) -> str:
+        assumed = self.assumed
+        for statement in body:
+            handler = HANDLERS.get(type(statement))
+            if handler is None:
+                continue
+            ending = handler(self, statement, scope)
+            if ending:
+                self.assumed = assumed
+                return ending
+        return GOES_ON
+
+    # -- simple ------------------------------------------------------------------------------------------------------
+    def _expression(self, statement: ast.Expr, scope: Scope) -> str:
+        if not isinstance(statement.value, ast.Constant):
+            value = self.settle(self.evaluate(statement.value, scope))
+            if isinstance(value, GradMode) and isinstance(statement.value, ast.Call):
+                self._switch_grad(value)  # torch.set_grad_enabled(False) as a statement
+        return GOES_ON
+
+    def _switch_grad(self, mode: GradMode) -> None:
+        if mode.condition is not None:
+            truth, when_true, _ = self.condition_of(mode.condition)
+            if truth is None:
+                self.grad_on, self.grad_guard = True, when_true
+                return
+            mode = GradMode("on" if truth else "off")
+        elif mode.mode == "off-block":
+            return  # a bare `torch.no_grad()` does nothing
+        self.grad_on, self.grad_guard = mode.mode == "on", ALWAYS
+
+    def _assign(self, statement: ast.Assign, scope: Scope) -> str:
+        value = self.settle(self.evaluate(statement.value, scope))
+        for target in statement.targets:
+            self.line_node = statement
+            self.assign(target, value, scope)
+        return GOES_ON
+
+    def _annotated(self, statement: ast.AnnAssign, scope: Scope) -> str:
+        if statement.value is None:
+            return GOES_ON
+        value = self.settle(self.evaluate(statement.value, scope))
+        if isinstance(value, Unknown) and value.annotation is None and not isinstance(statement.value, ast.Name):
+            value.annotation = self.class_from_annotation(statement.annotation, scope)
+        self.line_node = statement
+        self.assign(statement.target, value, scope)
+        return GOES_ON
+
+    def _augmented(self, statement: ast.AugAssign, scope: Scope) -> str:
+        target = ast.copy_location(_as_load(statement.target), statement.target)
+        current = self.settle(self.evaluate(target, scope))
+        value = self.settle(self.evaluate(statement.value, scope))
+        self.line_node = statement
+        if isinstance(current, Sequence) and isinstance(statement.op, ast.Add):
+            self.call_method(current, "extend", [value], {})
+            return GOES_ON
+        if isinstance(current, Mapping) and isinstance(statement.op, ast.BitOr):
+            self.call_method(current, "update", [value], {})
+            return GOES_ON
+        self.assign(statement.target, self.binary(type(statement.op), current, value), scope)
+        return GOES_ON
+
+    def assign(self, target: ast.expr, value: Any, scope: Scope) -> None:
+        if isinstance(target, ast.Name):
+            self._assign_name(target.id, value, scope)
+        elif isinstance(target, ast.Attribute):
+            owner = self.settle(self.evaluate(target.value, scope))
+            self.set_attribute(owner, target.attr, value)
+        elif isinstance(target, ast.Subscript):
+            owner = self.settle(self.evaluate(target.value, scope))
+            index = self.settle(self.evaluate(target.slice, scope))
+            self.line_node = target
+            self.set_item(owner, index, value, "")
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            self._unpack(target.elts, value, scope)
+        elif isinstance(target, ast.Starred):
+            self.assign(target.value, value, scope)
+
+    def _assign_name(self, name: str, value: Any, scope: Scope) -> None:
+        home = scope
+        if name in scope.globals:
+            while home.parent is not None:
+                home = home.parent
+                if name in home.vars:
+                    break
+        if isinstance(value, Node):
+            if not value.name and value.op != "leaf":
+                value.name = name
+            elif value.leaf is not None and value.leaf.kind == "param" and not value.leaf.name:
+                value.leaf.name = value.name = name
+        elif isinstance(value, Instance):
+            if not value.network.name:
+                value.network.name = name
+        elif isinstance(value, OptimizerValue):
+            value.optimizer.name = value.optimizer.name or name
+        elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:
+            value.name = name
+        self.put(home.vars, name, value)
+
+    def _unpack(self, targets: list[ast.expr], value: Any, scope: Scope) -> None:
+        count = len(targets)
+        starred = next((i for i, target in enumerate(targets) if isinstance(target, ast.Starred)), None)
+        if isinstance(value, Union):
+            fitting = [part for part in value.alternatives if isinstance(part, Sequence) and len(part.items) == count]
+            value = fitting[0] if fitting else value.alternatives[0]
+        if isinstance(value, Instance) and value.cls is not None and not self.is_module(value):
+            if len(value.attrs) >= count:
+                value = Sequence(tuple(value.attrs.values())[:count])
+        if isinstance(value, Mapping):
+            value = Sequence([Const(key) for key in value.known()], value.rest)
+        for position, target in enumerate(targets):
+            if starred is not None and position == starred:
+                self.assign(target, self._middle(value, position, count), scope)  # type: ignore[attr-defined]
+                continue
+            index = position if starred is None or position < starred else position - count
+            part = self._part(value, index, count if starred is None else 0, target)
+            self.assign(target, part, scope)
+
+    def _middle(self, value: Any, before: int, count: int) -> Any:
+        if isinstance(value, Sequence) and value.rest is None:
+            return Sequence(value.items[before : len(value.items) - (count - before - 1)], None, "list")
+        return Sequence((), self.element(value), "list")
+
+    def _part(self, value: Any, index: int, count: int, target: ast.expr) -> Any:
+        if isinstance(value, Sequence):
+            if value.rest is None and -len(value.items) <= index < len(value.items):
+                return value.items[index]
+            if index >= 0 and index < len(value.items):
+                return value.items[index]
+            return self.element(value)
+        part = self.get_item(value, Const(index), f"[{index}]")
+        if isinstance(part, Unknown) and isinstance(target, ast.Name) and part.instance is None and part.node is None:
+            part.name = target.id
+        if isinstance(value, Unknown) and isinstance(part, Unknown) and count:
+            self._mark_step(value, part, index, count)
+        return part
+
+    def _mark_step(self, value: Unknown, part: Unknown, index: int, count: int) -> None:
+        """`obs, reward, terminated, truncated, info = env.step(action)`, and the older four."""
+        if value.flag_of == "env.step" and count in (4, 5):
+            kinds = ("next-observation", "reward", "done", "done" if count == 5 else "info", "info")
+            part.marks = part.marks | {kinds[index]}
+            if part.node is not None:
+                part.node.marks = part.marks
+
+    # -- control -----------------------------------------------------------------------------------------------------
+    def _return(self, statement: ast.Return, scope: Scope) -> str:
+        value = self.settle(self.evaluate(statement.value, scope)) if statement.value is not None else NONE
+        scope.returns.append((value, self.since(scope.assumed_at_entry)))
+        return "return"
+
+    def _raise(self, statement: ast.Raise, scope: Scope) -> str:
+        return "raise"
+
+    def _break(self, statement: ast.Break, scope: Scope) -> str:
+        scope.jumps.append((dict(scope.vars), ALWAYS))
+        return "break"
+
+    def _continue(self, statement: ast.Continue, scope: Scope) -> str:
+        scope.jumps.append((dict(scope.vars), ALWAYS))
+        return "continue"
+
+    def _if(self, statement: ast.If, scope: Scope) -> str:
+        truth, when_true, when_false = self.test(statement.test, scope)
+        if truth is True:
+            return self.block(statement.body, scope)
+        if truth is False:
+            return self.block(statement.orelse, scope)
+        self.line_node = statement
+        return self.branches(
+            [
+                (lambda: self.block(statement.body, scope), when_true),
+                (lambda: self.block(statement.orelse, scope), when_false),
+            ],
+            scope,
+        )
+
+    def _match(self, statement: ast.Match, scope: Scope) -> str:
+        subject = self.settle(self.evaluate(statement.subject, scope))
+        arms: list[tuple[Callable[[], str], Guard]] = []
+        for case in statement.cases:
+            known = self._matches(case.pattern, subject, scope)
+            if known is False:
+                continue
+            arms.append((lambda case=case: self._case(case, subject, scope), ALWAYS))  # type: ignore[misc]
+            if known is True and case.guard is None:
+                break
+        else:
+            arms.append((lambda: GOES_ON, ALWAYS))
+        return arms[0][0]() if len(arms) == 1 else self.branches(arms, scope)
+
+    def _case(self, case: ast.match_case, subject: Any, scope: Scope) -> str:
+        self._capture(case.pattern, subject, scope)
+        if case.guard is not None:
+            self.evaluate(case.guard, scope)
+        return self.block(case.body, scope)
+
+    def _matches(self, pattern: ast.pattern, subject: Any, scope: Scope) -> bool | None:
+        if isinstance(pattern, ast.MatchAs) and pattern.pattern is None:
+            return True
+        if isinstance(pattern, ast.MatchValue) and isinstance(subject, Const):
+            value = self.evaluate(pattern.value, scope)
+            return value.value == subject.value if isinstance(value, Const) else None
+        if isinstance(pattern, ast.MatchOr):
+            answers = [self._matches(part, subject, scope) for part in pattern.patterns]
+            return True if True in answers else None if None in answers else False
+        return None
+
+    def _capture(self, pattern: ast.pattern, subject: Any, scope: Scope) -> None:
+        if isinstance(pattern, ast.MatchAs):
+            if pattern.name:
+                self._assign_name(pattern.name, subject, scope)
+            if pattern.pattern is not None:
+                self._capture(pattern.pattern, subject, scope)
+        elif isinstance(pattern, ast.MatchSequence):
+            for index, part in enumerate(pattern.patterns):
+                if not isinstance(part, ast.MatchStar):
+                    self._capture(part, self.get_item(subject, Const(index), f"[{index}]"), scope)
+        elif isinstance(pattern, ast.MatchMapping):
+            for key, part in zip(pattern.keys, pattern.patterns, strict=True):
+                self._capture(part, self.get_item(subject, self.evaluate(key, scope), ""), scope)
+        elif isinstance(pattern, ast.MatchClass):
+            for name, part in zip(pattern.kwd_attrs, pattern.kwd_patterns, strict=True):
+                self._capture(part, self.get_attribute(subject, name), scope)
+            for index, part in enumerate(pattern.patterns):
+                self._capture(part, self.get_item(subject, Const(index), f"[{index}]"), scope)
+
+    def _try(self, statement: ast.Try, scope: Scope) -> str:
+        ending = self.block(statement.body, scope)
+        if ending == GOES_ON:
+            ending = self.block(statement.orelse, scope)
+        elif ending == "raise" and statement.handlers:
+            handler = statement.handlers[0]
+            if handler.name:
+                self._assign_name(handler.name, Unknown(handler.name), scope)
+            ending = self.block(handler.body, scope)
+        final = self.block(statement.finalbody, scope) if statement.finalbody else GOES_ON
+        return final or ending
+
+    def _with(self, statement: ast.With | ast.AsyncWith, scope: Scope) -> str:
+        saved = self.grad_on, self.grad_guard
+        for item in statement.items:
+            value = self.settle(self.evaluate(item.context_expr, scope))
+            entered = self._enter(value)
+            if item.optional_vars is not None:
+                self.assign(item.optional_vars, entered, scope)
+        ending = self.block(statement.body, scope)
+        self.grad_on, self.grad_guard = saved
+        return ending
+
+    def _enter(self, value: Any) -> Any:
+        if isinstance(value, GradMode):
+            if value.condition is None:
+                self.grad_on, self.grad_guard = value.mode == "on", ALWAYS
+            else:
+                self._switch_grad(value)
+            return NONE
+        if isinstance(value, External) and value.path.rsplit(".", 1)[-1] in ("no_grad", "inference_mode"):
+            self.grad_on, self.grad_guard = False, ALWAYS
+            return NONE
+        if isinstance(value, Instance) and value.cls is not None:
+            method, owner = self.member(value.cls, "__enter__")
+            if isinstance(method, Function):
+                return self.call_function(method.bind(value, owner), [], {})
+        if isinstance(value, Sequence) and value.kind == "generator":  # a @contextmanager of the project
+            return self.element(value)
+        return value
+
+    # -- loops -------------------------------------------------------------------------------------------------------
+    def _for(self, statement: ast.For | ast.AsyncFor, scope: Scope) -> str:
+        items, rest = self.iterate(self.settle(self.evaluate(statement.iter, scope)))
+        for item in items:
+            self.assign(statement.target, item, scope)
+            jumps, scope.jumps = scope.jumps, []
+            ending = self.block(statement.body, scope)
+            for snapshot, _ in scope.jumps:
+                self._join_locals(scope, snapshot)
+            left = bool(scope.jumps)
+            scope.jumps = jumps
+            if ending in ("return", "raise") and not left:
+                if rest is not None:
+                    return GOES_ON
+                return ending
+            if ending == "break":
+                break
+        if rest is not None:
+            stored, read = loop_names(statement)
+            ending = self.loop(
+                lambda: (self.assign(statement.target, rest, scope), self.block(statement.body, scope))[1],
+                scope, stored, read,
+            )  # fmt: skip
+        return self.block(statement.orelse, scope) if statement.orelse else GOES_ON
+
+    def _while(self, statement: ast.While, scope: Scope) -> str:
+        stored, read = loop_names(statement)
+
+        def body() -> str:
+            self.evaluate(statement.test, scope)
+            return self.block(statement.body, scope)
+
+        self.loop(body, scope, stored, read)
+        return GOES_ON
+
+    def loop(self, body: Callable[[], str], scope: Scope, stored: set[str], read: set[str]) -> str:
+        """Run the body once for all iterations: what it carries along becomes a phi with a back edge.
+
+        Where a plain value turns into a tensor (`hidden = None` before the first iteration), once more.
+        """
+        before = {name: scope.vars[name] for name in stored if name in scope.vars}
+        ending = self._iteration(body, scope, before)
+        if self._turned_into_tensors(before, scope, read) and self.second_passes < 2:
+            self.second_passes += 1
+            ending = self._iteration(body, scope, {name: scope.vars[name] for name in before if name in scope.vars})
+            self.second_passes -= 1
+        return ending
+
+    def _iteration(self, body: Callable[[], str], scope: Scope, before: dict[str, Any]) -> str:
+        self.loop_counter += 1
+        loop = Loop(self.loop_counter, start=self.time + 1)
+        keys = self.loop_keys
+        self.loops.append(loop)
+        self.loop_keys = (*keys, loop.key)
+        heads: dict[str, Any] = {}
+        for name, value in before.items():
+            head = self._head(value)
+            if head is not value:
+                heads[name] = head
+                self.put(scope.vars, name, head)
+        loop.start = self.time + 1
+        jumps, scope.jumps = scope.jumps, []
+        assumed = dict(self.assumed)
+        ending = body()
+        self.assumed = assumed
+        for snapshot, _ in scope.jumps:
+            self._join_locals(scope, snapshot)
+        scope.jumps = jumps
+        for name, head in heads.items():
+            self._connect(head, scope.vars.get(name))
+        for container, key, head in loop.phis.values():
+            self._connect(head, container.get(key))
+        self.loops.pop()
+        self.loop_keys = keys
+        for name, head in heads.items():
+            end = scope.vars.get(name, MISSING)
+            if end is not head:
+                self.put(scope.vars, name, self.join([(before[name], ALWAYS), (end, ALWAYS)], "exit"))
+        self._turned_blank = any(
+            isinstance(container.get(key), (Node, Sequence)) and self._was_blank(loop, container, key)
+            for (_, key), container in loop.blank_reads.items()
+        )
+        return ending
+
+    _turned_blank = False
+
+    def _was_blank(self, loop: Loop, container: dict[Any, Any], key: Any) -> bool:
+        return isinstance(container.get(key), Node)
+
+    def _turned_into_tensors(self, before: dict[str, Any], scope: Scope, read: set[str]) -> bool:
+        if self._turned_blank:
+            return True
+        for name, value in before.items():
+            if name in read and isinstance(value, (Const, Unknown)) and self._holds_tensors(scope.vars.get(name)):
+                return True
+        return False
+
+    def _holds_tensors(self, value: Any) -> bool:
+        if isinstance(value, Node):
+            return value.leaf is None
+        return isinstance(value, Sequence) and any(isinstance(item, Node) for item in value.items)
+
+    def _head(self, value: Any) -> Any:
+        if isinstance(value, Node):
+            if value.leaf is not None and value.leaf.kind == "param":
+                return value
+            return self.phi([(self.current(value), ALWAYS)], "loop", value.name)
+        if isinstance(value, Sequence) and value.rest is None and 0 < len(value.items) <= 12 and value.kind == "tuple":
+            if any(isinstance(item, Node) for item in value.items):
+                made = Sequence([self._head(item) for item in value.items], None, value.kind)
+                made.names = value.names
+                return made
+        return value
+
+    def _connect(self, head: Any, end: Any) -> None:
+        if isinstance(head, Node) and head.op == "phi" and head.detail == "loop":
+            if end is None or isinstance(end, (Instance, Function, ClassValue)):
+                return
+            for node in self.nodes_of(end)[:12]:
+                if node is not head and len(head.inputs) < 12 and all(edge.source is not node for edge in head.inputs):
+                    head.inputs.append(Edge(node, True))
+        elif isinstance(head, Sequence) and isinstance(end, Sequence):
+            for one, other in zip(head.items, end.items, strict=False):
+                self._connect(one, other)
+
+    def _join_locals(self, scope: Scope, snapshot: dict[Any, Any]) -> None:
+        for name, value in snapshot.items():
+            current = scope.vars.get(name, MISSING)
+            if current is not value:
+                self.put(scope.vars, name, self.join([(current, ALWAYS), (value, ALWAYS)]))
+
+    # -- definitions -------------------------------------------------------------------------------------------------
+    def _exec_function(self, statement: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> str:
+        self.line_node = statement
+        if scope.parent is None and _defined(scope, statement):
+            return GOES_ON  # already made when somebody asked for it
+        self.put(scope.vars, statement.name, self.make_function(statement, scope))
+        return GOES_ON
+
+    def _exec_class(self, statement: ast.ClassDef, scope: Scope) -> str:
+        if scope.parent is None and _defined(scope, statement):
+            return GOES_ON
+        self.put(scope.vars, statement.name, ClassValue(statement, scope.module, scope))
+        return GOES_ON
+
+    def _import(self, statement: ast.Import | ast.ImportFrom, scope: Scope) -> str:
+        if isinstance(statement, ast.ImportFrom) and any(alias.name == "*" for alias in statement.names):
+            return GOES_ON
+        for alias in statement.names:
+            bound = alias.asname or (alias.name.split(".")[0] if isinstance(statement, ast.Import) else alias.name)
+            self.put(scope.vars, bound, self.imported(statement, alias, scope.module))
+        return GOES_ON
+
+    def _global(self, statement: ast.Global | ast.Nonlocal, scope: Scope) -> str:
+        scope.globals.update(statement.names)
+        return GOES_ON
+
+    def _delete(self, statement: ast.Delete, scope: Scope) -> str:
+        for target in statement.targets:
+            if isinstance(target, ast.Subscript):
+                owner = self.settle(self.evaluate(target.value, scope))
+                if isinstance(owner, Sequence):  # `del memory[:]`
+                    self.put(owner.cell, "items", ())
+                    self.put(owner.cell, "rest", None)
+            elif isinstance(target, ast.Name):
+                self.drop(scope.vars, target.id)
+        return GOES_ON
+
+
+@functools.lru_cache(maxsize=4096)
+def loop_names(statement: ast.For | ast.AsyncFor | ast.While) -> tuple[set[str], set[str]]:
+    """The names that a loop's body binds, and those it reads (its own functions and classes left out)."""
+    stored: set[str] = set()
+    read: set[str] = set()
+    todo: list[ast.AST] = list(statement.body)
+    if isinstance(statement, ast.While):
+        todo.append(statement.test)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else stored).add(node.id)
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            read.add(node.target.id)
+        if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.AsyncFunctionDef)):
+            todo.extend(ast.iter_child_nodes(node))
+    return stored, read
+
+
+def _defined(scope: Scope, statement: Any) -> bool:
+    known = scope.vars.get(statement.name)
+    while isinstance(known, (Partial, Gradient)):
+        known = known.function
+    return getattr(known, "node", None) is statement
+
+
+def _as_load(target: ast.expr) -> ast.expr:
+    import copy
+
+    loaded = copy.copy(target)
+    loaded.ctx = ast.Load()  # type: ignore[attr-defined]
+    return loaded
+
+
+HANDLERS: dict[type, Callable[[Any, Any, Scope], str]] = {
+    ast.Expr: Statements._expression,
+    ast.Assign: Statements._assign,
+    ast.AnnAssign: Statements._annotated,
+    ast.AugAssign: Statements._augmented,
+    ast.Return: Statements._return,
+    ast.Raise: Statements._raise,
+    ast.Break: Statements._break,
+    ast.Continue: Statements._continue,
+    ast.If: Statements._if,
+    ast.Match: Statements._match,
+    ast.Try: Statements._try,
+    ast.With: Statements._with,
+    ast.AsyncWith: Statements._with,
+    ast.For: Statements._for,
+    ast.AsyncFor: Statements._for,
+    ast.While: Statements._while,
+    ast.FunctionDef: Statements._exec_function,
+    ast.AsyncFunctionDef: Statements._exec_function,
+    ast.ClassDef: Statements._exec_class,
+    ast.Import: Statements._import,
+    ast.ImportFrom: Statements._import,
+    ast.Global: Statements._global,
+    ast.Nonlocal: Statements._global,
+    ast.Delete: Statements._delete,
+}

@@ -1,0 +1,282 @@
+"""Tensors: model rows applied, methods, in-place writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradaudit.models import Row
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.values import (
+    NONE,
+    Const,
+    External,
+    Function,
+    Instance,
+    Mapping,
+    OptimizerValue,
+    Parameters,
+    Sequence,
+    StateDict,
+    Unknown,
+)
+from gradaudit.tape import ALWAYS, Edge, Leaf, Node
+
+KEEPS_CONSTANTS = frozenset({"pow", "mul", "add", "sub", "div", "where", "maximum", "minimum", "clamp"})
+GRADIENT_FREE_TYPES = ("int", "long", "bool", "short", "byte", "char")
+PARAMETER_WRITES = {"copy_": "copy", "lerp_": "soft_update", "mul_": "scale", "add_": "soft_update"}
+FRESH = frozenset({"alloc", "const", "zeros", "ones", "full", "tensor", "random", "stop", "randn", "rand"})
+VIEWS = frozenset({"getitem", "reshape", "cast", "stop"})
+
+
+class Tensors(Machine):
+    def tensor(self, value: Any) -> Node:
+        """Any value as one node."""
+        if isinstance(value, Node):
+            return self.current(value)
+        if isinstance(value, Const):
+            return self.node("const", detail=repr(value.value)[:40])
+        if isinstance(value, Unknown):
+            return self.current(self.input_node(value))
+        nodes = self.nodes_of(value)
+        if len(nodes) == 1 and not isinstance(value, (Sequence, Mapping)):
+            return nodes[0]
+        if not nodes:
+            return self.node("const", detail=type(value).__name__)
+        return self.node("pack", [Edge(node) for node in nodes[:64]])
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+    def apply_row(self, row: Row, args: Args, keywords: Keywords, op: str = "") -> Any:
+        """Record the operation that a model row describes."""
+        op = op or row.op
+        edges, constants = self._edges(row, args, keywords, op)
+        passes = row.kind != "stop"
+        detail = ",".join(constants)
+        made = self.node(op, edges, passes=passes, detail=detail)
+        return self.shaped(made, row.result, args)
+
+    def _edges(self, row: Row, args: Args, keywords: Keywords, op: str) -> tuple[list[Edge], list[str]]:
+        edges: list[Edge] = []
+        constants: list[str] = []
+        named = [(row.argument(index) or index, value) for index, value in enumerate(args)]
+        named += list(keywords.items())
+        for position, (name, value) in enumerate(named):
+            if isinstance(value, Const):
+                if op in KEEPS_CONSTANTS and isinstance(value.value, (int, float)):
+                    edges.append(Edge(self.tensor(value), False))
+                else:
+                    constants.append(f"{name}={value.value!r}"[:24])
+                continue
+            if isinstance(value, External):
+                constants.append(value.tail)
+                continue
+            key = name if position >= len(args) else (name if isinstance(name, str) else position)
+            stopped = key in row.stops or (position < len(args) and position in row.stops)
+            index = key in row.index or (position < len(args) and position in row.index)
+            for node in self.nodes_of(value)[:64]:
+                if index:
+                    edges.append(self.index_edge(node))
+                else:
+                    edges.append(Edge(node, not stopped))
+        return edges, constants
+
+    def shaped(self, made: Node, result: str, args: Args) -> Any:
+        """The python value around a result: a tuple of values and indices, an LSTM's output and state ..."""
+        if result in ("tensor", "same", "list"):
+            return made
+        if result == "first":
+            parts = Sequence([made, self.node("argmax", [Edge(made, False)], passes=False)])
+            parts.names = ("values", "indices")
+            return parts
+        if result == "lstm":
+            state = Sequence([self._part_node(made, 1), self._part_node(made, 2)])
+            return Sequence([made, state])
+        if result == "pair":
+            return Sequence([self._part_node(made, 0), self._part_node(made, 1)])
+        if result.startswith("tuple:"):
+            return Sequence([self._part_node(made, index) for index in range(int(result[6:]))])
+        if result == "input":
+            return args[0] if args else made
+        if result == "none":
+            return NONE
+        return made
+
+    def _part_node(self, node: Node, index: int) -> Node:
+        return self.node("getitem", [Edge(node)], detail=f"[{index}]")
+
+    # -- methods -----------------------------------------------------------------------------------------------------
+    def tensor_method(self, receiver: Node, name: str, args: Args, keywords: Keywords) -> Any:
+        node = self.current(receiver)
+        if name == "backward":
+            self.backward(node)
+            return NONE
+        if name == "requires_grad_":
+            return self._requires_grad(node, args, keywords)
+        if name in PARAMETER_WRITES and self._parameters_behind(receiver):
+            return self._write_parameter(receiver, name, args, keywords)
+        if node.op == "dist":
+            return self.distribution_method(node, name, args, keywords)
+        if name == "step" and args and isinstance(args[0], OptimizerValue):
+            return self.call_method(args[0], "step", args[1:], keywords)
+        if name in ("scale", "prepare") and len(args) == 1 and isinstance(args[0], Node):
+            return args[0]
+        if name in ("to", "type", "astype"):
+            return self._cast(node, name, args, keywords)
+        row = self.hints.models.method("Tensor", name, self.framework())
+        if row is None:
+            return self._unmodelled(node, name, args, keywords)
+        return self._by_row(receiver, node, row, name, args, keywords)
+
+    def framework(self) -> str:
+        return self.current_framework
+
+    current_framework: str
+
+    def _by_row(self, receiver: Node, node: Node, row: Row, name: str, args: Args, keywords: Keywords) -> Any:
+        if row.extra.get("overloads") == "max":
+            return self.max_like(row, [node, *args], keywords)
+        if row.extra.get("overloads") == "cast":
+            return self._cast(node, name, args, keywords)
+        if row.kind == "inplace":
+            return self._in_place(receiver, node, row, args, keywords)
+        if row.kind == "identity":
+            return node
+        if row.kind == "constant":
+            made = Unknown(name)
+            made.call = True
+            return made
+        if row.kind in ("alloc", "random"):
+            return self.allocate(row.op, [])
+        if row.kind in ("none", "raises", "grad_mode"):
+            return NONE
+        result = self.apply_row(row, [node, *args], keywords)
+        if isinstance(result, Node) and result.op in VIEWS and row.kind == "op":
+            self.bases[result] = self.bases.get(receiver, receiver)
+        return result
+
+    def allocate(self, op: str, inputs: list[Node]) -> Node:
+        """Fresh storage; what is written into it later is found under its version."""
+        made = self.node(op, [Edge(node) for node in inputs])
+        self.versions[made] = made
+        return made
+
+    def max_like(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """torch's max/min/median: elementwise of two tensors, values and indices along a dim, or one value."""
+        second = args[1] if len(args) > 1 else keywords.get("dim", keywords.get("axis", keywords.get("other")))
+        if second is None:
+            return self.apply_row(row, args, keywords)
+        if isinstance(second, Node) and second.op != "const":
+            return self.apply_row(row, args, keywords, op={"max": "maximum", "min": "minimum"}.get(row.op, row.op))
+        made = self.node(row.op, [Edge(self.tensor(args[0]))], detail=f"dim={getattr(second, 'value', '?')}")
+        if self.framework() != "torch":
+            return made
+        return self.shaped(made, "first", args)
+
+    def _cast(self, node: Node, name: str, args: Args, keywords: Keywords) -> Any:
+        for value in (*args, *keywords.values()):
+            text = value.tail if isinstance(value, External) else str(value.value) if isinstance(value, Const) else ""
+            if any(text.startswith(kind) or text.startswith("u" + kind) for kind in GRADIENT_FREE_TYPES):
+                return self.node("cast", [Edge(node, False)], passes=False, detail=text)
+        return node
+
+    def _unmodelled(self, node: Node, name: str, args: Args, keywords: Keywords) -> Any:
+        """A method of an object that we took for a tensor: a distribution of the user's, an output struct ..."""
+        known = DISTRIBUTION_LIKE.get(name)
+        if known is not None:
+            return self.distribution_method(node, name, args, keywords)
+        if name in ("items",):
+            return Sequence((), Sequence((Unknown("key"), node)))
+        if name in ("keys",):
+            return Sequence((), Unknown("key"))
+        edges = [Edge(node)] + [Edge(part) for value in (*args, *keywords.values()) for part in self.nodes_of(value)[:16]]
+        constants = ",".join(repr(value.value)[:20] for value in args if isinstance(value, Const))
+        return self.node("call", edges, detail=f".{name}({constants})")
+
+    def _requires_grad(self, node: Node, args: Args, keywords: Keywords) -> Any:
+        value = args[0] if args else keywords.get("requires_grad", Const(True))
+        if node.leaf is not None and node.leaf.kind == "param":
+            self.freeze([node], value)
+        elif not isinstance(value, Const) or value.value:
+            self.as_parameter(node)
+        return node
+
+    def as_parameter(self, node: Node) -> None:
+        """Storage without a history that is made to require gradient is a parameter; anything else stays what it is."""
+        if node.leaf is None and not any(edge.source.op != "const" for edge in node.inputs) and node.op in FRESH:
+            node.op, node.inputs = "leaf", []
+            node.leaf = Leaf("param", node.name, scalar=True)
+            node.frame = None
+            self.versions.pop(node, None)
+
+    # -- distributions -----------------------------------------------------------------------------------------------
+    def distribution_method(self, node: Node, name: str, args: Args, keywords: Keywords) -> Any:
+        given = [Edge(part) for value in (*args, *keywords.values()) for part in self.nodes_of(value)[:16]]
+        if name in ("sample", "sample_n"):
+            row = self.hints.models.method("Distribution", "sample", self.framework())
+            if row is not None and row.kind == "op" and node.detail not in DISCRETE:
+                return self.node("rsample", [Edge(node), *given])
+            return self.node("sample", [Edge(node, False)], passes=False)
+        if name in ("sample_and_log_prob", "experimental_sample_and_log_prob", "rsample_and_log_prob"):
+            drawn = self.distribution_method(node, "sample", [], {})
+            return Sequence([drawn, self.node("log_prob", [Edge(node), Edge(drawn)])])
+        op = DISTRIBUTION_LIKE.get(name, "")
+        if op:
+            return self.node(op, [Edge(node), *given])
+        if name in ("batch_shape", "event_shape", "support"):
+            return Unknown(name)
+        return self.node("call", [Edge(node), *given], detail="." + name)
+
+    # -- in place ----------------------------------------------------------------------------------------------------
+    def _in_place(self, receiver: Node, node: Node, row: Row, args: Args, keywords: Keywords) -> Any:
+        written = [part for value in (*args, *keywords.values()) for part in self.nodes_of(value) if not isinstance(value, Const)]
+        if row.op in ("detach", "stop"):
+            return self.stop(node, row.op)
+        if row.op in ("fill", "zero", "normal", "uniform", "copy") and not written:
+            fresh = self.node("alloc")
+            self._set_version(receiver, fresh)
+            return receiver
+        self.write_in_place(receiver, row.op, written)
+        return receiver
+
+    def write_in_place(self, target: Node, op: str, written: list[Node]) -> Node:
+        """A new version of the storage behind `target`; reads from here on see it."""
+        base = self.bases.get(target, target)
+        before = self.current(base)
+        edges = [Edge(before)] + [Edge(node) for node in written[:24] if node is not before]
+        made = self.node("store" if op in ("store", "copy") else op, edges, name=base.name)
+        if op in ("store", "copy"):
+            # the old contents keep the gradient they have, whatever the mode of this write
+            made.inputs[0] = Edge(before, True, guard=ALWAYS)
+        self._set_version(base, made)
+        return made
+
+    def _set_version(self, base: Node, made: Node) -> None:
+        base = self.bases.get(base, base)
+        self.put(self.versions, base, made)
+
+    # -- parameters as tensors ---------------------------------------------------------------------------------------
+    def _parameters_behind(self, node: Node) -> list[Node]:
+        for _ in range(6):
+            if node.leaf is not None:
+                return [node] if node.leaf.kind == "param" else []
+            if node.op not in VIEWS or not node.inputs:
+                return []
+            node = node.inputs[0].source
+        return []
+
+    def _write_parameter(self, receiver: Node, name: str, args: Args, keywords: Keywords) -> Any:
+        leaves = self._parameters_behind(receiver)
+        self.parameter_write(leaves, [*args, *keywords.values()], PARAMETER_WRITES[name])
+        return receiver
+
+DISCRETE = frozenset({
+    "Categorical", "OneHotCategorical", "Bernoulli", "EpsilonGreedy", "Greedy", "Softmax", "Multinomial", "Binomial", "Poisson",
+    "Geometric",
+})  # fmt: skip
+DISTRIBUTION_LIKE = {
+    "sample": "sample", "rsample": "rsample", "log_prob": "log_prob", "entropy": "entropy", "mean": "getitem",
+    "mode": "getitem", "kl_divergence": "kl_divergence", "logits": "getitem", "probs": "getitem", "stddev": "getitem",
+    "scale": "getitem", "loc": "getitem", "prob": "log_prob", "log_cdf": "log_prob", "cdf": "log_prob", "variance": "getitem",
+    "sample_and_log_prob": "sample",
+}  # fmt: skip
+
+__all__ = ["Function", "Instance", "Mapping", "Parameters", "StateDict", "Tensors"]
