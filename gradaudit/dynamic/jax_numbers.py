@@ -1,7 +1,8 @@
-"""The numbers: a jaxpr's value and its gradients, under `jit`, on the arrays of the call."""
+"""The numbers: a jaxpr's value and its gradients on the arrays of the call."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from gradaudit.dynamic.jax_flatten import Value
 from gradaudit.dynamic.jax_program import Program
 from gradaudit.dynamic.jax_rewrite import run
 from gradaudit.errors import CheckError
+
+LONG = 400
+"""Steps beyond which a program is run operation by operation."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ def evaluate(program: Program, closed: Any, wanted: list[int]) -> Numbers:
 
     moving = [jax.numpy.asarray(program.arguments.arrays[i]) for i in wanted]
     try:
-        value, grads = jax.jit(jax.value_and_grad(loss))(moving, arrays)
+        value, grads = _compiled(program, jax.value_and_grad(loss))(moving, arrays)
         value = np.asarray(value)
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
@@ -70,7 +74,13 @@ def evaluate(program: Program, closed: Any, wanted: list[int]) -> Numbers:
 
 def value_of(program: Program, closed: Any) -> np.ndarray:
     """The loss alone, without the backward pass beside it."""
-    return np.asarray(jax.jit(run(closed))(*(program.arguments.arrays[i] for i in program.traced))[0])
+    function = _compiled(program, run(closed))
+    return np.asarray(function(*(program.arguments.arrays[i] for i in program.traced))[0])
+
+
+def _compiled(program: Program, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Under `jit`, as the loss is used; a long unrolled program takes the compiler longer than it takes to run."""
+    return jax.jit(function) if len(program.flat.steps) <= LONG else function
 
 
 def _host(array: Any) -> np.ndarray:

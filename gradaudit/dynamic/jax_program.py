@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from gradaudit.dynamic.jax_trees import PARAM, Arguments, Slot, arrays_in, is_in
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.state import save_python, seed_python
-from gradaudit.errors import CheckError
+from gradaudit.errors import CheckError, UserCodeError
 
 _CONCRETE = tuple(
     getattr(jax.errors, name)
@@ -66,7 +67,7 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
     values, names, invoke, chosen = _bind(call)
     arguments = Arguments(values, names, chosen)
     scope = arrays_in(call.scope)
-    stated = _stated(roles, arguments.slots, arguments.arrays, scope, names, chosen)
+    stated = _stated(roles, arguments.slots, arguments.arrays, scope, names, chosen, call.aliases)
     differentiated = _differentiated(arguments, names, chosen)
     differentiated |= {i for i in stated[0] if is_inexact(arguments.arrays[i])}
     notes: list[str] = []
@@ -102,23 +103,34 @@ def reached(flat: Flat) -> set[Value]:
 
 def _bind(call: LossCall) -> tuple[list[Any], list[str], Callable[[Sequence[Any]], Any], set[int]]:
     """(values, their names, the call with other values, the differentiated ones)."""
-    function, args, names = call.function, list(call.args), list(call.names[: len(call.args)])
-    names += [f"arg{i}" for i in range(len(names), len(args))]
+    function, args, kwargs, names = _positional(call)
     shift = 0
     owner = getattr(function, "__self__", None)
     if owner is not None and hasattr(function, "__func__") and _trainable(owner):
         function, args, shift = function.__func__, [owner, *args], 1
         names.insert(0, next((key for key, value in call.scope.items() if value is owner), "self"))
-    count, keys = len(args), list(call.kwargs)
+    count, keys = len(args), list(kwargs)
 
     def invoke(values: Sequence[Any]) -> Any:
         return function(*values[:count], **dict(zip(keys, values[count:], strict=True)))
 
-    values = [*args, *call.kwargs.values()]
+    values = [*args, *kwargs.values()]
     chosen = {0} if call.argnums is None else {_argnum(n, count - shift) + shift for n in call.argnums}
     if call.argnums is None and not values:
         raise CheckError(f"{call.target} takes no argument: nothing can be differentiated (jax.grad needs one)")
     return values, [*names, *keys], invoke, chosen
+
+
+def _positional(call: LossCall) -> tuple[Callable[..., Any], list[Any], dict[str, Any], list[str]]:
+    """The call as jax.grad wants it: by position where the function allows it."""
+    names = [*call.names, *(f"arg{i}" for i in range(len(call.names), len(call.args)))]
+    try:
+        bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+    except (TypeError, ValueError):
+        return call.function, list(call.args), dict(call.kwargs), names[: len(call.args)]
+    order = [name for name in bound.signature.parameters if name not in bound.kwargs]
+    names += order[len(names) :] if len(bound.args) > len(names) else []
+    return call.function, list(bound.args), dict(bound.kwargs), names[: len(bound.args)]
 
 
 def _argnum(number: int, count: int) -> int:
@@ -154,6 +166,7 @@ def _stated(
     scope: Mapping[int, tuple[str, Any]],
     names: list[str],
     chosen: set[int],
+    aliases: Mapping[str, tuple[str, ...]],
 ) -> tuple[dict[int, str], dict[str, str]]:
     """Stated roles of slots and of captured arrays. Below a differentiated argument its own name may be left out."""
     if not roles:
@@ -167,7 +180,8 @@ def _stated(
                 known.append(short)
     for name, array in scope.values():
         if is_inexact(array):
-            spellings.setdefault(name, [])
+            head, dot, rest = name.partition(".")
+            spellings.setdefault(name, [f"{other}{dot}{rest}".lstrip(".") for other in aliases.get(head, ())])
     assigned = roles.assign(spellings)
     by_slot = {i: assigned[slot.name] for i, slot in enumerate(slots) if slot.name in assigned}
     slot_names = {slot.name for slot in slots}
@@ -206,10 +220,10 @@ def _trace(
 
     try:
         return jax.make_jaxpr(loss)(*(arguments.arrays[i] for i in numbers))
-    except (CheckError, *_CONCRETE):
+    except (CheckError, UserCodeError, *_CONCRETE):
         raise
     except Exception as error:
-        raise CheckError(f"the loss raised {type(error).__name__}: {_first_line(error)}") from error
+        raise UserCodeError(f"the loss raised {type(error).__name__}: {_first_line(error)}", error) from error
 
 
 def _first_line(error: BaseException) -> str:

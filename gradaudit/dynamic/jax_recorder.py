@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from gradaudit.dynamic.groups import build
 from gradaudit.dynamic.jax_frames import assign
 from gradaudit.dynamic.jax_leaves import Leaves
@@ -18,7 +21,7 @@ from gradaudit.dynamic.jax_program import Program, trace
 from gradaudit.dynamic.jax_proof import prove
 from gradaudit.dynamic.jax_tape import Writer, Written
 from gradaudit.dynamic.jax_trees import has_jax
-from gradaudit.dynamic.recording import Cut, LossCall, Proof, Recording
+from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
 from gradaudit.tape import Location, Sink, Tape
 
@@ -63,6 +66,21 @@ class JaxRecorder:
         """The same jaxpr with `stop_gradient` at the cut, run on the same arrays."""
         program, written, numbers = recording.handle
         return prove(recording, program, written, numbers, cut, self.probe)
+
+    def make_input(self, spec: InputSpec, seed: int) -> jax.Array:
+        """An array of this dtype and shape; 64-bit types are what jax is configured to make of them."""
+        dtype = jax.dtypes.canonicalize_dtype(spec.dtype)
+        key = jax.random.key(seed)
+        floating = jnp.issubdtype(dtype, jnp.floating)
+        if spec.low is not None and spec.high is not None:
+            if floating:
+                return jax.random.uniform(key, spec.shape, dtype, spec.low, spec.high)
+            return jax.random.randint(key, spec.shape, int(spec.low), max(int(spec.high), int(spec.low) + 1)).astype(
+                dtype
+            )
+        if floating:
+            return jax.random.normal(key, spec.shape, dtype)
+        return jax.random.randint(key, spec.shape, 0, 2).astype(dtype)
 
 
 def _sink(program: Program, written: Written, call: LossCall) -> Sink:
