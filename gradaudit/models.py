@@ -4,7 +4,8 @@ A file has
 
     never, index     words: parameters that never carry gradient, in any row of the file; `index` ones say where
     [families]       a family ("Tensor", "Module", "Distribution" ...) -> the class whose methods it has in this library
-    [aliases]        a dotted prefix -> what it is short for; a last component `*` stands for any one module
+    [aliases]        a dotted prefix -> what it is short for; a last component `*` stands for any one module, and on the
+                     right for the last component of the left
     [[prefixes]]     like a row, for every name below `names` that has no row of its own
     [[rows]]         names (words with shell-like braces), and what they share:
                      op      canonical name; without it the name's last component
@@ -12,6 +13,7 @@ A file has
                      call    words: the parameters; `-x` carries no gradient, `#x` is an index, `+x` does although
                              the file says never, `*x` is variadic. A method's first parameter is called "self".
                      result  what comes back
+                     order   words: the positions of the arguments in the order that `op` has on the tape
                      unverified  why the tests cannot check it
                      anything else is `extra`; "=" stands for the name's last component
 
@@ -33,7 +35,7 @@ KINDS = frozenset(
         "distribution grad_mode transform raises none"
     ).split()
 )
-_ROW_KEYS = frozenset(("names", "op", "kind", "call", "result"))
+_ROW_KEYS = frozenset(("names", "op", "kind", "call", "result", "order"))
 _NOTHING: frozenset[str | int] = frozenset()
 
 
@@ -71,6 +73,8 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
     variadic: str = ""
     """The parameter that takes all remaining positional arguments, or ""."""
+    order: tuple[int, ...] = ()
+    """Where the library's order is not the tape's: which argument comes first, second ... (empty: as they are)."""
 
     def argument(self, position: int) -> str:
         """The name of a positional argument, or "" where the row does not know it."""
@@ -132,7 +136,11 @@ class Library:
     def __init__(self, name: str, data: Mapping[str, Any]) -> None:
         self.name = name
         self.families: dict[str, str] = data.get("families", {})
-        self.aliases: dict[str, str] = data.get("aliases", {})
+        self.aliases: dict[str, str] = {}
+        for pattern, target in data.get("aliases", {}).items():
+            for name in expand(pattern):
+                last = name.rpartition(".")[2]
+                self.aliases[name] = target if last == "*" else target.replace("*", last)
         self.prefixes: dict[str, dict[str, Any]] = {}
         self.groups: dict[str, dict[str, Any]] = {}
         self._never = frozenset(data.get("never", "").split())
@@ -192,6 +200,7 @@ class Library:
             group.get("result", "tensor"),
             {key: name if value == "=" else value for key, value in group.items() if key not in _ROW_KEYS},
             signature.variadic,
+            tuple(map(int, group.get("order", "").split())),
         )
 
 
