@@ -140,8 +140,8 @@ def check(
     """Audit a loss in this process and return the report.
 
     `inputs`: a tuple of positional arguments, a dict of keyword arguments, one argument, or a function that gives one
-    of these. `frozen` and `trained` are patterns over the dotted names of parameters; they bind. Raises CheckError where
-    the loss cannot be audited.
+    of these. `frozen` and `trained` are patterns over the dotted names of parameters; they bind. Raises CheckError
+    where the loss cannot be audited.
     """
     if isinstance(loss_fn, str):
         target = targets.load(loss_fn, seed=seed)

@@ -1,30 +1,106 @@
-"""What happens to parameters beside the graph: the optimizers in reach and what they hold."""
+"""What happens to parameters beside the graph: which optimizers hold them, and which networks are copies.
+
+A run of one loss shows neither steps nor copies. Living optimizers say what they hold; a network whose every tensor
+equals another's was copied from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from gradaudit.dynamic.torch_recorder.reach import Reach, living
-from gradaudit.tape import Event, Location, Node, Optimizer, Tape
+from gradaudit.tape import Event, Location, Network, Node, Optimizer, Sink, Tape
+
+_LAGGING = re.compile(r"target|tgt|targ|ema|momentum|teacher|old|ref|slow|shadow|copy|lag|avg|average|frozen|prev|key")
+_PLAIN = frozenset("optim optimizer optimiser opt loss fn compute step update the of self get calculate calc".split())
 
 
 def add_events(
     tape: Tape, reach: Reach, leaves: Mapping[int, Node], tick: Callable[[], int], nowhere: Location
 ) -> None:
-    """A hold event for every living optimizer that takes a parameter in reach."""
-    for index, optimizer in enumerate(_optimizers(reach)):
+    """A hold event for every living optimizer that takes a parameter in reach, and the step of this loss's own one."""
+    records: list[Optimizer] = []
+    for optimizer in living(torch.optim.Optimizer):
         taken = {leaves[id(one)] for group in optimizer.param_groups for one in group["params"] if id(one) in leaves}
         if not taken:
             continue
-        record = Optimizer(f"{type(optimizer).__name__}#{index}", set(taken), location=nowhere)
+        record = Optimizer(reach.optimizers.get(id(optimizer), ""), taken, location=nowhere)
+        records.append(record)
+    records.sort(key=lambda record: (record.name, min(leaf.time for leaf in record.leaves)))
+    for record in records:
+        held = tuple(sorted(record.leaves, key=_time))
         tape.optimizers.append(record)
-        tape.events.append(Event("hold", tick(), nowhere, optimizer=record, leaves=tuple(sorted(taken, key=_time))))
+        tape.events.append(Event("hold", 0, nowhere, optimizer=record, leaves=held))
+    sink = tape.sinks[0]
+    tape.events.append(Event("backward", sink.time, nowhere, sink=sink))
+    own = _own(records, sink)
+    if own is not None:
+        tape.events.append(Event("step", tick(), nowhere, optimizer=own, leaves=tuple(sorted(own.leaves, key=_time))))
+    mark_copies(reach, {leaf for record in records for leaf in record.leaves}, leaves)
 
 
-def _optimizers(reach: Reach) -> list[torch.optim.Optimizer]:
-    return living(torch.optim.Optimizer)
+def _own(records: list[Optimizer], sink: Sink) -> Optimizer | None:
+    """The optimizer that steps with this loss: the only one, or the only one whose name has a word of the loss's."""
+    if len(records) == 1:
+        return records[0]
+    words = _words(sink.function.rpartition(":")[2])
+    named = [record for record in records if words & _words(record.name)]
+    return named[0] if len(named) == 1 else None
+
+
+def _words(name: str) -> set[str]:
+    return {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _PLAIN}
+
+
+def mark_copies(reach: Reach, held: set[Node], leaves: Mapping[int, Node]) -> None:
+    """`copied_from` of networks that equal another one tensor by tensor."""
+    seen: dict[tuple[object, ...], list[tuple[torch.nn.Module, Network]]] = {}
+    for module, _ in list(reach.modules.values()):
+        network = reach.networks[id(module)]
+        if not _telling(module) or any(one.copied_from is not None for one in network.chain()):
+            continue
+        form = tuple((name, tuple(one.shape)) for name, one in module.named_parameters())
+        for other, known in seen.get(form, []):
+            if _equal(module, other) and known not in network.chain() and network not in known.chain():
+                copy, origin = _direction((module, network), (other, known), held, leaves)
+                copy.copied_from = origin
+                break
+        seen.setdefault(form, []).append((module, network))
+
+
+def _direction(
+    later: tuple[torch.nn.Module, Network],
+    earlier: tuple[torch.nn.Module, Network],
+    held: set[Node],
+    leaves: Mapping[int, Node],
+) -> tuple[Network, Network]:
+    """(copy, original): the copy is held by no optimizer, has a lagging name, or comes later."""
+    stepped = [any(leaves.get(id(one)) in held for one in module.parameters()) for module, _ in (later, earlier)]
+    lagging = [bool(_LAGGING.search(network.path.lower())) for _, network in (later, earlier)]
+    first_is_copy = stepped[1] and not stepped[0] or (stepped[0] == stepped[1] and lagging[0] >= lagging[1])
+    return (later[1], earlier[1]) if first_is_copy else (earlier[1], later[1])
+
+
+def _telling(module: torch.nn.Module) -> bool:
+    """Whether two such modules are not equal by chance: a tensor with many different values."""
+    return any(one.numel() > 3 and _varied(one) for one in _floats(module))
+
+
+def _varied(tensor: torch.Tensor) -> bool:
+    flat = tensor.detach().reshape(-1)
+    return bool((flat[1:4] != flat[0]).all()) and flat.device.type != "meta"
+
+
+def _floats(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return (one for one in module.parameters() if one.is_floating_point())
+
+
+def _equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(left is not right and left.device == right.device and torch.equal(left, right) for left, right in pairs)
 
 
 def _time(node: Node) -> int:

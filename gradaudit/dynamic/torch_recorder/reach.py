@@ -42,6 +42,7 @@ class Reach:
         self.inputs: dict[int, str] = {}
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: list[torch.Generator] = []
+        self.optimizers: dict[int, str] = {}
         self._seen: dict[tuple[int, str], None] = {}
         self._visited: set[int] = set()
         for name, value in call.arguments().items():
@@ -62,7 +63,9 @@ class Reach:
             self.generators.append(value)
         elif isinstance(value, MethodType):
             self._walk(value.__self__, name, owner, depth + 1, argument)
-        elif not isinstance(value, torch.optim.Optimizer):
+        elif isinstance(value, torch.optim.Optimizer):
+            self.optimizers.setdefault(id(value), name)
+        else:
             if id(value) in self._visited:
                 return
             self._visited.add(id(value))

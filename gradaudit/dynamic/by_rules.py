@@ -1,0 +1,153 @@
+"""The rules that lint runs, on the tape of a run; and where their findings are to be tried with a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from gradaudit import catalog
+from gradaudit.dynamic.judgement import Case, Judgement
+from gradaudit.dynamic.recording import NONE, Cut
+from gradaudit.finding import Finding
+from gradaudit.lint import who_speaks
+from gradaudit.rule import Rule
+from gradaudit.tape import Node
+
+OPERAND_CODES = frozenset(("GA201", "GA303", "GA304"))
+"""Rules whose defect is one operand of an operation: a stop at the operation's result would stop the learning, too."""
+
+MOST_TRIED = 12
+
+
+def load_rules() -> list[Rule]:
+    return [entry.load() for entry in catalog.entries()]
+
+
+def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgement]:
+    """One judgement for each finding of the shared rules."""
+    loaded = load_rules() if rules is None else rules
+    found: list[Finding] = []
+    for rule in loaded:
+        found += [finding for finding in rule.check(case.analysis) if finding.location.line]
+    for finding in who_speaks(found, loaded):
+        roots = roots_of(case, finding)
+        cut = find_cut(case, finding, roots)
+        yield Judgement(finding, cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+
+
+def roots_of(case: Case, finding: Finding) -> int:
+    """The leaves a finding is about; all that the loss reaches where it does not say."""
+    roots = case.analysis.mask(getattr(finding, "roots", frozenset()))
+    return roots or case.view.live(case.view.sink.loss)
+
+
+def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
+    """A stop at the finding's place that takes all gradient from none but its roots; None where there is none.
+
+    Where one operand is the defect, everything that learns must go on to learn.
+    """
+    tried = list(islice(_candidates(case, finding, roots), MOST_TRIED))
+    losses = [_lost(case, cut) for cut in tried]
+    everything = case.view.live(case.view.sink.loss)
+    if finding.code in OPERAND_CODES:
+        for cut, lost in zip(tried, losses, strict=True):
+            if not lost:
+                return cut
+    for cut, lost in zip(tried, losses, strict=True):
+        if not lost & ~roots and lost != everything:
+            return cut
+    return None
+
+
+def _candidates(case: Case, finding: Finding, roots: int) -> Iterator[Cut]:
+    """The value made at the place, each operand of it, then everything that leaves its line."""
+    view, where = case.view, finding.location
+    span = (where.path, where.line, where.column, where.end_line, where.end_column)
+    exact = [node for node in view.slice if node.leaf is None and _span(node) == span and view.live(node) & roots]
+    line = [node for node in view.slice if node.leaf is None and _on_line(node, finding) and view.live(node) & roots]
+    last = _leaving(case, exact)
+    if last:
+        yield Cut(values=frozenset(last))
+    yield from _operands(case, exact, roots)
+    leaving = _leaving(case, line)
+    if leaving and set(leaving) != set(last):
+        yield Cut(values=frozenset(leaving))
+        for node in reversed(leaving):
+            yield Cut(values=frozenset((node,)))
+    yield from _operands(case, [node for node in line if node not in exact], roots)
+
+
+def _operands(case: Case, nodes: list[Node], roots: int) -> Iterator[Cut]:
+    """One operand of an operation, the later ones first (`new - old`); of all its repetitions at once."""
+    places: dict[tuple[object, str, int], list[tuple[Node, int]]] = {}
+    for node in nodes:
+        live = [i for i, edge in enumerate(node.inputs) if edge.passes and case.view.live(edge.source) & roots]
+        if len(live) > 1:
+            for index in live:
+                places.setdefault((_span(node), node.op, index), []).append((node, index))
+    for key in sorted(places, key=lambda key: -key[-1]):
+        yield Cut(operands=frozenset(places[key]))
+
+
+def _leaving(case: Case, nodes: list[Node]) -> list[Node]:
+    """Those whose value is used by something that is not among them."""
+    inside = set(nodes)
+    return [
+        node
+        for node in nodes
+        if node is not case.view.sink.loss and any(user not in inside for user, _ in case.view.consumers(node))
+    ]
+
+
+def _span(node: Node) -> tuple[str, int, int, int, int]:
+    where = node.location
+    return (where.path, where.line, where.column, where.end_line, where.end_column)
+
+
+def _on_line(node: Node, finding: Finding) -> bool:
+    """Whether the node, or a call that it was made in, stands on the finding's line."""
+    path, line = finding.location.path, finding.location.line
+    if (node.location.path, node.location.line) == (path, line):
+        return True
+    call = node.call
+    while call is not None:
+        if (call.location.path, call.location.line) == (path, line):
+            return True
+        call = call.parent
+    return False
+
+
+def _lost(case: Case, cut: Cut) -> int:
+    """The leaves that gradient no longer reaches with this stop, by the structure of the tape."""
+    loss = case.view.sink.loss
+    before = case.view.live(loss)
+    if loss in cut.values:
+        return before
+    reached = 0
+    seen, waiting = {loss}, [loss]
+    while waiting:
+        node = waiting.pop()
+        reached |= case.analysis.bit(node)
+        for index, edge in enumerate(node.inputs):
+            source = edge.source
+            if not edge.passes or source in seen or source in cut.values or (node, index) in cut.operands:
+                continue
+            seen.add(source)
+            waiting.append(source)
+    return before & ~reached
+
+
+def _lost_groups(case: Case, cut: Cut | None) -> tuple[str, ...]:
+    if cut is None:
+        return ()
+    lost = _lost(case, cut)
+    return tuple(
+        group.name
+        for group in case.groups
+        if group.state != NONE and (mask := case.mask([group])) and not mask & ~lost & case.view.mask
+    )
+
+
+def _nodes(cut: Cut | None) -> Iterator[Node]:
+    if cut is not None:
+        yield from sorted({*cut.values, *(node for node, _ in cut.operands)}, key=lambda node: node.time)
