@@ -223,11 +223,12 @@ def library(name: str) -> Library:
 class Models:
     """What is known of the libraries that a program imports."""
 
-    __slots__ = ("_canonical", "_roots", "libraries")
+    __slots__ = ("_canonical", "_frameworks", "_roots", "libraries")
 
     def __init__(self, libraries: Iterable[str] = ()) -> None:
         index = _read("index")
         self._roots: dict[str, str] = index["roots"]
+        self._frameworks: dict[str, str] = index["frameworks"]
         self._canonical: dict[str, str] = {}
         files = dict.fromkeys(self._roots.get(name, name) for name in libraries)
         self.libraries = tuple(files) or tuple(dict.fromkeys(self._roots.values()))
@@ -256,9 +257,9 @@ class Models:
     def method(self, family: str, name: str, framework: str = "") -> Row | None:
         """The row of a method or attribute of a family of values ("Tensor", "Module", "Optimizer", "Distribution" ...).
 
-        `framework` (a library's name) decides where several libraries have such a method.
+        `framework` (torch, jax, tensorflow) decides where several libraries have such a method.
         """
-        order = [framework, *self.libraries] if framework else self.libraries
+        order = [*self._frameworks.get(framework, "").split(), *self.libraries]
         for file in order:
             owner = library(file).families.get(family)
             row = library(file).row(f"{owner}.{name}") if owner else None
