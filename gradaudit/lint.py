@@ -84,7 +84,7 @@ def settle(
 def make_recorder(cwd: Path, overlay: dict[str, str] | None) -> Any:
     from gradaudit.static.recorder import Recorder
 
-    return Recorder(cwd, overlay)
+    return Recorder(str(cwd), overlay)
 
 
 def lint_file(recorder: Any, path: str, rules: Sequence[Rule], failed: Failed | None = None) -> list[Finding]:
