@@ -37,12 +37,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradaudit.finding import Finding
+from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import REGRESSION, SCORE, Leak, leaks
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import decided, roles, severity
-
-from gradaudit.finding import Finding
-from gradaudit.paths import Analysis
 
 CODE, NAME = "GA101", "bootstrap-target"
 RANK = 90
@@ -50,8 +49,15 @@ RANK = 90
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     for leak in leaks(analysis):
-        if SCORE not in leak.kinds and REGRESSION in leak.kinds:
+        if SCORE not in leak.kinds and REGRESSION in leak.kinds and not _asked_for(leak):
             yield _finding(leak)
+
+
+def _asked_for(leak: Leak) -> bool:
+    """A library function whose caller must ask for a live target."""
+    return all(
+        use.view.sink.kind == "library" and decided(use.view, use.value, use.leaves) for use in leak.uses
+    )
 
 
 def _finding(leak: Leak) -> Finding:

@@ -13,6 +13,8 @@ from gradaudit.tape import Call, Frame, Location, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+ALIASES = frozenset({"phi", "pack", "identity"})
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -100,12 +102,72 @@ def common(calls: Iterable[Call | None]) -> Call | None:
 
 
 def takers(view: View, leaves: int, area: Iterable[Node]) -> list[Node]:
-    """The nodes of `area` that take one of `leaves` directly (a layer's call, an expression over a parameter)."""
-    return [
-        node
-        for node in area
-        if any(edge.passes and view.analysis.bit(edge.source) & leaves for edge in node.inputs)
-    ]
+    """The nodes of `area` that compute with one of `leaves` (a layer's call, an expression over a parameter)."""
+    area = set(area)
+    return [node for node in _makers(view, leaves) if node in area]
+
+
+def _makers(view: View, leaves: int) -> list[Node]:
+    """The first operations on these leaves. A join of parameters is still a parameter."""
+    found: dict[Node, None] = {}
+    seen: set[Node] = set(view.analysis.leaves(leaves & view.mask))
+    waiting = list(seen)
+    while waiting:
+        for user, _ in view.consumers(waiting.pop()):
+            if user.op not in ALIASES:
+                found[user] = None
+            elif user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return list(found)
+
+
+def made_at(view: View, makers: Iterable[Node], consumer: Node | None) -> list[Site]:
+    """Where each of these values is made: the innermost call that makes nothing else that gradient rightly reaches.
+
+    A line of a helper that other losses (or the prediction) also run through is not where a stop can stand.
+    """
+    known = sites(view.analysis)
+    makers = list(makers)
+    ways = {maker: _levels(known.outside(maker, consumer)) for maker in makers}
+    mine = set(ways.values())
+    busy: set[Spot] = set()
+    for way in _all_ways(view.analysis):
+        if way not in mine:
+            busy.update(way)
+    found = []
+    for maker in makers:
+        site = start = known.outside(maker, consumer)
+        while _spot(site.location) in busy and site.call is not None:
+            site = Site(site.call.location, site.call.parent)
+        found.append(start if _spot(site.location) in busy else site)
+    return found
+
+
+Spot = tuple[str, int, int]
+
+
+def _spot(location: Location) -> Spot:
+    return location.path, location.line, location.column
+
+
+def _levels(site: Site) -> tuple[Spot, ...]:
+    return (_spot(site.location), *(_spot(call.location) for call in activations(site.call)))
+
+
+def _all_ways(analysis: Analysis) -> set[tuple[Spot, ...]]:
+    """The lines, innermost first, on which each parameter of the tape is used with gradient."""
+    known = analysis.cache.get("ways")
+    if known is None:
+        spots = sites(analysis)
+        known = {
+            _levels(spots.outside(maker, view.sink.loss))
+            for view in analysis.views
+            for maker in _makers(view, view.live(view.sink.loss))
+        }
+        analysis.cache["ways"] = known
+    assert isinstance(known, set)
+    return known
 
 
 def complete_at(view: View, node: Node, leaves: int) -> Location:
@@ -113,7 +175,7 @@ def complete_at(view: View, node: Node, leaves: int) -> Location:
     known = sites(view.analysis)
     mine = known.outside(node, view.sink.loss)
     makers = takers(view, leaves, view.backward(node, leaves))
-    activation = common([mine.call, *(known.outside(maker, view.sink.loss).call for maker in makers)])
+    activation = common([mine.call, *(site.call for site in made_at(view, makers, view.sink.loss))])
     return mine.seen_from(activation)
 
 
@@ -125,8 +187,8 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     """
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(operand, leaves))
-    activation = common([known.outside(consumer, view.sink.loss).call,
-                         *(known.outside(maker, consumer).call for maker in makers)])  # fmt: skip
+    calls = [site.call for site in made_at(view, makers, consumer)]
+    activation = common([known.outside(consumer, view.sink.loss).call, *calls])
     use = known.outside(consumer, view.sink.loss).seen_from(activation)
     for node in view.dominators(operand, leaves):
         if not private(view, node, {consumer}):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from gradaudit.ownership import steps_of
 from gradaudit.rules.criteria.discrepancy import LOSSES
-from gradaudit.rules.criteria.score import is_score
-from gradaudit.rules.criteria.sites import Site, frames, sites
+from gradaudit.rules.criteria.score import THROUGH, is_score
+from gradaudit.rules.criteria.sites import Site, frames, made_at, takers
 from gradaudit.tape import DATA, PARAMETER, Event, Location, Node, join_guards
 
 if TYPE_CHECKING:
@@ -59,26 +59,28 @@ def stale_values(analysis: Analysis) -> list[Stale]:
 
 def _of_view(view: View) -> list[Stale]:
     analysis = view.analysis
-    groups: dict[tuple[str, int, int], tuple[Site, list[Node], int]] = {}
+    stale: dict[Node, int] = {}
+    fresh: list[Node] = []
     timeline: list[Event] = []
-    fresh: set[tuple[str, int, int]] = set()
     for leaf in analysis.leaves(view.trained):
         steps = _steps(analysis, leaf)
-        if not steps:
-            continue
-        for maker, _ in view.consumers(leaf):
-            site = sites(analysis).outside(maker, view.sink.loss)
-            key = (site.location.path, site.location.line, site.location.column)
+        for maker in takers(view, analysis.bit(leaf), view.down) if steps else ():
             if _is_stale(view, maker, steps):
-                _, makers, leaves = groups.setdefault(key, (site, [], 0))
-                groups[key] = (site, [*makers, maker], leaves | analysis.bit(leaf))
+                stale[maker] = stale.get(maker, 0) | analysis.bit(leaf)
                 timeline += [step for step in steps if step not in timeline]
             else:
-                fresh.add(key)
+                fresh.append(maker)
+    groups: dict[Location, tuple[Site, list[Node]]] = {}
+    for maker, site in zip(stale, made_at(view, stale, view.sink.loss), strict=True):
+        groups.setdefault(site.location, (site, []))[1].append(maker)
+    renewed = {site.location for site in made_at(view, fresh, view.sink.loss)} if groups else set()
     found = []
-    for key, (site, makers, leaves) in groups.items():
+    for location, (site, makers) in groups.items():
         uses = _uses(view, makers, timeline)
-        if uses and not (key in fresh and STATE not in uses):
+        if uses and (location not in renewed or STATE in uses):
+            leaves = 0
+            for maker in makers:
+                leaves |= stale[maker]
             found.append(Stale(view, makers[0], site, leaves, uses))
     return found
 
@@ -162,9 +164,19 @@ def _use(node: Node, user: Node, kind: str) -> str:
     if kind != PARAMETER and not set(frames(user)) <= set(frames(node)):
         return STATE
     data = [edge.source for edge in user.inputs if edge.kind == DATA]
-    if user.op in ("exp", "kl_divergence", "kl_div") or (user.op == "clamp" and data and data[0].op == "sub"):
+    if user.op in ("kl_divergence", "kl_div") or (user.op in ("exp", "clamp") and data and _is_difference(data[0])):
         return OLD
     if user.op == "mul" and len(data) == 2:
         other = data[1] if data[0] is node else data[0]
         return ADVANTAGE if is_score(other) and not is_score(node) else ""
     return TARGET if user.op in LOSSES or user.op in ("square", "abs") else ""
+
+
+def _is_difference(node: Node) -> bool:
+    for _ in range(8):
+        if node.op == "sub":
+            return True
+        if node.op not in THROUGH or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
