@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from gradaudit import catalog
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.recording import NONE, Cut
-from gradaudit.finding import Finding
+from gradaudit.finding import Finding, Step
 from gradaudit.lint import who_speaks
 from gradaudit.rule import Rule
 from gradaudit.tape import Node
@@ -32,7 +33,18 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
     for finding in who_speaks(found, loaded):
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
-        yield Judgement(finding, cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+        yield Judgement(_placed(finding), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+
+
+def _placed(finding: Finding) -> Finding:
+    """The finding with every step of its trace on a line: a parameter stands where it was last used."""
+    steps: list[Step] = []
+    for step in finding.trace:
+        if step.location.line:
+            steps.append(step)
+        elif steps:
+            steps.append(Step(steps[-1].location, step.message))
+    return replace(finding, trace=tuple(steps))
 
 
 def roots_of(case: Case, finding: Finding) -> int:

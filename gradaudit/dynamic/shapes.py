@@ -21,7 +21,7 @@ ADDITIVE = frozenset("add sub neg reshape getitem cast stack cat where clamp min
 PROBABLE = frozenset("softmax log_softmax logsumexp cross_entropy kl_div".split())
 _OLD = ("old", "ref", "behav", "prior", "anchor", "sft")
 _TEACHER = ("teacher",)
-_AVERAGE = ("ema", "momentum", "target", "slow", "key", "avg", "shadow")
+_AVERAGE = ("ema", "momentum", "target", "slow", "key", "avg", "average", "shadow")
 
 
 def raw_inputs(node: Node, within: Callable[[Node], bool] | None = None) -> set[Node]:

@@ -117,7 +117,7 @@ def _step(step: Step, finding: Finding) -> Text:
     place = str(where.line) if where.path == finding.location.path else f"{where.path}:{where.line}"
     source = _source(where)
     text = Text(f"{place}  ", style="dim")
-    if step.message.startswith("the parameter"):
+    if step.message.startswith(("the parameter ", "parameters of ")):
         return text.append(step.message, style="bold")
     at_cut = where.path == finding.location.path and where.line == finding.location.line
     text.append(source[:70] or step.message, style="red" if at_cut else "default")

@@ -66,22 +66,28 @@ def mark_copies(reach: Reach, held: set[Node], leaves: Mapping[int, Node]) -> No
         for other, known in seen.get(form, []):
             if _equal(module, other) and known not in network.chain() and network not in known.chain():
                 copy, origin = _direction((module, network), (other, known), held, leaves)
-                copy.copied_from = origin
+                copy[1].copied_from = origin[1]
+                _mark_leaves(copy[0], origin[0], leaves)
                 break
         seen.setdefault(form, []).append((module, network))
 
 
-def _direction(
-    later: tuple[torch.nn.Module, Network],
-    earlier: tuple[torch.nn.Module, Network],
-    held: set[Node],
-    leaves: Mapping[int, Node],
-) -> tuple[Network, Network]:
+def _mark_leaves(copy: torch.nn.Module, origin: torch.nn.Module, leaves: Mapping[int, Node]) -> None:
+    for one, other in zip(copy.parameters(), origin.parameters(), strict=True):
+        node, source = leaves.get(id(one)), leaves.get(id(other))
+        if node is not None and source is not None and node.leaf is not None:
+            node.leaf.copied_from = source.leaf
+
+
+_Pair = tuple[torch.nn.Module, Network]
+
+
+def _direction(later: _Pair, earlier: _Pair, held: set[Node], leaves: Mapping[int, Node]) -> tuple[_Pair, _Pair]:
     """(copy, original): the copy is held by no optimizer, has a lagging name, or comes later."""
     stepped = [any(leaves.get(id(one)) in held for one in module.parameters()) for module, _ in (later, earlier)]
     lagging = [bool(_LAGGING.search(network.path.lower())) for _, network in (later, earlier)]
     first_is_copy = stepped[1] and not stepped[0] or (stepped[0] == stepped[1] and lagging[0] >= lagging[1])
-    return (later[1], earlier[1]) if first_is_copy else (earlier[1], later[1])
+    return (later, earlier) if first_is_copy else (earlier, later)
 
 
 def _telling(module: torch.nn.Module) -> bool:

@@ -48,7 +48,7 @@ class Replay(TorchFunctionMode):
         if outputs is None:
             return result
         if kind.inplace:
-            return self.stop_in_place(result)
+            return self.stop_in_place(args, result)
         return stop_outputs(result, outputs)
 
     def stop_operands(self, args: Any, kwargs: Any, stopped: set[int]) -> tuple[Any, Any]:
@@ -67,8 +67,9 @@ class Replay(TorchFunctionMode):
 
         return swap(tuple(args)), swap(kwargs)
 
-    def stop_in_place(self, result: Any) -> Any:
-        for tensor in tensors_in(result):
+    def stop_in_place(self, args: Any, result: Any) -> Any:
+        """The tensor that was written to loses its history; a view cannot."""
+        for tensor in tensors_in(args[0]):
             try:
                 tensor.detach_()
             except RuntimeError as error:

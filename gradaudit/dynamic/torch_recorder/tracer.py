@@ -124,7 +124,7 @@ class Tracer(TorchFunctionMode):
         if kind.inplace and operands and not outputs:
             outputs = [args[0]]
         if not outputs:
-            if kind.escape and any(tensor.requires_grad for tensor in operands):
+            if kind.escape and operands:
                 self.escaped(kind, before)
             return result
         if not kind.inplace and len(outputs) == 1 and any(outputs[0] is tensor for tensor in operands):
