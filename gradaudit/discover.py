@@ -52,10 +52,13 @@ class _Patterns:
 
 
 def _under(top: Path, excluded: _Patterns | None, gitignore: bool) -> Iterator[Path]:
+    """The files below a folder that was named; who names an ignored folder wants what is in it."""
+    named = Path(os.path.abspath(top))
     rules = _ignore_files_above(top) if gitignore else []
-    # Who names an ignored folder wants what is in it.
-    if any(_ignored(parent, rules, folder=True) for parent in (Path(os.path.abspath(top)),)):
+    if _ignored(named, rules, folder=True):
         rules = []
+    if excluded is not None and excluded.match(named, folder=True):
+        excluded = None
     yield from _walk(top, excluded, rules, gitignore)
 
 

@@ -149,6 +149,10 @@ def test_a_named_file_is_linted_unless_exclusion_is_forced(shell: Shell) -> None
     shell.write("a.py", LEAK)
     assert shell.run("lint", "a.py", "--exclude", "a.py").exit_code == 1
     assert shell.run("lint", "a.py", "--exclude", "a.py", "--force-exclude").exit_code == 0
+    shell.write("old/b.py", LEAK)
+    assert shell.run("lint", "old", "--exclude", "old/").exit_code == 1
+    nothing = shell.run("lint", ".", "--exclude", "*.py")
+    assert (nothing.exit_code, nothing.stderr) == (0, "gradaudit: no Python files to lint\n")
 
 
 def test_output_is_sorted_and_the_same_whatever_the_order_of_paths(shell: Shell) -> None:
