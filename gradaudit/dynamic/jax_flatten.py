@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
 from gradaudit.dynamic.jax_lines import JaxLines, Stack
@@ -35,6 +36,9 @@ _INLINE = {
     "run_state": "jaxpr",
     "mesh_cast": "jaxpr",
 }
+
+_KEEP = frozenset({"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy", "pvary", "pcast", "clamp"})
+"""Operations that hand on a constant unchanged (clamp: the index of a cond)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class _Walk:
         self.lines = lines
         self.whole = whole
         self.steps: list[Step] = []
+        self.made: dict[Value, Step] = {}
         self.values = 0
         self.loops = 0
 
@@ -169,19 +174,19 @@ class _Walk:
 
     def plain(self, equation: Any, operands: list[Value], scope: _Scope) -> list[Value]:
         results = [self.new(var.aval, Place("out", scope.path, i)) for i, var in enumerate(equation.outvars)]
-        self.steps.append(
-            Step(
-                equation.primitive.name,
-                operands,
-                results,
-                scope.stack,
-                scope.path,
-                equation,
-                loops=scope.loops,
-                uses=[Place("in", scope.path, i) for i in range(len(operands))],
-                library=scope.library,
-            )
+        step = Step(
+            equation.primitive.name,
+            operands,
+            results,
+            scope.stack,
+            scope.path,
+            equation,
+            loops=scope.loops,
+            uses=[Place("in", scope.path, i) for i in range(len(operands))],
+            library=scope.library,
         )
+        self.steps.append(step)
+        self.made.update(dict.fromkeys(results, step))
         return results
 
     def join(
@@ -192,6 +197,21 @@ class _Walk:
             Step(name, operands, [result], scope.stack, scope.path, None, detail, scope.loops, passes, uses)
         )
         return result
+
+    def constant(self, value: Value) -> int | None:
+        """The one number that a value holds throughout, if that is known while tracing."""
+        for _ in range(16):
+            if value.literal is not None:
+                try:
+                    numbers = np.unique(np.asarray(value.literal))
+                except Exception:  # a typed key, a tracer
+                    return None
+                return int(numbers[0]) if numbers.size == 1 else None
+            step = self.made.get(value)
+            if step is None or step.primitive not in _KEEP:
+                return None
+            value = step.operands[0]
+        return None
 
     def enter(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value], scope: _Scope) -> list[Value]:
         """Walk a nested jaxpr with these arguments; its outputs."""
@@ -288,7 +308,10 @@ def _while(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> 
 
 def _cond(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> list[Value]:
     ends: list[list[Value]] = []
+    chosen = walk.constant(operands[0])
     for i, branch in enumerate(equation.params["branches"]):
+        if chosen is not None and i != chosen:
+            continue
         jaxpr, consts = open_jaxpr(branch)
         inner = _Scope((*scope.path, ("branches", i)), scope.stack, scope.loops, scope.library)
         ends.append(walk.enter(jaxpr, consts, operands[1:], inner))
@@ -302,7 +325,17 @@ def _cond(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> l
     return results
 
 
-_HANDLERS = {**dict.fromkeys(_INLINE, _inline), "scan": _scan, "while": _while, "cond": _cond}
+def _select(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> list[Value] | None:
+    """A choice that is made while tracing (a flag) is no choice: only the chosen operand is used."""
+    chosen = walk.constant(operands[0])
+    if chosen is None:
+        return None
+    result = walk.new(equation.outvars[0].aval, Place("out", scope.path, 0))
+    use: list[Place | None] = [Place("in", scope.path, 1 + chosen)]
+    return [walk.join("copy", "", [operands[1 + chosen]], result, scope, use)]
+
+
+_HANDLERS = {"select_n": _select, **dict.fromkeys(_INLINE, _inline), "scan": _scan, "while": _while, "cond": _cond}
 
 
 def producers(flat: Flat) -> dict[Value, tuple[Step, int]]:

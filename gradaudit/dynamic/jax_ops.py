@@ -40,6 +40,8 @@ CLOSED = {
 } | dict.fromkeys(ACTIVATIONS, "activation")  # fmt: skip
 """Functions that a library jits under a name: one operation each, not the equations inside."""
 
+REDUCTIONS = frozenset({"norm", "var", "std", "logsumexp"})
+
 INDEXED = {"gather": 1, "getitem": 1, "argmax": 1}
 """Operations whose inputs from this position on are indices."""
 
@@ -84,7 +86,12 @@ def _closed(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
     op = CLOSED.get(name, "call")
     first = 1 if op in ("gather", "getitem") else len(step.operands)
     inputs = [(i, i >= first or (op == "where" and i == 0)) for i in range(len(step.operands))]
-    return op, "" if op == name else name, inputs
+    detail = "" if op == name else name
+    if op in REDUCTIONS:
+        before, after = (step.operands[0].aval.shape, step.results[0].aval.shape)
+        kept = [size for size in after if size != 1]
+        detail = f"axis={len(before) - 1}" if kept else ""
+    return op, detail, inputs
 
 
 def _select(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
@@ -132,12 +139,23 @@ def _detail(step: Step) -> str:
     if step.equation is None:
         return step.detail
     params = step.equation.params
+    before = getattr((step.operands or step.results)[0].aval, "shape", ())
     if step.primitive == "slice":
-        return _slices(params, step.operands[0].aval.shape)
-    for key in ("axes", "axis", "dimension", "dimension_numbers", "slice_sizes"):
+        return _slices(params, before)
+    if step.primitive.startswith("reduce_"):
+        return _axes(params["axes"], before)
+    if step.primitive == "split":
+        return f"dim={params['axis']}"
+    for key in ("axis", "dimension", "dimension_numbers", "slice_sizes"):
         if key in params:
             return f"{key}={params[key]}"
     return ""
+
+
+def _axes(axes: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """`axis=1`; nothing where everything is reduced."""
+    left = [size for i, size in enumerate(shape) if i not in axes and size != 1]
+    return f"axis={','.join(map(str, axes))}" if left else ""
 
 
 def _slices(params: dict[str, Any], shape: tuple[int, ...]) -> str:

@@ -14,7 +14,7 @@ from gradaudit.dynamic.jax_flatten import Flat, Value, flatten, live_edges
 from gradaudit.dynamic.jax_lines import JaxLines
 from gradaudit.dynamic.jax_ops import CLOSED
 from gradaudit.dynamic.jax_probe import Probe
-from gradaudit.dynamic.jax_trees import PARAM, Arguments, Slot, arrays_in, is_inexact
+from gradaudit.dynamic.jax_trees import PARAM, STATE, Arguments, Slot, arrays_in, is_inexact
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.state import save_python, seed_python
@@ -173,7 +173,7 @@ def _stated(
         return {}, {}
     spellings: dict[str, list[str]] = {}
     for slot, array in zip(slots, arrays, strict=True):
-        if is_inexact(array) or isinstance(array, float):
+        if slot.kind != STATE and (is_inexact(array) or isinstance(array, float)):
             short = ".".join(slot.keys)
             known = spellings.setdefault(slot.name, [])
             if slot.argument in chosen and short and short not in names:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradaudit.dynamic.jax_flatten import Flat, Place, Step, Value
-from gradaudit.dynamic.jax_lines import JaxLines
+from gradaudit.dynamic.jax_lines import JaxLines, Stack
 from gradaudit.dynamic.jax_ops import operation
 from gradaudit.dynamic.lines import Names
 from gradaudit.tape import DATA, INDEX, Edge, Leaf, Location, Node, Tape
@@ -103,12 +103,16 @@ class Writer:
             self._mean(node, step)
 
     def _name(self) -> None:
-        """The value of an assigned expression is what its line computes last."""
-        last = {step.stack: step for step in self.flat.steps if step.stack}
-        for step in last.values():
-            if len(step.results) == 1:
-                node = self.written.nodes[step.results[0]]
-                node.name = self.names.of(node.location)
+        """The value of an assigned expression, or of a call whose result is assigned, is what is computed last in it.
+        What the caller calls it wins over what the callee does."""
+        last: dict[Stack, Step] = {}
+        for step in self.flat.steps:
+            for depth in range(len(step.stack)):
+                last[step.stack[depth:]] = step
+        for stack, step in sorted(last.items(), key=lambda item: -len(item[0])):
+            name = self.names.of(self.lines.location(stack))
+            if name and len(step.results) == 1:
+                self.written.nodes[step.results[0]].name = name
 
     def _edge(self, node: Node, step: Step, operand: int, output: int, index: bool) -> None:
         value, passes = step.operands[operand], (operand, output) in (step.passes or ())

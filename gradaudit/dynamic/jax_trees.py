@@ -20,12 +20,14 @@ import numpy as np
 
 PARAM = "param"
 STATE = "state"
+OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One array of an argument: which argument, its dotted path below it, the keys of that path, and its kind:
-    param (trainable as far as its container says) or state (running statistics, keys, counters of a library object)."""
+    param (trainable as far as its container says), state (running statistics, keys, counters, moments: never trained)
+    or other (what a TrainState holds beside its parameters: target parameters)."""
 
     argument: int
     name: str
@@ -143,7 +145,7 @@ def _kinds(value: Any) -> Callable[[tuple[str, ...], Any], str]:
     """How to tell trained arrays from state, by their keys and identity."""
     states = _train_states(value)
     if states:
-        return lambda keys, _: STATE if any(_beside_params(keys, state) for state in states) else PARAM
+        return lambda keys, _: next((kind for state in states if (kind := _in_state(keys, state))), PARAM)
     variables = _nnx_variables(value)
     if variables is not None:
         return lambda _, leaf: variables.get(id(leaf), PARAM)
@@ -160,8 +162,12 @@ def is_train_state(value: Any) -> bool:
     return hasattr(value, "params") and hasattr(value, "opt_state")
 
 
-def _beside_params(keys: tuple[str, ...], state: tuple[str, ...]) -> bool:
-    return keys[: len(state)] == state and keys[len(state) : len(state) + 1] != ("params",)
+def _in_state(keys: tuple[str, ...], state: tuple[str, ...]) -> str:
+    """The kind of an array below a TrainState; "" for what is not below it."""
+    if keys[: len(state)] != state:
+        return ""
+    field = keys[len(state)] if len(keys) > len(state) else ""
+    return {"params": PARAM, "opt_state": STATE, "step": STATE, "batch_stats": STATE}.get(field, OTHER)
 
 
 def _nnx_variables(value: Any) -> dict[int, str] | None:
@@ -219,7 +225,12 @@ _LAYER = re.compile(
     r"|fc|bn|ln|attention|attn)_?\d*",
     re.IGNORECASE,
 )
-_TENSORS = frozenset("kernel bias w b scale weight weights embedding offset mean var count".split())
+_TENSOR = re.compile(r"(kernel|bias|[wb]|scale|weights?|embedding|offset|mean|var|count)(_?\d+|_[a-z]{1,2})?")
+_NETWORK = re.compile(
+    r"actor|critic|policy|value|target|online|teacher|student|encoder|decoder|predict|project|ema|head|torso|trunk|body"
+    r"|model|net|q\d?$|pi$|vf?$",
+    re.IGNORECASE,
+)
 
 
 def stems(slots: Sequence[Slot]) -> list[str]:
@@ -245,10 +256,18 @@ def _stem(slots: Sequence[Slot], members: list[int], prefix: str, depth: int, re
             result[i] = prefix
         return
     for key, below in children.items():
-        _stem(slots, below, f"{prefix}.{key}", depth + 1, result)
+        if len(slots[below[0]].keys) == depth + 1:
+            result[below[0]] = f"{prefix}.{key}"
+        else:
+            _stem(slots, below, f"{prefix}.{key}", depth + 1, result)
 
 
 def _is_layer(slots: Sequence[Slot], key: str, members: list[int], depth: int) -> bool:
-    if any(len(slots[i].keys) == depth + 1 for i in members) or _LAYER.fullmatch(key):
+    """A tensor, or a container of tensors, as layers have them: what is around it is a network."""
+    if _LAYER.fullmatch(key):
         return True
-    return all(len(slots[i].keys) == depth + 2 and slots[i].keys[-1] in _TENSORS for i in members)
+    keys = slots[members[0]].keys
+    if len(keys) == depth + 1:
+        return bool(_TENSOR.fullmatch(key))
+    tensors = all(len(slots[i].keys) == depth + 2 and _TENSOR.fullmatch(slots[i].keys[-1]) for i in members)
+    return tensors and not _NETWORK.search(key)
