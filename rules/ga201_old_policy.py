@@ -42,6 +42,7 @@ from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.selfcancel import Cancellation, cancellations, older_side
+from gradaudit.rules.criteria.stale import OLD, STATE, Stale, stale_values
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -62,6 +63,9 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for found in cancellations(analysis):
         if not found.surrogate:
             yield _self(found)
+    for stale in stale_values(analysis):
+        if OLD in stale.uses and STATE not in stale.uses:
+            yield _stale(stale)
 
 
 def _self(found: Cancellation) -> Finding:
@@ -77,4 +81,19 @@ def _self(found: Cancellation) -> Finding:
         fix=f"stop the gradient of the older side: {stop_call(view.analysis)}",
         leaves=found.leaves,
         through=[found.node, side],
+    )
+
+
+def _stale(stale: Stale) -> Finding:
+    view = stale.view
+    return make_finding(
+        view,
+        "GA201",
+        NAME,
+        f"the old side was computed before {names_of(view.analysis, stale.leaves)} was stepped and carries gradient",
+        "error",
+        stale.location,
+        fix=f"record what the old policy said as constants: {stop_call(view.analysis)}",
+        leaves=stale.leaves,
+        through=[stale.uses[OLD], stale.maker],
     )
