@@ -15,6 +15,7 @@ from gradaudit.config import Config, names_rule
 from gradaudit.finding import Finding, Fix, Step
 from gradaudit.report import Report
 from gradaudit.rule import Rule
+from gradaudit.speaker import who_speaks
 from gradaudit.suppress import Suppression
 from gradaudit.tape import Location, Tape
 
@@ -23,9 +24,6 @@ Progress = Callable[[Sequence[Path]], Iterable[Path]]
 
 Failed = Callable[[str, Exception], None]
 """Told of an internal error: what was at work (a rule's code, "reading"), and the error."""
-
-BESIDE = ("GA104", "GA403", "GA5", "GA6", "GA9")
-"""Rules that speak of something else than the leak on their line: no other rule silences them, nor they another."""
 
 SYNTAX_ERROR = "GA900"
 UNUSED = "GA901"
@@ -124,29 +122,6 @@ def _judge(tape: Tape, rules: Sequence[Rule], failed: Failed | None) -> list[Fin
                 raise
             failed(rule.code, error)
     return found
-
-
-def who_speaks(found: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]:
-    """One finding for one thing: equal ones once, and on one line only the rule of lowest rank speaks."""
-    rank = {rule.code: rule.rank for rule in rules}
-    unique: dict[tuple[object, ...], Finding] = {}
-    for finding in sorted(found, key=lambda finding: finding.sort_key):
-        where = finding.location
-        key = (where.path, finding.code, where.line, where.column)
-        if key not in unique or len(finding.trace) < len(unique[key].trace):
-            unique[key] = finding
-    speaker: dict[tuple[str, int], str] = {}
-    for finding in unique.values():
-        if not finding.code.startswith(BESIDE):
-            line = (finding.location.path, finding.location.line)
-            speaker[line] = min(
-                speaker.get(line, finding.code), finding.code, key=lambda code: (rank.get(code, 0), code)
-            )
-    return [
-        finding
-        for finding in unique.values()
-        if finding.code.startswith(BESIDE) or speaker[finding.location.path, finding.location.line] == finding.code
-    ]
 
 
 def _ignored(finding: Finding, config: Config) -> bool:

@@ -43,6 +43,7 @@ ONLY = {
     "config": {"errors"},
     "discover": {"config", "errors"},
     "suppress": {"config", "finding"},
+    "speaker": {"finding", "rule"},
     "report": {"finding", "rule", "tape", "report", "gradaudit"},
     "catalog": {"config", "errors", "rule", "rules"},
 }
@@ -82,6 +83,8 @@ def imports(path: Path) -> Iterator[str]:
 def layer(dotted: str) -> str:
     """The part of the house a module of ours is in: `gradaudit.report.text` is in `report`."""
     parts = dotted.split(".")
+    if parts[1:2] == ["report"] and parts[-1] in ("check_json", "check_text", "graph"):
+        return "check"  # these tell what check found, in its own words
     return parts[1] if len(parts) > 1 else "gradaudit"
 
 

@@ -10,8 +10,8 @@ from gradaudit import catalog
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.recording import NONE, Cut
 from gradaudit.finding import Finding, Step
-from gradaudit.lint import who_speaks
 from gradaudit.rule import Rule
+from gradaudit.speaker import who_speaks
 from gradaudit.tape import Node
 
 OPERAND_CODES = frozenset(("GA201", "GA303", "GA304"))
