@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradaudit import __version__
-from gradaudit.errors import CLEAN, FINDINGS, INTERNAL, GradauditError
+from gradaudit.errors import CLEAN, FINDINGS, INTERNAL, INTERRUPTED, GradauditError
 
 if TYPE_CHECKING:
     from gradaudit.config import Config
@@ -198,6 +198,12 @@ def _reported_errors() -> Iterator[None]:
     """Our errors as one line and their exit code; anything else as our bug, with a request to report it."""
     try:
         yield
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("gradaudit: interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except GradauditError as error:
         click.echo(f"gradaudit: error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -225,8 +231,8 @@ def _leave(code: int) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """The `gradaudit` command; ends the process. With `arguments` by raising SystemExit, as tests like it."""
+    leave = _leave if arguments is None else sys.exit
+    words = None if arguments is None else list(arguments)
     with _reported_errors():
-        if arguments is None:
-            cli.main(prog_name="gradaudit", obj=_leave)
-        else:
-            cli.main(args=list(arguments), prog_name="gradaudit", obj=sys.exit)
+        code = cli.main(args=words, prog_name="gradaudit", obj=leave, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else CLEAN)

@@ -6,6 +6,7 @@ CLEAN = 0
 FINDINGS = 1
 USAGE = 2
 INTERNAL = 101
+INTERRUPTED = 130
 
 
 class GradauditError(Exception):

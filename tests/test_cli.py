@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fakes import Shell
 
-from gradaudit import progress
+from gradaudit import lint, progress
 
 LEAK = "q = 1\nloss = q  # => GA101\n"
 WARNING = "loss = q  # => GA102\n"
@@ -216,3 +216,19 @@ def test_the_progress_bar_hands_every_file_on(
     monkeypatch.setattr(progress, "PATIENCE", -1.0)
     assert list(progress.bar(files)) == files
     assert capsys.readouterr().out == ""
+
+
+def test_an_interruption_is_neither_clean_nor_a_finding(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shell.write("a.py")
+    monkeypatch.setattr(lint, "lint_file", interrupted)
+    result = shell.run("lint")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "gradaudit: interrupted\n")
+
+
+def test_usage_without_a_command_is_shown() -> None:
+    done = run()
+    assert "Usage: gradaudit" in done.stdout + done.stderr
+    assert run("nonsense").returncode == 2
