@@ -225,7 +225,7 @@ def test_an_interruption_is_neither_clean_nor_a_finding(shell: Shell, monkeypatc
     shell.write("a.py")
     monkeypatch.setattr(lint, "lint_file", interrupted)
     result = shell.run("lint")
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "gradaudit: interrupted\n")
+    assert (result.exit_code, result.stdout, result.stderr.strip()) == (130, "", "gradaudit: interrupted")
 
 
 def test_usage_without_a_command_is_shown() -> None:
