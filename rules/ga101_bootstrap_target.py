@@ -41,7 +41,8 @@ from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import REGRESSION, SCORE, Leak, leaks
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.roles import decided, roles, severity
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.severity import decided, severity
 
 CODE, NAME = "GA101", "bootstrap-target"
 RANK = 90

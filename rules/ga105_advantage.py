@@ -34,12 +34,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
-from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.roles import decided, severity
-
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.severity import decided, severity
 
 CODE, NAME = "GA105", "advantage"
 RANK = 80

@@ -41,7 +41,7 @@ from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.roles import decided, severity
+from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
 
 CODE, NAME = "GA204", "foreign-gradient"

@@ -39,7 +39,7 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.branches import Twin, is_branch, twins
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.roles import decided, severity
+from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
 
 CODE, NAME = "GA301", "ema-branch"

@@ -37,7 +37,7 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.branches import is_teacher
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.roles import decided, severity
+from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
 
 CODE, NAME = "GA302", "teacher"

@@ -55,7 +55,7 @@ def reinforcement(analysis: Analysis) -> bool:
     known = analysis.cache.get("reinforcement")
     if known is None:
         facts = marks(analysis)
-        known = any("reward" in node.marks or (node.leaf and facts.reward(node)) for node in analysis.graph.nodes)
+        known = any("reward" in node.marks or facts.reward(node) for node in analysis.graph.nodes)
         known = known or any(_bootstraps(view) for view in analysis.views)
         analysis.cache["reinforcement"] = known
     return bool(known)

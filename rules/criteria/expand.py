@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SHAPES, Marks, marks
-
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
@@ -157,12 +156,14 @@ def is_discount(node: Node) -> bool:
 
 
 def is_affine(facts: Marks, node: Node) -> bool:
-    """Somewhere in it data is added to a product: r + g * support, then clamped, scaled and projected."""
+    """A support that rewards have shifted: r + g * support (or a return) that is then clamped, scaled, projected."""
     seen = {node}
     waiting = [node]
     while waiting and len(seen) < 80:
         current = waiting.pop()
         data = current.arguments()
+        if facts.reward(current):
+            return True
         if current.op == "add" and len(data) == 2:
             for one, other in (data, data[::-1]):
                 if facts.raw(one) and _contains_product(other):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import names
-
-from gradaudit.ownership import deposit
 from gradaudit.tape import Node, Tape
 
 if TYPE_CHECKING:
-    from gradaudit.paths import Analysis, View
+    from gradaudit.paths import Analysis
 
 
 class Roles:
@@ -108,38 +106,3 @@ def _copied(leaf: Node, others: list[Node]) -> bool:
         if other.leaf is not None and other.leaf.owner is not None
         for network in other.leaf.owner.chain()
     )
-
-
-def severity(view: View, leaves: int) -> str:
-    """error where a step uses this gradient, warning where it is left in leaves that nobody steps or that are cleared.
-
-    A role that the user states binds: gradient into a stated frozen group is an error.
-    """
-    analysis = view.analysis
-    facts = roles(analysis)
-    found = analysis.leaves(leaves)
-    if any(facts.stated(leaf) == "frozen" for leaf in found):
-        return "error"
-    if view.sink.kind == "library":
-        return "warning"
-    if view.own is not None:
-        if view.own & leaves:
-            return "error"
-        held = [leaf for leaf in found if leaf in facts.held]
-        return "error" if any(deposit(analysis.tape, view.sink, leaf) == "used" for leaf in held) else "warning"
-    copies = [leaf for leaf in found if facts.target(leaf)]
-    return "warning" if len(copies) == len(found) else "error"
-
-
-def decided(view: View, node: Node, leaves: int) -> bool:
-    """Does a switch decide whether gradient goes from the loss through `node` to `leaves`, and is it off by default?"""
-    guards = view.guards(node, leaves)
-    return bool(guards) and all(_off(view.analysis.tape, guard) for guard in guards)
-
-
-def _off(tape: Tape, guard: frozenset[tuple[str, bool]]) -> bool:
-    for key, value in guard:
-        symbol = tape.symbols.get(key)
-        if symbol is not None and isinstance(symbol.default, bool) and symbol.default is not value:
-            return True
-    return False

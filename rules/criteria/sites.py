@@ -190,10 +190,14 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     calls = [site.call for site in made_at(view, makers, consumer)]
     activation = common([known.outside(consumer, view.sink.loss).call, *calls])
     use = known.outside(consumer, view.sink.loss).seen_from(activation)
+    dedicated = all(private(view, maker, {consumer}) for maker in makers)
     for node in view.dominators(operand, leaves):
         if not private(view, node, {consumer}):
             break
-        there = known.outside(node, consumer).seen_from(activation)
+        site = known.outside(node, consumer)
+        if not dedicated and (site.call is not activation or node in makers):
+            continue  # the call that makes it also makes what others rightly use
+        there = site.seen_from(activation)
         if node.op not in SHAPES and not same_line(there, use):
             return there
     return use
