@@ -23,12 +23,14 @@ from gradaudit.static.values import (
     Transformed,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import Edge, Node
 
 CONSTANT_ATTRIBUTES = frozenset({
     "shape", "device", "dtype", "ndim", "requires_grad", "is_cuda", "grad_fn", "is_leaf", "names", "layout", "nbytes",
 })  # fmt: skip
+PLAIN_ATTRIBUTES = frozenset({"shape", "device", "dtype", "ndim", "size", "requires_grad", "__name__", "training"})
 MODULE_METHODS = frozenset({
     "parameters", "named_parameters", "state_dict", "load_state_dict", "train", "eval", "to", "cuda", "cpu", "apply",
     "requires_grad_", "register_buffer", "register_parameter", "add_module", "modules", "children", "named_modules",
@@ -67,7 +69,11 @@ class Attributes(Machine):
         if isinstance(value, Sequence) and value.names and name in value.names:
             position = value.names.index(name)
             return value.items[position] if position < len(value.items) else Unknown(name)
-        if isinstance(value, Mapping) and name in value.entries and name not in ("items", "keys", "values", "get", "pop"):
+        if (
+            isinstance(value, Mapping)
+            and name in value.entries
+            and name not in ("items", "keys", "values", "get", "pop")
+        ):
             return value.entries[name]
         if isinstance(value, OptimizerValue) and name in value.attrs:
             return value.attrs[name]
@@ -78,13 +84,15 @@ class Attributes(Machine):
     # -- tensors -----------------------------------------------------------------------------------------------------
     def _of_tensor(self, node: Node, name: str) -> Any:
         if name in CONSTANT_ATTRIBUTES:
-            return Unknown(name)
+            return plain(name)
         if name == "data":
             return self.stop(self.current(node), ".data")
         if name == "grad":
-            return Unknown("grad")
+            return plain("grad")
         if node.leaf is not None and node.leaf.kind == "arg" and self.hints.models.method("Tensor", name) is None:
             return self.part_of_leaf(node, name)
+        if name == "at" and self.current_framework == "jax":
+            return self.node("getitem", [Edge(self.current(node))], detail=".at")
         if name in ("T", "mT", "H", "real", "imag"):
             return self.node("reshape", [Edge(self.current(node))], detail="." + name)
         return Bound(self.current(node), name)
@@ -194,13 +202,14 @@ class Attributes(Machine):
         value = self.fetch(unknown.attrs, name)
         if value is not MISSING:
             return value
-        if name in NETWORK_METHODS:
+        if name in NETWORK_METHODS or name == "step" and self.looks_like_optimizer(unknown):
             return Bound(unknown, name)
         if name in ("get", "pop", "to", "cuda", "cpu", "train", "eval", "items", "keys", "values", "float"):
             return Bound(unknown, name)
         if unknown.node is not None and self.hints.models.method("Tensor", name) is not None:
             return Bound(unknown.node, name)
         made = Unknown(name, unknown)
+        made.plain = unknown.plain or name in PLAIN_ATTRIBUTES
         if _depth(unknown) > MAX_PATH:
             return unknown
         unknown.attrs[name] = made
@@ -318,6 +327,7 @@ class Attributes(Machine):
             made.default = new.value
             return made
         return new
+
 
 def _unbound(function: Function, owner: ClassValue | None) -> Function:
     made = Function(function.node, function.module, function.scope, None, owner)

@@ -22,6 +22,7 @@ from gradaudit.static.values import (
     StateDict,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Node
 
@@ -45,7 +46,9 @@ class Builtin(Machine):
             return made
         if isinstance(value, Mapping):
             return Sequence([Const(key) for key in value.known()], None, "list")
-        if isinstance(value, Instance) and (value.children is not None or value.cls is not None and not self.is_module(value)):
+        if isinstance(value, Instance) and (
+            value.children is not None or value.cls is not None and not self.is_module(value)
+        ):
             items, rest = self.iterate(value)
             return Sequence(items, rest, "list")
         return value
@@ -71,7 +74,9 @@ class Builtin(Machine):
 
     def _zip(self, args: Args, keywords: Keywords) -> Any:
         if args and all(isinstance(value, Sequence) and value.rest is None for value in args):
-            return Sequence([Sequence(row) for row in zip(*(value.items for value in args), strict=False)], None, "list")
+            return Sequence(
+                [Sequence(row) for row in zip(*(value.items for value in args), strict=False)], None, "list"
+            )
         return Sequence((), Sequence([self.element(value) for value in args]), "list")
 
     def _enumerate(self, args: Args, keywords: Keywords) -> Any:
@@ -79,22 +84,20 @@ class Builtin(Machine):
         if isinstance(value, Instance) and value.children is not None:
             value = value.children
         if isinstance(value, Sequence):
-            rest = Sequence((Unknown("i"), value.rest)) if value.rest is not None else None
+            rest = Sequence((plain("i"), value.rest)) if value.rest is not None else None
             return Sequence([Sequence((Const(i), item)) for i, item in enumerate(value.items)], rest, "list")
-        return Sequence((), Sequence((Unknown("i"), self.element(value))), "list")
+        return Sequence((), Sequence((plain("i"), self.element(value))), "list")
 
     def _range(self, args: Args, keywords: Keywords) -> Any:
         if len(args) == 1 and isinstance(args[0], Const) and isinstance(args[0].value, int) and args[0].value <= 4:
             return Sequence([Const(index) for index in range(args[0].value)])
-        return Sequence((), Unknown("i"))
+        return Sequence((), plain("i"))
 
     def _len(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else NONE
         if isinstance(value, Sequence) and value.rest is None and value.kind == "tuple":
             return Const(len(value.items))
-        made = Unknown("len")
-        made.call = True
-        return made
+        return plain("len")
 
     def _isinstance(self, args: Args, keywords: Keywords) -> Any:
         if len(args) < 2:
@@ -107,9 +110,7 @@ class Builtin(Machine):
         if True in answers:
             return TRUE
         if None in answers:
-            made = Unknown("isinstance")
-            made.call = True
-            return made
+            return plain("isinstance")
         return FALSE
 
     def _is_instance(self, value: Any, cls: Any) -> bool | None:
@@ -150,7 +151,7 @@ class Builtin(Machine):
                 return TRUE
             if instance.cls is not None and self.member(instance.cls, str(name))[0] is not MISSING:
                 return TRUE
-        return Unknown("hasattr")
+        return plain("hasattr")
 
     def _number(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else NONE
@@ -160,7 +161,7 @@ class Builtin(Machine):
             return value
         if isinstance(value, Unknown) and value.node is None:
             return value
-        return Unknown("number")
+        return plain("number")
 
     def _text(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else Const("")
@@ -204,12 +205,10 @@ class Builtin(Machine):
         value = args[0] if args else NONE
         if isinstance(value, Instance) and value.cls is not None:
             return value.cls
-        return Unknown("type")
+        return plain("type")
 
     def _any(self, args: Args, keywords: Keywords) -> Any:
-        made = Unknown("condition")
-        made.call = True
-        return made
+        return plain("condition")
 
     def _same(self, args: Args, keywords: Keywords) -> Any:
         return args[0] if args else NONE

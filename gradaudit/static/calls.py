@@ -47,7 +47,9 @@ class Calls(Machine):
         if handler is not None:
             return handler(self, function, args, keywords, extra)
         if isinstance(function, Node):
-            edges = [Edge(function)] + [Edge(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
+            edges = [Edge(function)] + [
+                Edge(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value)
+            ]
             return self.node("call", edges[:40])
         return self.call_unknown("?", args, keywords)
 
@@ -67,9 +69,7 @@ class Calls(Machine):
 
     def _named_tuple(self, cls: ClassValue, args: Args, keywords: Keywords) -> Any:
         names = [name for name, _, _ in self.fields(cls)]
-        items = [
-            args[i] if i < len(args) else keywords.get(name, NONE) for i, name in enumerate(names)
-        ]
+        items = [args[i] if i < len(args) else keywords.get(name, NONE) for i, name in enumerate(names)]
         made = Sequence(items)
         made.names = tuple(names)
         return made
@@ -159,7 +159,9 @@ class Calls(Machine):
             self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site = saved
             self.assumed = assumed
             if journal is not None and journal is self.journal and not scope.captured:
-                journal[mark:] = [entry for entry in journal[mark:] if entry[0] is not scope.vars]  # its locals are gone
+                journal[mark:] = [
+                    entry for entry in journal[mark:] if entry[0] is not scope.vars
+                ]  # its locals are gone
         if scope.yields:
             made = Sequence((), self.element(Sequence(scope.yields[:12])), "generator")
             return made
@@ -199,7 +201,9 @@ class Calls(Machine):
             rest = extra if extra is not None else Unknown(spec.kwarg.arg) if entry else None
             bind[spec.kwarg.arg] = Mapping({key: value for key, value in keywords.items() if key not in names}, rest)
 
-    def _missing(self, parameter: ast.arg, default: ast.expr | None, function: Function, entry: bool, extra: Any) -> Any:
+    def _missing(
+        self, parameter: ast.arg, default: ast.expr | None, function: Function, entry: bool, extra: Any
+    ) -> Any:
         if entry:
             return self.entry_argument(parameter, default, function)
         if extra is not None:
@@ -232,8 +236,11 @@ class Calls(Machine):
         """A flag's symbol stands where the function declares it."""
         file, self.file = self.file, function.module.display
         where, self.line_node = self.line_node, parameter
-        self.symbol(f"u{made.key}", made.name, made.default, True)
+        key = self.symbol(f"u{made.key}", made.name, made.default, True)
         self.file, self.line_node = file, where
+        if function.self_value is None and isinstance(function.node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            passed = self.callers.passed(function.node, made.name, made.default, function.module.file)
+            self.symbols[key].passed = passed
 
     # -- what is not understood --------------------------------------------------------------------------------------
     def _call_unknown(self, function: Unknown, args: Args, keywords: Keywords, extra: Any) -> Any:

@@ -55,7 +55,9 @@ class Conditions(Machine):
         if value.call and value.default is MISSING:
             return OPEN
         default = value.default if value.default is not MISSING else None
-        return self._literal(f"u{value.key}", value.name, bool(default) if isinstance(default, (bool, int)) else None, value)
+        return self._literal(
+            f"u{value.key}", value.name, bool(default) if isinstance(default, (bool, int)) else None, value
+        )
 
     def _literal(self, key: str, name: str, default: object, value: Unknown) -> Condition:
         assumed = self.assumed.get(key)
@@ -67,6 +69,8 @@ class Conditions(Machine):
     def _comparison(self, value: Unknown, kind: str, left: Any, right: Any) -> Condition:
         if not isinstance(left, Unknown):
             left, right = right, left
+        if isinstance(left, Unknown) and left.plain and left.default is MISSING:
+            return OPEN
         if not isinstance(left, Unknown) or not isinstance(right, Const) or kind not in ("Eq", "NotEq", "Is", "IsNot"):
             if isinstance(left, Unknown) and isinstance(right, Const):
                 return self._literal(f"u{left.key} {kind} {right.value!r}", left.name, None, left)

@@ -136,7 +136,11 @@ class Differentiation(Machine):
             return value
         made = Instance(value.cls, name=value.network.name)
         for key, part in value.attrs.items():
-            made.attrs[key] = self._differentiable(part, str(key), group) if isinstance(part, (Node, Unknown, Mapping, Sequence)) else part
+            made.attrs[key] = (
+                self._differentiable(part, str(key), group)
+                if isinstance(part, (Node, Unknown, Mapping, Sequence))
+                else part
+            )
         return made
 
     def strip(self, value: Any, depth: int = 0) -> Any:

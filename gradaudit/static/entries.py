@@ -73,7 +73,9 @@ class Entries:
 
             if os.environ.get("GRADAUDIT_DEBUG"):
                 raise
-            self.problems.append(f"{self.module.display}: {name} could not be followed ({type(error).__name__}: {error})")
+            self.problems.append(
+                f"{self.module.display}: {name} could not be followed ({type(error).__name__}: {error})"
+            )
         run.reset_control()
         run.finish_sinks()
         if run.sinks or run.events:
@@ -234,7 +236,9 @@ class Entries:
             value = value.function
         if isinstance(value, Gradient):
             gradient = value
-            self._entry(statement.name, lambda: self.run.call_gradient(gradient, self._unknown_arguments(gradient.function), {}))
+            self._entry(
+                statement.name, lambda: self.run.call_gradient(gradient, self._unknown_arguments(gradient.function), {})
+            )
             return
         if not isinstance(value, Function) or value.node is not statement:
             value = Function(statement, self.module, self.scope)
@@ -251,7 +255,10 @@ class Entries:
         spec = function.node.args
         parameters = [*spec.posonlyargs, *spec.args]
         defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
-        for parameter, default in [*zip(parameters, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]:
+        for parameter, default in [
+            *zip(parameters, defaults, strict=True),
+            *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
+        ]:
             keywords[parameter.arg] = self._library_argument(parameter, default, function)
         run.line_node = function.node
         result = run.settle(run.call_function(function, [], keywords))
@@ -262,13 +269,21 @@ class Entries:
             for node in run.nodes_of(part)[:4]:
                 if node.leaf is None:
                     run.make_sink(node, "library", None)
+        called = bool(run.sinks) and run.hints.used_elsewhere(function.node.name, self.module.file)
+        for sink in run.sinks:
+            sink.called = called
 
     def _library_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
         run = self.run
         annotation = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
         if default is not None or any(word in annotation for word in ("Callable", "bool", "str", "int")):
             made = run.entry_argument(parameter, default, function)
-            if default is not None and isinstance(default, ast.Constant) and default.value is None and "Array" in annotation:
+            if (
+                default is not None
+                and isinstance(default, ast.Constant)
+                and default.value is None
+                and "Array" in annotation
+            ):
                 return run.leaf("arg", parameter.arg)
             return made
         if run.class_from_annotation(parameter.annotation, function.scope) is not None:
@@ -304,7 +319,9 @@ def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _is_static(function: Function) -> bool:
-    return any(getattr(decorator, "id", "") == "staticmethod" for decorator in getattr(function.node, "decorator_list", ()))
+    return any(
+        getattr(decorator, "id", "") == "staticmethod" for decorator in getattr(function.node, "decorator_list", ())
+    )
 
 
 __all__ = ["Bound", "Const", "Entries"]

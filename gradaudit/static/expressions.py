@@ -25,6 +25,7 @@ from gradaudit.static.values import (
     Super,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Node
 
@@ -119,7 +120,7 @@ class Expressions(Machine):
             elif isinstance(part, ast.FormattedValue):
                 value = self.evaluate(part.value, scope)
                 if not isinstance(value, Const):
-                    return Unknown("text")
+                    return plain("text")
                 parts.append(str(value.value))
         return Const("".join(parts))
 
@@ -244,14 +245,16 @@ class Expressions(Machine):
         return Sequence((), sequence.items[0] if sequence.items else sequence.rest, sequence.kind)
 
     def _tensor_like(self, value: Any) -> bool:
-        if isinstance(value, (Node, Unknown)):
+        if isinstance(value, Node):
             return True
+        if isinstance(value, Unknown):
+            return not value.plain
         if isinstance(value, (Const, Function, External, Bound)):
             return False
         return bool(self.nodes_of(value))
 
     def _scalar(self, op: str, left: Any, right: Any) -> Any:
-        return Unknown(op)
+        return plain(op)
 
     def _unary(self, expression: ast.UnaryOp, scope: Scope) -> Any:
         if isinstance(expression.op, ast.Not):
@@ -277,6 +280,7 @@ class Expressions(Machine):
         if isinstance(value, Node):
             return self.node("not", [Edge(value)], passes=False)
         made = Unknown("not")
+        made.plain = True
         if isinstance(value, Unknown):
             made.flag_of = ("not", value)
             if isinstance(value.default, bool):
@@ -302,6 +306,7 @@ class Expressions(Machine):
         if tensors:
             return self.join([(value, ALWAYS) for value in kept])
         made = Unknown("condition")
+        made.plain = True
         made.flag_of = ("or" if stop_at else "and", tuple(kept))
         return made
 
@@ -317,6 +322,7 @@ class Expressions(Machine):
         if isinstance(left, Node) or any(isinstance(right, Node) for right in rights):
             return self.node("compare", [Edge(self.tensor(part), False) for part in (left, *rights)], passes=False)
         made = Unknown("condition")
+        made.plain = True
         made.flag_of = ("compare", type(kind).__name__, left, rights[0])
         return made
 
@@ -387,8 +393,8 @@ class Expressions(Machine):
             try:
                 return Const(slice(*(part.value for part in parts)))
             except TypeError:
-                return Unknown("slice")
-        return Unknown("slice")
+                return plain("slice")
+        return plain("slice")
 
     def _call(self, expression: ast.Call, scope: Scope) -> Any:
         function = self.evaluate(expression.func, scope)
@@ -469,14 +475,14 @@ def _hashable(value: object) -> bool:
 def _fold(compute: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
     if isinstance(left, (str, bytes, list)) or isinstance(right, (str, bytes, list)):
         if not (isinstance(left, str) and isinstance(right, str)):
-            return Unknown("text")
+            return plain("text")
     elif isinstance(left, (int, float)) and isinstance(right, (int, float)):
         if compute in (operator.pow, operator.lshift) and (abs(right) > 64 or abs(left) > 1e6):
-            return Unknown("number")
+            return plain("number")
     try:
         return Const(compute(left, right))
     except Exception:  # noqa: BLE001 - the user's arithmetic may fail in any way; then the value is not known
-        return Unknown("number")
+        return plain("number")
 
 
 HANDLERS: dict[type, Callable[[Any, Any, Scope], Any]] = {

@@ -11,6 +11,8 @@ from gradaudit.static.files import Files
 AS_NETWORK = re.compile(
     r"(\w+)(?:\[[^\]]*\])?\s*\.\s*(?:parameters|named_parameters|state_dict|load_state_dict|trainable_variables|trainable_weights)\b"
 )
+STEPPED = re.compile(r"(\w+)\s*\.\s*step\(")
+CLEARED = re.compile(r"(\w+)\s*\.\s*zero_grad\(")
 NETWORK_WORDS = re.compile(
     r"(net(work)?s?|actor|critic|policy|model|encoder|decoder|extractor|predictor|projector|learner|agent|teacher|student"
     r"|^q|qf|vf|q_?func|v_?func|backbone|discriminator|generator|critics?|q_?funcs)_?\d*(_?(target|tgt|old|online|local|ema|ref))?_?\d*$"
@@ -32,23 +34,57 @@ class Hints:
         self._used_as_network: dict[str, set[str]] = {}
         self._subclasses: dict[str, dict[str, list[tuple[str, str]]]] = {}
         self._named: dict[str, bool] = {}
+        self._corpus: dict[str, list[tuple[str, str]]] = {}
         self._seen = 0
         self._names: set[str] = set()
+        self._stepped: set[str] = set()
+        self._cleared: set[str] = set()
 
     def is_network_name(self, name: str) -> bool:
         """Is anything of this name asked for its parameters in a file that was read, or named like a network?"""
-        if len(self.files.texts) != self._seen:
-            for file in list(self.files.texts)[self._seen :]:
-                text = self.files.texts[file]
-                if text:
-                    self._names.update(AS_NETWORK.findall(text))
-            self._seen = len(self.files.texts)
+        self._catch_up()
         if name in self._names:
             return name not in ("self", "cls", "module")
         known = self._named.get(name)
         if known is None:
             known = self._named[name] = bool(NETWORK_WORDS.search(name)) and not NEVER_NETWORKS.search(name)
         return known
+
+    def _catch_up(self) -> None:
+        """Learn from the files that were read since the last question."""
+        if len(self.files.texts) == self._seen:
+            return
+        for file in list(self.files.texts)[self._seen :]:
+            text = self.files.texts[file]
+            if text:
+                self._names.update(AS_NETWORK.findall(text))
+                self._stepped.update(STEPPED.findall(text))
+                self._cleared.update(CLEARED.findall(text))
+        self._seen = len(self.files.texts)
+
+    def is_optimizer_name(self, name: str) -> bool:
+        """Is something of this name both stepped and cleared?"""
+        self._catch_up()
+        return name in self._stepped and name in self._cleared and name not in self._names
+
+    def used_elsewhere(self, name: str, file: str) -> bool:
+        """Does another file of the project (or the rest of this one) use this function? Re-exporting is not using it."""
+        root = self.files.root(file)
+        if root not in self._corpus:
+            texts = [(path, self.files.text(path)) for path in self.files.python_files(root)]
+            self._corpus[root] = [(path, text) for path, text in texts if text]
+        pattern = re.compile(rf"\b{re.escape(name)}\b")
+        exported = used = False
+        for path, text in self._corpus[root]:
+            if name not in text:
+                continue
+            if path.endswith("__init__.py"):
+                exported = exported or bool(pattern.search(text))
+            elif path == file:
+                used = used or len(pattern.findall(text)) > 1 + text.count(f'"{name}"') + text.count(f"'{name}'")
+            else:
+                used = used or bool(pattern.search(text))
+        return used and not exported
 
     def subclasses(self, name: str, file: str) -> list[tuple[str, str]]:
         """(class, file) of those in the project whose bases name `name`."""

@@ -12,6 +12,7 @@ from gradaudit.static.conditions import Conditions
 from gradaudit.static.differentiation import Differentiation
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
+from gradaudit.static.callers import Callers
 from gradaudit.static.hints import Hints
 from gradaudit.static.items import Items
 from gradaudit.static.joins import Joins
@@ -47,6 +48,7 @@ class Interpreter(
     def __init__(self, files: Files) -> None:
         super().__init__(files)
         self.hints = Hints(files)
+        self.callers = Callers(files)
         self.frozen: dict[Any, Any] = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
         self.leaf_networks: dict[Node, Any] = {}

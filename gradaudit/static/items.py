@@ -10,6 +10,7 @@ from gradaudit.static.values import (
     Bound,
     ClassValue,
     Const,
+    Elements,
     External,
     Function,
     Instance,
@@ -18,6 +19,7 @@ from gradaudit.static.values import (
     Sequence,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Node
 
@@ -50,7 +52,12 @@ class Items(Machine):
 
     def _of_tensor_item(self, node: Node, index: Any, text: str) -> Any:
         node = self.current(node)
-        if node.leaf is not None and node.leaf.kind == "arg" and isinstance(index, Const) and isinstance(index.value, str):
+        if (
+            node.leaf is not None
+            and node.leaf.kind == "arg"
+            and isinstance(index, Const)
+            and isinstance(index.value, str)
+        ):
             return self.part_of_leaf(node, index.value)
         edges = [Edge(node)]
         edges += [self.index_edge(part) for part in self.nodes_of(index)[:4] if part is not node]
@@ -95,6 +102,8 @@ class Items(Machine):
             self.materialise(value)
         if value.instance is not None:
             return self.get_item(value.instance, index)
+        if isinstance(value.annotation, Elements) and not isinstance(index, Const):
+            index = Const(0)  # any of them
         text_key = isinstance(index, Const) and isinstance(index.value, str)
         if value.node is not None and value.node in self.versions and not text_key:
             return self._of_tensor_item(value.node, index, "")  # it was written to by index: a buffer
@@ -106,6 +115,9 @@ class Items(Machine):
         found = self.fetch(value.attrs, key)
         if found is MISSING:
             found = Unknown(name, value)
+            found.plain = value.plain
+            if isinstance(value.annotation, Elements):
+                found.annotation = value.annotation.cls
             found.marks = value.marks if not isinstance(index, Const) or isinstance(index.value, int) else frozenset()
             value.attrs[key] = found
         return found
@@ -199,7 +211,9 @@ class Items(Machine):
                 return list(value.items), value.rest
             return [], self.element(value)
         if isinstance(value, Mapping):
-            return [Const(key) for key in list(value.known())[:ONE_BY_ONE]], Unknown("key") if value.rest is not None else None
+            return [Const(key) for key in list(value.known())[:ONE_BY_ONE]], plain(
+                "key"
+            ) if value.rest is not None else None
         if isinstance(value, Instance) and value.children is not None:
             return self.iterate(value.children)
         if isinstance(value, Unknown) and value.instance is not None:
@@ -215,15 +229,15 @@ class Items(Machine):
             joined = self.join(parts)
             return Unknown("element") if joined is MISSING else joined
         if isinstance(value, Node):
-            return self._of_tensor_item(value, Unknown("index"), "[i]")
+            return self._of_tensor_item(value, plain("index"), "[i]")
         if isinstance(value, Parameters):
             return Sequence((Unknown("name"), Parameters(value.leaves, value.complete))) if value.named else value
         if isinstance(value, Mapping):
-            return Unknown("key")
+            return plain("key")
         if isinstance(value, Instance):
             return self._element_of_instance(value)
         if isinstance(value, Unknown):
-            return self._of_unknown_item(value, Unknown("index"))
+            return self._of_unknown_item(value, plain("index"))
         if isinstance(value, Union):
             return self.element(value.alternatives[0])
         if isinstance(value, Bound) and isinstance(value.receiver, Node):
@@ -239,7 +253,7 @@ class Items(Machine):
             for name in ("__iter__", "__getitem__"):
                 method, owner = self.member(value.cls, name)
                 if isinstance(method, Function):
-                    args = [] if name == "__iter__" else [Unknown("index")]
+                    args = [] if name == "__iter__" else [plain("index")]
                     result = self.call_function(method.bind(value, owner), args, {})
                     return self.element(result) if name == "__iter__" and result is not value else result
         return Unknown("element")

@@ -159,7 +159,10 @@ class Joins(Machine):
             endings = [ending for ending, _, _ in results if ending != "raise"]
             return endings[0] if endings else "raise"
         if len(going_on) == 1 and len(results) > 1:
-            self.assumed = {**assumed_before, **dict(going_on[0][1])}  # the other arm left: its negation holds from here
+            self.assumed = {
+                **assumed_before,
+                **dict(going_on[0][1]),
+            }  # the other arm left: its negation holds from here
         return GOES_ON
 
     def _join_heap(self, results: list[Any], going_on: list[Any], scope: Scope, detail: str) -> None:
@@ -186,7 +189,6 @@ class Joins(Machine):
                 self.drop(container, key)
             elif joined is not old:
                 self.put(container, key, joined)
-
 
     def _join_items(self, alternatives: list[tuple[Any, Guard]], detail: str) -> tuple[Any, ...]:
         """A list that grew in one arm has the item; which arm it was is not kept."""

@@ -26,6 +26,7 @@ from gradaudit.static.values import (
     Transformed,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Node
 
@@ -54,7 +55,9 @@ class Library(Machine):
 
     def _unmodelled_name(self, path: str, root: str, args: Args, keywords: Keywords) -> Any:
         tail = path.rsplit(".", 1)[-1]
-        if tail[:1].isupper() and tail.endswith(("Optimizer", "Adam", "AdamW", "SGD", "RMSprop", "Lion", "Muon", "Adafactor")):
+        if tail[:1].isupper() and tail.endswith(
+            ("Optimizer", "Adam", "AdamW", "SGD", "RMSprop", "Lion", "Muon", "Adafactor")
+        ):
             return self.make_optimizer(args[0] if args else keywords.get("params", NONE), "")
         for value in (*args, *keywords.values()):
             if isinstance(value, Parameters) and tail[:1].isupper():
@@ -73,16 +76,18 @@ class Library(Machine):
 
     # -- kinds of rows -----------------------------------------------------------------------------------------------
     def _operation(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        if row.extra.get("overloads") == "max":
+        if row.extra.get("overloads") in ("max", "min"):
             return self.max_like(row, args, keywords)
         if row.extra.get("overloads") == "cast":
             return self.tensor_method(self.tensor(args[0]), "astype", args[1:], keywords) if args else NONE
+        if row.extra.get("overloads") == "median":
+            return self.shaped(
+                self.apply_row(row, args, keywords), "first" if len(args) > 1 or keywords else "tensor", args
+            )
         if row.op == "dist":
             return self._distribution(row, args, keywords)
-        if row.op == "where" and args and len(args) == 3:
-            chosen = self._symbolic_choice(args)
-            if chosen is not None:
-                return chosen
+        if row.op == "where" and len(args) + len(keywords) == 3:
+            return self._t_select(row, [*args, *keywords.values()], {})
         if row.op in ("sample", "rsample", "log_prob") and args and isinstance(args[0], Node) and args[0].op == "dist":
             return self.distribution_method(args[0], row.op, args[1:], keywords)
         return self.apply_row(row, args, keywords)
@@ -110,7 +115,7 @@ class Library(Machine):
         return self.apply_row(row, args, keywords)
 
     def _row_constant(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return _result(row.path.rsplit(".", 1)[-1])
+        return plain(row.path.rsplit(".", 1)[-1])
 
     def _alloc(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = self.allocate(row.op if row.op == "alloc" else "alloc", [])
@@ -202,6 +207,8 @@ class Library(Machine):
 
     def _row_grad_mode(self, row: Row, args: Args, keywords: Keywords) -> Any:
         mode = row.extra.get("mode", "off")
+        if mode == "keep":
+            return NONE
         if mode == "set":
             value = args[0] if args else keywords.get("mode", Const(True))
             return GradMode("set", value)
@@ -217,27 +224,32 @@ class Library(Machine):
         return NONE
 
     def _transform(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        handler = TRANSFORMS.get(row.extra.get("handler", ""))
+        name = row.extra.get("handler", "")
+        handler = TRANSFORMS.get(row.path.rsplit(".", 1)[-1] if name == "=" else name)
         if handler is None:
             return self._unmodelled_name(row.path, row.path.split(".", 1)[0], args, keywords)
         return handler(self, row, args, keywords)
 
     # -- transformations ---------------------------------------------------------------------------------------------
     def _t_gradient(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        handler = row.extra["handler"]
+        handler = row.path.rsplit(".", 1)[-1]
         function = args[0] if args else keywords.get("fun", keywords.get("f"))
         if function is None:
             return Partial(External(row.path), [], keywords)
         spec = keywords.get("argnums", args[1] if len(args) > 1 else None)
         aux = keywords.get("has_aux", args[2] if len(args) > 2 else None)
         has_aux = isinstance(aux, Const) and bool(aux.value)
-        made = Gradient(function, _argnums(spec), has_aux, handler == "value_and_grad")
+        made = Gradient(function, _argnums(spec), has_aux, "value" in handler)
         self.gradients.append(made)
         return made
 
+    def _t_jacobian(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """jacrev and kin: the function itself, for what its derivative depends on."""
+        return args[0] if args else Unknown("jacobian")
+
     def _t_direct(self, row: Row, args: Args, keywords: Keywords) -> Any:
         """vjp, jvp, linearize: differentiated where they are called."""
-        handler = row.extra["handler"]
+        handler = row.path.rsplit(".", 1)[-1].removeprefix("filter_")
         if not args:
             return Unknown(handler)
         aux = keywords.get("has_aux")
@@ -252,10 +264,12 @@ class Library(Machine):
         if not args:
             return Transformed(External(row.path), "decorator", keywords) if "fun" not in keywords else keywords["fun"]
         function = args[0]
-        if isinstance(function, (Node, Unknown)) and row.extra["handler"] == "checkpoint" and len(args) > 1:
+        if isinstance(function, (Node, Unknown)) and row.extra.get("handler") == "checkpoint" and len(args) > 1:
             return self.call(function, args[1:], {})
-        if row.extra["handler"] == "checkpoint" and row.path.startswith("torch") and len(args) > 1:
-            passed = {k: v for k, v in keywords.items() if k not in ("use_reentrant", "preserve_rng_state", "context_fn")}
+        if row.extra.get("handler") == "checkpoint" and row.path.startswith("torch") and len(args) > 1:
+            passed = {
+                k: v for k, v in keywords.items() if k not in ("use_reentrant", "preserve_rng_state", "context_fn")
+            }
             return self.call(function, args[1:], passed)
         return function
 
@@ -274,7 +288,7 @@ class Library(Machine):
     def _t_fori(self, row: Row, args: Args, keywords: Keywords) -> Any:
         if len(args) < 4:
             return Unknown("loop")
-        return self._carried(args[3], lambda state: self.call(args[2], [Unknown("i"), state], {}), stacked=False)
+        return self._carried(args[3], lambda state: self.call(args[2], [plain("i"), state], {}), stacked=False)
 
     def _carried(self, carry: Any, body: Callable[[Any], Any], stacked: bool) -> Any:
         """A loop as a function: the carry is a phi with a back edge."""
@@ -403,14 +417,18 @@ class Library(Machine):
                 made.names = first.names
                 return made
             if isinstance(first, Mapping):
-                return Mapping({
-                    key: self._mapped(function, [part, *(_entry(tree, key) for tree in trees[1:])], depth + 1)
-                    for key, part in first.entries.items()
-                })
+                return Mapping(
+                    {
+                        key: self._mapped(function, [part, *(_entry(tree, key) for tree in trees[1:])], depth + 1)
+                        for key, part in first.entries.items()
+                    }
+                )
             if isinstance(first, Instance) and first.cls is not None and not self.is_module(first):
                 made_instance = Instance(first.cls, name=first.network.name)
                 for key, part in first.attrs.items():
-                    made_instance.attrs[key] = self._mapped(function, [part], depth + 1) if isinstance(part, (Node, Unknown)) else part
+                    made_instance.attrs[key] = (
+                        self._mapped(function, [part], depth + 1) if isinstance(part, (Node, Unknown)) else part
+                    )
                 return made_instance
         return self.call(function, trees, {})
 
@@ -464,6 +482,57 @@ class Library(Machine):
             if new or old:
                 self.event("soft_update", leaves=tuple(old), sources=tuple(new))
         return _result("target_params")
+
+    def _t_first(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """Reshapes a tree and keeps what is in it."""
+        return args[0] if args else next(iter(keywords.values()), NONE)
+
+    def _t_second(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return args[1] if len(args) > 1 else NONE
+
+    def _t_leaves(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        if not args:
+            return NONE
+        if isinstance(args[0], (Instance, Unknown)):
+            return args[0]
+        return Sequence(self.nodes_of(args[0])[:24], None, "list")
+
+    def _t_flatten(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return Sequence([self._t_leaves(row, args, keywords), plain("treedef")])
+
+    def _t_ravel(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return Sequence([self.tensor(args[0]) if args else NONE, Unknown("unravel")])
+
+    def _t_reduce(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        nodes = [node for value in args[1:] for node in self.nodes_of(value)]
+        return self.node("sum", [Edge(node) for node in nodes[:40]])
+
+    def _t_vector(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        leaves = self.parameters_of(args[0]) if args else []
+        return self.node("cat", [Edge(leaf) for leaf in leaves[:40]])
+
+    def _t_write_vector(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        if len(args) > 1:
+            self.event("step", leaves=tuple(self.parameters_of(args[1])))
+        return NONE
+
+    def _t_partition(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return Sequence([args[0], args[0]]) if args else NONE
+
+    def _t_train_state(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        made = Unknown("state")
+        made.attrs.update(keywords)
+        return made
+
+    def _t_optimizer_method(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """`torch.optim.Optimizer.step(opt)`, `scaler.step(opt)`."""
+        for value in args:
+            if hasattr(value, "optimizer"):
+                return self.call_method(value, row.path.rsplit(".", 1)[-1], [], {})
+        return NONE
+
+    def _t_averaged(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return self.clone(args[0]) if args else NONE
 
     def _t_haiku(self, row: Row, args: Args, keywords: Keywords) -> Any:
         return Transformed(args[0] if args else NONE, "haiku", row.path)
@@ -599,7 +668,7 @@ STANDARD: dict[str, Callable[[Any, Args, Keywords], Any]] = {
     "collections.deque": _deque,
     "types.SimpleNamespace": _namespace,
     "contextlib.nullcontext": lambda machine, args, keywords: NONE,
-    "itertools.count": lambda machine, args, keywords: Sequence((), Unknown("i")),
+    "itertools.count": lambda machine, args, keywords: Sequence((), plain("i")),
     "itertools.zip_longest": lambda machine, args, keywords: machine.call_builtin("zip", args, {}),
 }
 
@@ -655,6 +724,39 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "incremental_update": Library._t_incremental,
     "periodic_update": Library._t_incremental,
     "haiku_transform": Library._t_haiku,
+    "jacobian_transform": Library._t_jacobian,
+    "jacrev": Library._t_jacobian,
+    "jacfwd": Library._t_jacobian,
+    "hessian": Library._t_jacobian,
+    "jacobian": Library._t_jacobian,
+    "linear_transpose": Library._t_jacobian,
+    "grad_and_value": Library._t_gradient,
+    "dataclass": Library._t_first,
+    "tree_transpose": Library._t_first,
+    "combine": Library._t_first,
+    "module_scan": Library._t_first,
+    "module_method": Library._t_first,
+    "nnx_state": Library._t_first,
+    "replace": Library._t_first,
+    "apply_gradients": Library._t_first,
+    "stack_module_state": Library._t_first,
+    "tree_at": Library._t_second,
+    "tree_unflatten": Library._t_second,
+    "partition": Library._t_partition,
+    "tree_leaves": Library._t_leaves,
+    "tree_flatten": Library._t_flatten,
+    "tree_reduce": Library._t_reduce,
+    "ravel_pytree": Library._t_ravel,
+    "parameters_to_vector": Library._t_vector,
+    "vector_to_parameters": Library._t_write_vector,
+    "train_state": Library._t_train_state,
+    "optimizer_step": Library._t_optimizer_method,
+    "scaler_step": Library._t_optimizer_method,
+    "zero_grad": Library._t_optimizer_method,
+    "averaged_model": Library._t_averaged,
+    "map": Library._t_map,
+    "remat": Library._t_same,
+    "shard_map": Library._t_same,
 }
 
 __all__ = ["Library", "Union"]

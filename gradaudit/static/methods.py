@@ -25,6 +25,7 @@ from gradaudit.static.values import (
     Transformed,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Node
 
@@ -104,11 +105,11 @@ class Methods(Machine):
         if name == "items":
             pairs = [Sequence((Const(key), value)) for key, value in mapping.known().items()]
             rest = mapping.rest
-            return Sequence(pairs, Sequence((Unknown("key"), rest)) if rest is not None else None)
+            return Sequence(pairs, Sequence((plain("key"), rest)) if rest is not None else None)
         if name == "values":
             return Sequence(list(mapping.known().values()), mapping.rest)
         if name == "keys":
-            return Sequence([Const(key) for key in mapping.known()], Unknown("key") if mapping.rest is not None else None)
+            return Sequence([Const(key) for key in mapping.known()], plain("key") if mapping.rest is not None else None)
         if name in ("get", "pop", "setdefault"):
             key = args[0] if args else NONE
             if isinstance(key, Const) and key.value in mapping.entries:
@@ -177,7 +178,16 @@ class Methods(Machine):
             return NONE
         if name == "optimizers":
             return self.lightning_optimizers(instance)
-        if instance.children is not None and name in ("append", "extend", "insert", "items", "values", "keys", "update", "pop"):
+        if instance.children is not None and name in (
+            "append",
+            "extend",
+            "insert",
+            "items",
+            "values",
+            "keys",
+            "update",
+            "pop",
+        ):
             self.adopt(instance, "", args[-1] if args else NONE)
             return self.call_method(instance.children, name, args, keywords)
         if name in ("modules", "children", "named_modules", "named_children"):
@@ -185,7 +195,9 @@ class Methods(Machine):
         if self.is_record_instance(instance):
             return self._record(instance, name, args, keywords)
         if self.is_module(instance):
-            return self.call_module_opaquely(instance, args, keywords) if self._computed(args, keywords) else Unknown(name)
+            return (
+                self.call_module_opaquely(instance, args, keywords) if self._computed(args, keywords) else Unknown(name)
+            )
         return self.call_unknown(name, args, keywords)
 
     def _computed(self, args: Args, keywords: Keywords) -> bool:
@@ -207,12 +219,14 @@ class Methods(Machine):
         if name in RECORD_SELVES:
             return Sequence((), record)
         if name == "items":
-            return Sequence((), Sequence((Unknown("key"), record)))
+            return Sequence((), Sequence((plain("key"), record)))
         if name in ("update", "__setitem__", "set", "set_"):
             if isinstance(key, str) and len(args) > 1:
                 self.put(record.attrs, key, args[1])
             for value in args:
-                entries = value.known() if isinstance(value, Mapping) else value.attrs if isinstance(value, Instance) else {}
+                entries = (
+                    value.known() if isinstance(value, Mapping) else value.attrs if isinstance(value, Instance) else {}
+                )
                 for entry, part in entries.items():
                     self.put(record.attrs, entry, part)
             for entry, part in keywords.items():
@@ -242,12 +256,14 @@ class Methods(Machine):
         if name in ("items", "keys", "values"):
             element = self.element(unknown)
             if name == "items":
-                element = Sequence((Unknown("key"), element))
-            return Sequence((), Unknown("key") if name == "keys" else element)
+                element = Sequence((plain("key"), element))
+            return Sequence((), plain("key") if name == "keys" else element)
         if name in ("to", "cuda", "cpu", "float"):
             if unknown.node is None or unknown.leaf is not None or unknown.node not in self.versions:
                 return unknown
             return self.tensor_method(unknown.node, name, args, keywords)
+        if name in ("step", "zero_grad") and self.looks_like_optimizer(unknown):
+            return self._on_optimizer(self.optimizer_of(unknown), name, args, keywords)
         if name in ("train", "eval"):
             unknown.is_module = True
             return unknown
@@ -315,11 +331,11 @@ class Methods(Machine):
 
     def _state_dict(self, value: StateDict, name: str, args: Args, keywords: Keywords) -> Any:
         if name == "items":
-            return Sequence((), Sequence((Unknown("key"), value)))
+            return Sequence((), Sequence((plain("key"), value)))
         if name == "values":
             return Sequence((), value)
         if name == "keys":
-            return Sequence((), Unknown("key"))
+            return Sequence((), plain("key"))
         return value
 
     def _on_function(self, function: Function, name: str, args: Args, keywords: Keywords) -> Any:
@@ -375,6 +391,7 @@ class Methods(Machine):
         return self.call(self.get_attribute(value, name), args, keywords)
 
     # -- asked of the other parts ------------------------------------------------------------------------------------
+
 
 STRING_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "split", "join"})
 

@@ -13,6 +13,7 @@ from gradaudit.static.values import (
     MISSING,
     ClassValue,
     Const,
+    Elements,
     External,
     ModuleValue,
     Union,
@@ -190,7 +191,7 @@ class Names(Machine):
             head = annotation.value
             name = head.attr if isinstance(head, ast.Attribute) else getattr(head, "id", "")
             if name in CONTAINERS:
-                return None
+                return self._elements(name, annotation.slice, scope, depth)
             if name in WRAPPERS:
                 parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
                 for part in parts:
@@ -203,14 +204,28 @@ class Names(Machine):
             return self._class_of(self.evaluate(annotation, scope))
         return None
 
+    def _elements(self, container: str, inside: ast.expr, scope: Scope, depth: int) -> Any:
+        """`list[Critic]`, `dict[str, Critic]`: what its elements are."""
+        if container in ("Callable", "Literal", "type", "Type"):
+            return None
+        part = inside.elts[-1] if isinstance(inside, ast.Tuple) and container.lower() in ("dict", "mapping") else inside
+        if isinstance(part, ast.Tuple):
+            part = part.elts[0]
+        found = self.class_from_annotation(part, scope, depth + 1)
+        return Elements(found) if isinstance(found, (ClassValue, External)) else None
+
     def _class_of(self, value: Any) -> Any:
         if isinstance(value, ClassValue):
             return value
         if isinstance(value, External):
             if self.hints.models.canonical(value.path) in MODULE_CLASSES or value.path in MODULE_CLASSES:
                 return External("torch.nn.Module")
-            return None
-        if isinstance(value, Unknown) and isinstance(value.annotation, (ClassValue, External)) and value.flag_of == "TypeVar":
+            return External(value.path) if value.tail in ("Optimizer", "GradientTransformation") else None
+        if (
+            isinstance(value, Unknown)
+            and isinstance(value.annotation, (ClassValue, External))
+            and value.flag_of == "TypeVar"
+        ):
             return value.annotation
         if isinstance(value, Union):
             return next((found for found in map(self._class_of, value.alternatives) if found is not None), None)

@@ -47,7 +47,7 @@ class Networks(Machine):
     def unknown_is_module(self, value: Unknown) -> bool:
         if value.is_module is None:
             if isinstance(value.annotation, External):
-                value.is_module = True
+                value.is_module = value.annotation.path == "torch.nn.Module"
             elif isinstance(value.annotation, ClassValue):
                 value.is_module = self.is_module_class(value.annotation)
             elif value.node is not None:
@@ -103,7 +103,12 @@ class Networks(Machine):
 
     def _collect_instance(self, instance: Instance, found: dict[Node, None], seen: set[int]) -> None:
         before = len(found)
-        if instance.leaf is None and instance.cls is None and instance.row is not None and instance.row.kind == "module":
+        if (
+            instance.leaf is None
+            and instance.cls is None
+            and instance.row is not None
+            and instance.row.kind == "module"
+        ):
             self.layer_leaf(instance)
         if instance.leaf is not None:
             found[instance.leaf] = None
@@ -117,7 +122,12 @@ class Networks(Machine):
                 if self.is_module(part):
                     self._collect(part, found, seen)
             elif isinstance(part, Unknown):
-                if part.instance is not None and self.is_module(part.instance) or part.leaf is not None or self.is_module(part):
+                if (
+                    part.instance is not None
+                    and self.is_module(part.instance)
+                    or part.leaf is not None
+                    or self.is_module(part)
+                ):
                     self._collect(part, found, seen)
             elif isinstance(part, (Sequence, Mapping)):
                 self._collect_container(part, found, seen)
@@ -180,7 +190,12 @@ class Networks(Machine):
         """A network gets its name and its owner from where it is first kept."""
         network = owner.network if isinstance(owner, Instance) else None
         if isinstance(value, Instance):
-            if value is not owner and value.network.parent is None and network is not None and not _owns(value.network, network):
+            if (
+                value is not owner
+                and value.network.parent is None
+                and network is not None
+                and not _owns(value.network, network)
+            ):
                 value.network.parent = network
                 value.network.name = name or value.network.name
             elif not value.network.name:
@@ -326,7 +341,12 @@ class Networks(Machine):
             return Sequence(args)
         if self.unknown_is_module(function):
             return self.call_module_opaquely(function, args, keywords)
-        if isinstance(parent, Unknown) and self.unknown_is_module(parent) or isinstance(parent, Instance) and self._opaque_owner(parent):
+        if (
+            isinstance(parent, Unknown)
+            and self.unknown_is_module(parent)
+            or isinstance(parent, Instance)
+            and self._opaque_owner(parent)
+        ):
             return self._method_of_network(parent, name, args, keywords)
         if name in NO_RESULT_IN:
             return self._foreign_result(function, name)
@@ -402,6 +422,20 @@ class Networks(Machine):
         self.event("hold", optimizer=optimizer, leaves=tuple(leaves))
         return OptimizerValue(optimizer)
 
+    def looks_like_optimizer(self, unknown: Unknown) -> bool:
+        if isinstance(unknown.annotation, External):
+            return "ptim" in unknown.annotation.path
+        return "optim" in unknown.name.lower() or self.hints.is_optimizer_name(unknown.name)
+
+    def optimizer_of(self, unknown: Unknown) -> OptimizerValue:
+        """An optimizer that came from outside: what it holds is not known."""
+        found = unknown.attrs.get("optimizer()")
+        if not isinstance(found, OptimizerValue):
+            made = Optimizer(unknown.name, set(), False, self.location())
+            self.optimizers.append(made)
+            found = unknown.attrs["optimizer()"] = OptimizerValue(made)
+        return found
+
     def held_by(self, value: Any) -> list[Node]:
         """The leaves in what an optimizer was given: parameters, lists, groups (dicts with "params"), a module."""
         if isinstance(value, Mapping):
@@ -436,7 +470,9 @@ class Networks(Machine):
         if found is None:
             instance.attrs["optimizers()"] = Unknown("optimizers")
             method, owner = self.member(instance.cls, "configure_optimizers") if instance.cls else (MISSING, None)
-            result = self.call_function(method.bind(instance, owner), [], {}) if isinstance(method, Function) else MISSING
+            result = (
+                self.call_function(method.bind(instance, owner), [], {}) if isinstance(method, Function) else MISSING
+            )
             found = Unknown("optimizers") if result is MISSING else _only_optimizers(result)
             instance.attrs["optimizers()"] = found
         return found
@@ -460,7 +496,9 @@ class Networks(Machine):
         tree = self._parameter_tree(args[0])
         method = keywords.get("method")
         rest = args[1:]
-        passed = {key: value for key, value in keywords.items() if key not in ("method", "rngs", "mutable", "variables")}
+        passed = {
+            key: value for key, value in keywords.items() if key not in ("method", "rngs", "mutable", "variables")
+        }
         saved, self.applied = self.applied, tree
         try:
             if isinstance(method, Function):
@@ -613,7 +651,9 @@ class Networks(Machine):
         others = tuple(leaf for leaf in sources if leaf not in nodes)
         if others:
             itself = any(leaf in sources for leaf in nodes)
-            self.event("soft_update" if itself or kind == "soft_update" else "copy", leaves=tuple(nodes), sources=others)
+            self.event(
+                "soft_update" if itself or kind == "soft_update" else "copy", leaves=tuple(nodes), sources=others
+            )
 
     def leaves_behind(self, node: Node) -> list[Node]:
         """The parameters that a value is computed from, a few steps back."""

@@ -192,7 +192,9 @@ class State:
             return Edge(edge.source, False, edge.kind, edge.guard)
         return Edge(edge.source, edge.passes, edge.kind, guard)
 
-    def operation(self, op: str, *operands: Node, passes: bool = True, detail: str = "", at: ast.AST | None = None) -> Node:
+    def operation(
+        self, op: str, *operands: Node, passes: bool = True, detail: str = "", at: ast.AST | None = None
+    ) -> Node:
         return self.node(op, [Edge(operand) for operand in operands], passes=passes, detail=detail, at=at)
 
     def stop(self, value: Node, detail: str = "", at: ast.AST | None = None) -> Node:
@@ -236,7 +238,9 @@ class State:
                 self.journal.append((container, key, container[key]))
             del container[key]
 
-    def undo(self, journal: list[tuple[dict[Any, Any], Any, Any]]) -> dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]]:
+    def undo(
+        self, journal: list[tuple[dict[Any, Any], Any, Any]]
+    ) -> dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]]:
         """Take back the journal's writes; what they had come to, by container and key."""
         final: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]] = {}
         for container, key, _ in journal:
@@ -289,7 +293,7 @@ class State:
         if isinstance(value, Node):
             return [self.current(value)]
         if isinstance(value, Unknown):
-            return [self.current(self.input_node(value))]
+            return [] if value.plain else [self.current(self.input_node(value))]
         if depth > 5:
             return []
         if isinstance(value, Sequence):

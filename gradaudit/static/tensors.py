@@ -18,6 +18,7 @@ from gradaudit.static.values import (
     Sequence,
     StateDict,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Leaf, Node
 
@@ -36,6 +37,8 @@ class Tensors(Machine):
         if isinstance(value, Const):
             return self.node("const", detail=repr(value.value)[:40])
         if isinstance(value, Unknown):
+            if value.plain:
+                return self.node("const", detail=value.name)
             return self.current(self.input_node(value))
         nodes = self.nodes_of(value)
         if len(nodes) == 1 and not isinstance(value, (Sequence, Mapping)):
@@ -49,6 +52,13 @@ class Tensors(Machine):
         """Record the operation that a model row describes."""
         op = op or row.op
         edges, constants = self._edges(row, args, keywords, op)
+        order = row.extra.get("order")
+        if order is not None and not keywords:
+            places = [int(place) for place in order.split()]
+            if len(edges) == len(places):
+                edges = [edges[place] for place in places]
+        if keywords.get(row.extra.get("flag", "")) is not None:
+            edges = self._unstopped(row, args, keywords, edges)
         passes = row.kind != "stop"
         detail = ",".join(constants)
         made = self.node(op, edges, passes=passes, detail=detail)
@@ -78,6 +88,16 @@ class Tensors(Machine):
                 else:
                     edges.append(Edge(node, not stopped))
         return edges, constants
+
+    def _unstopped(self, row: Row, args: Args, keywords: Keywords, edges: list[Edge]) -> list[Edge]:
+        """A loss with a switch that the caller turned off: what it stops by default passes."""
+        flag = keywords[row.extra["flag"]]
+        if not isinstance(flag, Const) or bool(flag.value) or not row.extra.get("default", True):
+            return edges
+        names = set(row.extra.get("unstopped", "").split())
+        open_nodes = {node for i, value in enumerate(args) if row.argument(i) in names for node in self.nodes_of(value)}
+        open_nodes |= {node for key, value in keywords.items() if key in names for node in self.nodes_of(value)}
+        return [Edge(e.source, True, e.kind, e.guard) if e.source in open_nodes else e for e in edges]
 
     def shaped(self, made: Node, result: str, args: Args) -> Any:
         """The python value around a result: a tuple of values and indices, an LSTM's output and state ..."""
@@ -119,6 +139,8 @@ class Tensors(Machine):
             return self.call_method(args[0], "step", args[1:], keywords)
         if name in ("scale", "prepare") and len(args) == 1 and isinstance(args[0], Node):
             return args[0]
+        if node.op == "getitem" and name in AT_METHODS and node.inputs and node.inputs[0].source.detail == ".at":
+            return self._updated_at(node, name, args, keywords)
         if name in ("to", "type", "astype"):
             return self._cast(node, name, args, keywords)
         row = self.hints.models.method("Tensor", name, self.framework())
@@ -126,24 +148,40 @@ class Tensors(Machine):
             return self._unmodelled(node, name, args, keywords)
         return self._by_row(receiver, node, row, name, args, keywords)
 
+    def _updated_at(self, node: Node, name: str, args: Args, keywords: Keywords) -> Any:
+        """jax's `x.at[i].set(y)`: the array with y written into it."""
+        array = node.inputs[0].source.inputs[0].source
+        if name == "get":
+            return self.node("getitem", [Edge(array)], detail=node.detail)
+        written = [part for value in (*args, *keywords.values()) for part in self.nodes_of(value)]
+        op = "store" if name == "set" else name
+        return self.node(op, [Edge(array)] + [Edge(part) for part in written[:8]], detail=node.detail)
+
     def framework(self) -> str:
         return self.current_framework
 
     current_framework: str
 
     def _by_row(self, receiver: Node, node: Node, row: Row, name: str, args: Args, keywords: Keywords) -> Any:
-        if row.extra.get("overloads") == "max":
+        if row.extra.get("overloads") in ("max", "min"):
             return self.max_like(row, [node, *args], keywords)
         if row.extra.get("overloads") == "cast":
             return self._cast(node, name, args, keywords)
         if row.kind == "inplace":
             return self._in_place(receiver, node, row, args, keywords)
+        if row.extra.get("overloads") == "median":
+            return self.shaped(
+                self.apply_row(row, [node, *args], keywords), "first" if args or keywords else "tensor", args
+            )
+        if row.kind == "transform":
+            handler = row.extra.get("handler", "")
+            if handler == "at_apply":
+                return self.call(args[0], [node], {}) if args else node
+            return self.node("call", [Edge(node)], detail="." + name)
         if row.kind == "identity":
             return node
         if row.kind == "constant":
-            made = Unknown(name)
-            made.call = True
-            return made
+            return plain(name)
         if row.kind in ("alloc", "random"):
             return self.allocate(row.op, [])
         if row.kind in ("none", "raises", "grad_mode"):
@@ -184,10 +222,12 @@ class Tensors(Machine):
         if known is not None:
             return self.distribution_method(node, name, args, keywords)
         if name in ("items",):
-            return Sequence((), Sequence((Unknown("key"), node)))
+            return Sequence((), Sequence((plain("key"), node)))
         if name in ("keys",):
-            return Sequence((), Unknown("key"))
-        edges = [Edge(node)] + [Edge(part) for value in (*args, *keywords.values()) for part in self.nodes_of(value)[:16]]
+            return Sequence((), plain("key"))
+        edges = [Edge(node)] + [
+            Edge(part) for value in (*args, *keywords.values()) for part in self.nodes_of(value)[:16]
+        ]
         constants = ",".join(repr(value.value)[:20] for value in args if isinstance(value, Const))
         return self.node("call", edges, detail=f".{name}({constants})")
 
@@ -227,7 +267,12 @@ class Tensors(Machine):
 
     # -- in place ----------------------------------------------------------------------------------------------------
     def _in_place(self, receiver: Node, node: Node, row: Row, args: Args, keywords: Keywords) -> Any:
-        written = [part for value in (*args, *keywords.values()) for part in self.nodes_of(value) if not isinstance(value, Const)]
+        written = [
+            part
+            for value in (*args, *keywords.values())
+            for part in self.nodes_of(value)
+            if not isinstance(value, Const)
+        ]
         if row.op in ("detach", "stop"):
             return self.stop(node, row.op)
         if row.op in ("fill", "zero", "normal", "uniform", "copy") and not written:
@@ -268,6 +313,8 @@ class Tensors(Machine):
         self.parameter_write(leaves, [*args, *keywords.values()], PARAMETER_WRITES[name])
         return receiver
 
+
+AT_METHODS = frozenset({"set", "add", "subtract", "multiply", "mul", "divide", "min", "max", "get", "power"})
 DISCRETE = frozenset({
     "Categorical", "OneHotCategorical", "Bernoulli", "EpsilonGreedy", "Greedy", "Softmax", "Multinomial", "Binomial", "Poisson",
     "Geometric",

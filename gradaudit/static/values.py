@@ -55,7 +55,7 @@ class Unknown(Value):
 
     __slots__ = (
         "annotation", "attrs", "call", "default", "flag_of", "instance", "key", "leaf", "marks", "name", "network",
-        "node", "parent", "is_module", "parameter",
+        "node", "parent", "is_module", "parameter", "plain",
     )  # fmt: skip
     counter = 0
 
@@ -76,9 +76,26 @@ class Unknown(Value):
         self.node: Node | None = None  # itself as an input
         self.is_module: bool | None = None
         self.parameter = False
+        self.plain = False  # a number, a text, a shape: no tensor
 
     def __repr__(self) -> str:
         return f"Unknown({self.name})"
+
+
+def plain(name: str) -> Unknown:
+    """Something unknown that is certainly no tensor: a size, a text, a condition."""
+    made = Unknown(name)
+    made.plain = made.call = True
+    return made
+
+
+class Elements(Value):
+    """In an annotation: a list, tuple or dict of instances of a class."""
+
+    __slots__ = ("cls",)
+
+    def __init__(self, cls: Value) -> None:
+        self.cls = cls
 
 
 class Sequence(Value):
@@ -86,7 +103,9 @@ class Sequence(Value):
 
     __slots__ = ("cell", "kind", "names", "time")
 
-    def __init__(self, items: tuple[Value, ...] | list[Value] = (), rest: Value | None = None, kind: str = "tuple") -> None:
+    def __init__(
+        self, items: tuple[Value, ...] | list[Value] = (), rest: Value | None = None, kind: str = "tuple"
+    ) -> None:
         self.cell: dict[str, Any] = {"items": tuple(items), "rest": rest}
         self.kind = kind
         self.names: tuple[str, ...] | None = None
@@ -290,7 +309,9 @@ class Gradient(Value):
 
     __slots__ = ("argnums", "function", "has_aux", "style", "with_value", "called")
 
-    def __init__(self, function: Any, argnums: tuple[Any, ...] | None, has_aux: bool, with_value: bool, style: str = "grad") -> None:
+    def __init__(
+        self, function: Any, argnums: tuple[Any, ...] | None, has_aux: bool, with_value: bool, style: str = "grad"
+    ) -> None:
         self.function = function
         self.argnums = argnums
         self.has_aux = has_aux
