@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from gradaudit import dynamic
+from gradaudit import dynamic, suppress
 from gradaudit.dynamic import target as targets
 from gradaudit.dynamic.case import Case, cases_of, numbers, words
 from gradaudit.dynamic.inputs import gather
@@ -31,6 +32,7 @@ class CheckReport:
     findings: list[Finding]
     proofs: list[Proof | None]
     notes: list[str] = field(default_factory=list)
+    suppressed: int = 0
     recording: Recording | None = None
     judgements: list[Judgement] = field(default_factory=list)
 
@@ -113,6 +115,7 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
     recorder = recorder or dynamic.choose(call)
     recording = recorder.record(call, roles)
     judgements = judge(recording)
+    judgements, suppressed = _suppress(judgements)
     proved = [prove(recorder, recording, judgement) for judgement in judgements]
     return CheckReport(
         target=call.target,
@@ -122,9 +125,20 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
         findings=[judgement.finding for judgement, _ in proved],
         proofs=[proof for _, proof in proved],
         notes=recording.notes,
+        suppressed=suppressed,
         recording=recording,
         judgements=[judgement for judgement, _ in proved],
     )
+
+
+def _suppress(judgements: list[Judgement]) -> tuple[list[Judgement], int]:
+    """Those that no comment of the user's suppresses, and how many one does."""
+    kept: list[Judgement] = []
+    for path in dict.fromkeys(one.finding.location.path for one in judgements):
+        mine = [one for one in judgements if one.finding.location.path == path]
+        stand = suppress.apply("".join(linecache.getlines(path)), [one.finding for one in mine]).kept
+        kept += [one for one in mine if any(one.finding is finding for finding in stand)]
+    return kept, len(judgements) - len(kept)
 
 
 def check(

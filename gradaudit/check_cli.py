@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def check(
     options = Options(
         inputs, specs, _patterns(frozen), _patterns(trained), _numbers(argnums), framework or "", app_dir, factory, seed
     )
-    with _user_errors():
+    with _user_errors(), redirect_stdout(sys.stderr):
         reports = list(_reports(targets, options))
     _print(reports, output_format, single=len(targets) == 1 and not _is_path(targets[0]))
     if graph:

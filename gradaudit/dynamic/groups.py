@@ -28,6 +28,7 @@ class LeafGradient:
     norm: float | None
     stated: bool = False
     differentiated: bool = True
+    trainable: bool = True
     state: str = ""
 
 
@@ -51,7 +52,7 @@ def state_of(norm: float | None, largest: float) -> str:
 
 
 def _split(stem: str, members: list[LeafGradient]) -> list[Group]:
-    if _one(members, lambda row: (row.role, row.stated, row.differentiated)):
+    if _one(members, lambda row: (row.role, row.stated, row.differentiated, row.trainable)):
         return _split_states(stem, members)
     parts: dict[str, list[LeafGradient]] = {}
     for row in members:
@@ -109,4 +110,5 @@ def _group(name: str, members: list[LeafGradient]) -> Group:
         leaves=tuple(row.node for row in members),
         stated=first.stated,
         differentiated=first.differentiated,
+        trainable=first.trainable,
     )

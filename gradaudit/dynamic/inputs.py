@@ -176,7 +176,7 @@ def _generate(target: Target, specs: list[InputSpec], make: Make | None, seed: i
     for offset, (head, fields) in enumerate(nested.items(), start=len(chosen)):
         start = seed + offset * 100
         values[head] = {key: make(spec, start + i) for i, (key, spec) in enumerate(fields.items()) if make}
-    return bind(target, values) if values or not required else bind(target, None)
+    return bind(target, values or None)
 
 
 def _missing(target: Target, missing: list[str]) -> str:

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from gradaudit import ownership
 from gradaudit.dynamic.by_rules import by_rules, roots_of
 from gradaudit.dynamic.judge import by_roles
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement
-from gradaudit.dynamic.recording import Recording
+from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.dynamic.roles import FROZEN, TRAINED
+from gradaudit.dynamic.shapes import raw_inputs
+from gradaudit.dynamic.starved import starved
+from gradaudit.errors import CheckError
 
 SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206", "GA301", "GA302"))
 """Codes that say more of a leak into a frozen group than that it is one."""
+
+NOTHING = (
+    "the loss depends on no parameter in reach, so there is nothing to audit: name the function that calls the networks, "
+    "and pass them as arguments, keep them at module level or on the object whose method it is"
+)
 
 
 def judge(recording: Recording) -> list[Judgement]:
     """Everything that check says of a recording, not yet proved."""
     _own(recording)
     case = Case(recording)
-    stated = list(by_roles(case))
+    stated = list(by_roles(case)) or list(_untrained(case))
     shared = list(by_rules(case))
     merged = [_shaped(judgement, shared) for judgement in stated]
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
     return sorted(merged, key=lambda judgement: judgement.finding.sort_key)
+
+
+def _untrained(case: Case) -> Iterator[Judgement]:
+    """A loss that trains nothing at all, whatever anyone said of roles: what cut it off from the groups it is made of."""
+    if any(group.state != NONE for group in case.groups) or case.view.live(case.view.sink.loss):
+        return
+    depends = case.analysis.dep(case.view.sink.loss)
+    used = [group for group in case.groups if case.mask([group]) & depends or case.recording.escapes_of(group)]
+    if not used:
+        raise CheckError(NOTHING)
+    yield from starved(case, used)
 
 
 def _own(recording: Recording) -> None:
@@ -39,7 +59,7 @@ def _own(recording: Recording) -> None:
 
 def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:
     """A leak into a frozen group under the code of the rule that speaks of the same line."""
-    if not judgement.leaks or judgement.freeze:
+    if not judgement.leaks or judgement.freeze or any(raw_inputs(node) for node in judgement.nodes):
         return judgement
     where = judgement.finding.location
     for other in shared:

@@ -91,6 +91,8 @@ class Group:
     tensors: int
     leaves: tuple[Node, ...] = ()
     stated: bool = False
+    trainable: bool = True
+    """False where the tensors are switched off (`requires_grad=False`)."""
     differentiated: bool = True
     """False for a jax argument that `argnums` leaves alone: its gradient is never taken."""
 

@@ -31,7 +31,7 @@ def raw_inputs(node: Node, within: Callable[[Node], bool] | None = None) -> set[
     while waiting:
         one = waiting.pop()
         if one.leaf is not None:
-            if one.leaf.kind == "input" and one.leaf.name:
+            if one.leaf.kind == "input":
                 found.add(one)
             continue
         for source in _summands(one):

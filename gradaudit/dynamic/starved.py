@@ -27,7 +27,7 @@ def starved(case: Case, trained: list[Group]) -> Iterator[Judgement]:
     empty = [group for group in trained if group.state == NONE or (group.state == ZERO and _only_flat(case, group))]
     by_line: dict[tuple[str, str, int], tuple[Event, list[Group]]] = {}
     for group in empty:
-        event = cause(case, group)
+        event = cause(case, group) if group.trainable else None
         if event is None:
             yield _unused(case, group)
             continue
@@ -83,7 +83,7 @@ def _cut_off(case: Case, event: Event, groups: list[Group]) -> Judgement:
     node = event.node
     how = _operation(node)
     verb = "gets" if len(groups) == 1 else "get"
-    message = f"{names(groups)}, stated as trained, {verb} no gradient: {how} cuts it off here"
+    message = f"{_who(groups)} {verb} no gradient: {how} cuts it off here"
     if node.op == "sample":
         advice = "draw with `rsample()`: a sample by `sample()` carries no gradient"
     elif not node.grad_mode:
@@ -95,6 +95,10 @@ def _cut_off(case: Case, event: Event, groups: list[Group]) -> Judgement:
         starved=tuple(group.name for group in groups),
         nodes=(node,),
     )
+
+
+def _who(groups: list[Group]) -> str:
+    return names(groups) + (", stated as trained," if groups[0].stated else "")
 
 
 def _operation(node: Node) -> str:
@@ -137,16 +141,19 @@ def _unused(case: Case, group: Group) -> Judgement:
     advice = ""
     if escaped is not None:
         how = f"its values leave through `{escaped.detail}` here"
-        message = f"{names([group])}, stated as trained, gets no gradient: {how}"
+        message = f"{_who([group])} gets no gradient: {how}"
         return Judgement(
             finding(case, "GA401", "error", message, escaped.location, fix="stay with tensors up to the loss"),
             starved=(group.name,),
             nodes=(escaped,),
         )
-    if depends:
-        message = f"{names([group])}, stated as trained, is used by the loss and gets no gradient from it"
-        advice = "look for `requires_grad=False` on its parameters"
+    if depends and not group.trainable:
+        message = f"{_who([group])} gets no gradient: its parameters have `requires_grad=False`"
+        advice = "switch them on for this loss: `requires_grad_(True)`"
+    elif depends:
+        message = f"{_who([group])} is used by the loss and gets no gradient from it"
+        advice = "follow its values to the loss: somewhere they are made anew from data"
     else:
-        message = f"{names([group])}, stated as trained, is not used by this loss"
+        message = f"{_who([group])} is not used by this loss"
         advice = "leave it out of the trained groups, or use it"
     return Judgement(finding(case, "GA402", "error", message, loss.location, fix=advice), starved=(group.name,))

@@ -131,12 +131,13 @@ def _source(where: Location) -> str:
 
 
 def _summary(report: CheckReport) -> Text:
+    hidden = f" ({report.suppressed} suppressed)" if report.suppressed else ""
     if not report.findings:
-        return Text("No findings.", style="green")
+        return Text(f"No findings{hidden}.", style="green")
     count = len(report.findings)
     kinds = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
         for severity in ("error", "warning", "info")
         if (number := sum(one.severity == severity for one in report.findings))
     ]
-    return Text(f"Found {count} problem{'s' if count > 1 else ''} ({', '.join(kinds)}).")
+    return Text(f"Found {count} problem{'s' if count > 1 else ''} ({', '.join(kinds)}){hidden}.")

@@ -82,8 +82,7 @@ class Reach:
         self.tensors.setdefault(id(tensor), tensor)
         parameter = isinstance(tensor, torch.nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
         if not parameter:
-            if argument:
-                self.inputs.setdefault(id(tensor), name)
+            self.inputs.setdefault(id(tensor), name)
             return
         known = self.owned.get(id(tensor))
         if known is None:
@@ -150,7 +149,7 @@ class Reach:
         named = self.inputs.get(id(tensor))
         if named is not None:
             return Leaf("input", named)
-        return Leaf("input" if tensor.requires_grad else "const")
+        return Leaf("input" if tensor.requires_grad or tensor.dim() else "const")
 
     def _find_module(self, module: torch.nn.Module) -> None:
         for name, value in self._elsewhere():

@@ -15,7 +15,7 @@ import torch
 from gradaudit.dynamic import groups
 from gradaudit.dynamic.lines import Lines, Names
 from gradaudit.dynamic.recording import NONE, Change, Cut, LossCall, Proof, Recording
-from gradaudit.dynamic.roles import Roles
+from gradaudit.dynamic.roles import TRAINED, Roles
 from gradaudit.dynamic.torch_recorder.composites import composites
 from gradaudit.dynamic.torch_recorder.events import add_events
 from gradaudit.dynamic.torch_recorder.losses import loss_of
@@ -83,6 +83,17 @@ class Run:
         return self._recording(node, grads)
 
     def _assign(self) -> dict[str, str]:
+        """The stated role of every parameter by name."""
+        stated = self._matched()
+        for owned in self.reach.owned.values():
+            if stated.get(owned.name) == TRAINED and not owned.tensor.is_floating_point():
+                raise CheckError(
+                    f"`{owned.name}` is stated as trained and holds {str(owned.tensor.dtype).removeprefix('torch.')}: "
+                    "only floating-point parameters take gradient"
+                )
+        return stated
+
+    def _matched(self) -> dict[str, str]:
         return self.roles.assign({owned.name: self._spellings(owned) for owned in self.reach.owned.values()})
 
     def _spellings(self, owned: Owned) -> list[str]:
@@ -128,6 +139,7 @@ class Run:
             role=role,
             norm=None if gradient is None else _norm(gradient),
             stated=bool(role),
+            trainable=owned.tensor.requires_grad,
         )
 
     def _stem(self, name: str) -> str:
@@ -183,6 +195,11 @@ class Run:
             try:
                 loss.backward()
             except RuntimeError as error:
+                if self.tracer.differentiated:
+                    raise CheckError(
+                        "the loss calls backward() itself: name the function that returns the loss, before it is "
+                        "differentiated and stepped"
+                    ) from error
                 raise CheckError(f"the loss cannot be differentiated: {str(error).splitlines()[0]}") from error
         of = {}
         for key, tensor in leaves.items():

@@ -83,6 +83,7 @@ class Tracer(TorchFunctionMode):
         self.network_of = network_of
         self.stop = stop
         self.clock = 0
+        self.differentiated = False
         self.count = 0
         self.frame: Frame | None = None
         self.modules: list[torch.nn.Module] = []
@@ -108,6 +109,8 @@ class Tracer(TorchFunctionMode):
         except KeyError:
             kind = self.kinds[func] = kind_of(func)
         if kind is None:
+            if func is Tensor.backward:
+                self.differentiated = True
             return func(*args, **kwargs) if kwargs else func(*args)
         return self.run(kind, func, args, kwargs or {})
 
