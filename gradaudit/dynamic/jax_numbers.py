@@ -69,6 +69,7 @@ def evaluate(program: Program, closed: Any, wanted: list[int]) -> Numbers:
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         raise CheckError(f"the loss cannot be differentiated: {type(error).__name__}: {reason}") from error
+    jax.effects_barrier()  # what the loss prints, it prints now
     return Numbers(value, {slot: _host(array) for slot, array in zip(wanted, grads, strict=True)})
 
 

@@ -121,8 +121,9 @@ def _jax_root() -> str:
 def _transpose(step: Step) -> Passes:
     """Transpose one equation and see which cotangents come out of which."""
     equation = step.equation
-    variables = [jax_core.Var(value.aval) for value in step.operands]
-    outputs = [jax_core.Var(value.aval) for value in step.results]
+    # The equation's own types: inside shard_map an array is smaller than the value that was passed in.
+    variables = [jax_core.Var(var.aval) for var in equation.invars]
+    outputs = [jax_core.Var(var.aval) for var in equation.outvars]
     alone = equation.replace(invars=variables, outvars=outputs)
     jaxpr = _jaxpr(variables, outputs, alone)
     run = jax_core.jaxpr_as_fun(jax_core.ClosedJaxpr(jaxpr, ()))
@@ -140,7 +141,7 @@ def _transpose(step: Step) -> Passes:
         pullback = jax.vjp(forward, *(operands[i] for i in floats))[1]
         return list(pullback(cotangents))
 
-    closed = jax.make_jaxpr(backward)([_like(v) for v in step.operands], [_like(step.results[o]) for o in wanted])
+    closed = jax.make_jaxpr(backward)([_like(var.aval) for var in variables], [_like(outputs[o].aval) for o in wanted])
     return _depends(closed, len(step.operands), floats, wanted)
 
 
@@ -166,11 +167,11 @@ def _depends(closed: Any, before: int, floats: list[int], wanted: list[int]) -> 
     )
 
 
-def _like(value: Value) -> Any:
+def _like(aval: Any) -> Any:
     """An abstract array of this type (typed keys included)."""
-    if is_key(value.aval):
-        return jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype)
-    return jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype, weak_type=getattr(value.aval, "weak_type", False))
+    if is_key(aval):
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
 @functools.cache

@@ -200,7 +200,8 @@ def _make_jaxpr(
         notes.append("the loss looks at the values of its inputs: they were kept as constants")
     some = sorted(differentiated)
     try:
-        return some, _trace(arguments, invoke, some, notes)
+        with jax.ensure_compile_time_eval():
+            return some, _trace(arguments, invoke, some, notes)
     except _CONCRETE as error:
         raise CheckError(
             f"the loss turns a value that depends on its parameters into a Python number: {_first_line(error)}"
