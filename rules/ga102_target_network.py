@@ -34,13 +34,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradaudit.finding import Finding
-from gradaudit.paths import Analysis
+from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.branches import is_branch, is_teacher
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.severity import decided, severity
-from gradaudit.rules.criteria.sites import stop_at
+from gradaudit.tape import PARAMETER, Node
 
 CODE, NAME = "GA102", "target-network"
 RANK = 150
@@ -57,14 +57,25 @@ def _role(flow: Foreign) -> str:
     leaves = flow.view.analysis.leaves(flow.leaves)
     if all(facts.target(leaf) for leaf in leaves):
         return "target"
-    return "bare" if all(leaf.leaf is not None and leaf.leaf.owner is None for leaf in leaves) else ""
+    return "bare" if all(_is_value(flow.view, leaf) for leaf in leaves) else ""
+
+
+def _is_value(view: View, leaf: Node) -> bool:
+    """A parameter that is used as a value (not as a layer's weights) and whose owner holds nothing that is trained."""
+    if leaf.leaf is None or any(edge.kind == PARAMETER for _, edge in view.consumers(leaf)):
+        return False
+    owner = leaf.leaf.owner
+    held = roles(view.analysis).held
+    return owner is None or not any(other.leaf is not None and other.leaf.owner is owner for other in held)
 
 
 def _finding(flow: Foreign) -> Finding:
     view, analysis = flow.view, flow.view.analysis
     who = names_of(analysis, flow.leaves)
     message = f"the loss sends gradient into the target network {who}, which only its update should change"
+    location = flow.location
     if _role(flow) == "bare":
+        location = analysis.leaves(flow.leaves)[0].location
         message = f"the loss sends gradient into {who}, which nobody steps"
     return make_finding(
         view,
@@ -72,7 +83,7 @@ def _finding(flow: Foreign) -> Finding:
         NAME,
         message,
         "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
-        stop_at(view, flow.joint, flow.value, flow.leaves),
+        location,
         fix=f"freeze {who} with requires_grad_(False), or stop its output: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),

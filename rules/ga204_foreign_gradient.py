@@ -42,7 +42,6 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
-from gradaudit.rules.criteria.sites import stop_at
 
 CODE, NAME = "GA204", "foreign-gradient"
 RANK = 140
@@ -66,7 +65,7 @@ def _finding(flow: Foreign) -> Finding:
         NAME,
         f"the loss of {own} also trains {who}, which another optimizer steps",
         level,
-        stop_at(view, flow.joint, flow.value, flow.leaves),
+        flow.location,
         fix=f"stop the gradient before it joins {own}: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),

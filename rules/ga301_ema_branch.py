@@ -63,7 +63,7 @@ def _copy(flow: Foreign) -> Finding:
         NAME,
         f"the branch of {who} carries gradient: a copy follows its original and must not learn from the loss",
         "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
-        stop_at(view, flow.joint, flow.value, flow.leaves),
+        flow.location,
         fix=f"make the copy's output a constant: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),

@@ -38,7 +38,6 @@ from gradaudit.rules.criteria.branches import is_teacher
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
-from gradaudit.rules.criteria.sites import stop_at
 
 CODE, NAME = "GA302", "teacher"
 RANK = 130
@@ -59,7 +58,7 @@ def _finding(flow: Foreign) -> Finding:
         NAME,
         f"the loss sends gradient into {who}, a teacher that nobody trains",
         "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
-        stop_at(view, flow.joint, flow.value, flow.leaves),
+        flow.location,
         fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),

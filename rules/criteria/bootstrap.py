@@ -17,7 +17,6 @@ from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at
-
 from gradaudit.tape import Edge, Location, Node
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ def leaks(analysis: Analysis) -> list[Leak]:
 
 
 def _uses(view: View) -> Iterator[Use]:
+    if view.sink.called:  # the project's own calls tell what is live
+        return
     for meeting in discrepancies(view):
         found = _target(view, meeting)
         if found is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.marks import SHAPES
-
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.bootstrap import leaks
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.sites import frames
-from gradaudit.tape import Frame, Network, Node
+from gradaudit.rules.criteria.sites import cut_at, frames, stop_at
+from gradaudit.tape import Frame, Location, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -31,6 +33,15 @@ class Foreign:
     value: Node
     joint: Node
     held: bool
+    cut: Node | None = None
+    """The value that all ways of this flow share, where there are several joints."""
+
+    @property
+    def location(self) -> Location:
+        """Where the stop belongs."""
+        if self.cut is not None:
+            return cut_at(self.view, self.cut, self.leaves)
+        return stop_at(self.view, self.joint, self.value, self.leaves)
 
 
 def foreign_flows(analysis: Analysis) -> list[Foreign]:
@@ -52,7 +63,22 @@ def _flows(view: View) -> Iterator[Foreign]:
     own_values = view.forward(view.analysis.leaves(own & reached))
     targets = covered(view)
     for leaves in _groups(view.analysis, foreign):
-        yield from _joints(view, leaves, own, own_values, targets)
+        yield from _together(view, list(_joints(view, leaves, own, own_values, targets)))
+
+
+def _together(view: View, flows: list[Foreign]) -> list[Foreign]:
+    """One flow where all of them pass one value that is made for them alone: the stop belongs there, once."""
+    if len(flows) < 2:
+        return flows
+    joints = {flow.joint for flow in flows}
+    leaves = 0
+    for flow in flows:
+        leaves |= flow.leaves
+    ways = [view.dominators(flow.value, flow.leaves) for flow in flows]
+    for node in ways[0]:
+        if node.op not in SHAPES and all(node in way for way in ways) and private(view, node, joints):
+            return [Foreign(view, leaves, node, flows[0].joint, flows[0].held, node)]
+    return flows
 
 
 def owned(view: View) -> int:

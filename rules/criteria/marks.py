@@ -10,7 +10,7 @@ import tomllib
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from gradaudit.tape import INDEX, Node
+from gradaudit.tape import INDEX, PARAMETER, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -45,12 +45,13 @@ class Marks:
         self._spread(nodes, graph.users)
 
     def _spread(self, nodes: list[Node], users: list[list[int]]) -> None:
-        network, sourced, index = self._network, self._sourced, self.index
+        network, sourced = self._network, self._sourced
         waiting: list[int] = []
+        trainable = _trainable(nodes)
         for position, node in enumerate(nodes):
             leaf = node.leaf
             if leaf is not None:
-                network[position] = leaf.kind in ("param", "arg")
+                network[position] = leaf.kind in ("param", "arg") and node in trainable
                 sourced[position] = leaf.kind == "input"
             if node.marks & ENVIRONMENT:
                 network[position], sourced[position] = False, True
@@ -69,7 +70,6 @@ class Marks:
                     network[place] |= spreads
                     sourced[place] |= feeds
                     waiting.append(place)
-        del index
 
     def network(self, node: Node) -> bool:
         """Did a network (or, in a library function, an argument) produce this value? Stops are ignored."""
@@ -103,6 +103,16 @@ class Marks:
 
 def _takes(user: Node, source: Node) -> bool:
     return any(edge.source is source and edge.kind != INDEX for edge in user.inputs)
+
+
+def _trainable(nodes: list[Node]) -> set[Node]:
+    """The parameters that are a layer's weights or get gradient somewhere. A frozen one is a constant."""
+    return {
+        edge.source
+        for node in nodes
+        for edge in node.inputs
+        if edge.source.leaf is not None and (edge.passes or edge.kind == PARAMETER)
+    }
 
 
 def _marks(node: Node) -> frozenset[str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SHAPES
-
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:

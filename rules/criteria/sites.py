@@ -188,8 +188,8 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(operand, leaves))
     calls = [site.call for site in made_at(view, makers, consumer)]
-    activation = common([known.outside(consumer, view.sink.loss).call, *calls])
-    use = known.outside(consumer, view.sink.loss).seen_from(activation)
+    activation = common([known.outside(consumer, operand).call, *calls])
+    use = known.outside(consumer, operand).seen_from(activation)
     dedicated = all(private(view, maker, {consumer}) for maker in makers)
     for node in view.dominators(operand, leaves):
         if not private(view, node, {consumer}):
@@ -201,6 +201,14 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
         if node.op not in SHAPES and not same_line(there, use):
             return there
     return use
+
+
+def cut_at(view: View, node: Node, leaves: int) -> Location:
+    """Where to stop a value that is made for several uses, none of which may have its gradient."""
+    makers = takers(view, leaves, view.backward(node, leaves))
+    if all(private(view, maker, {node}) for maker in makers) or node in makers:
+        return complete_at(view, node, leaves)
+    return node.location
 
 
 def same_line(one: Location, other: Location) -> bool:
