@@ -65,7 +65,7 @@ class _Saved:
 
     def restore(self) -> None:
         tensor = self.tensor
-        if self.copy is not None and tensor._version != self.version:
+        if self.copy is not None and (tensor._version != self.version or not _equal(tensor, self.copy)):
             with torch.no_grad():
                 tensor.detach().copy_(self.copy)
         if self.hooks is not None:
@@ -75,3 +75,9 @@ class _Saved:
                 tensor.requires_grad_(self.flag)
             if self.flag or tensor.grad is not None:
                 tensor.grad = self.grad
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Kernels that update running statistics do not count versions."""
+    with torch.no_grad():
+        return torch.equal(one.detach(), other)

@@ -1,0 +1,202 @@
+"""check as a library: the report, the assertion, cases, the pytest plugin, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+F = torch.nn.functional
+
+import gradaudit  # noqa: E402
+from gradaudit.check import LeakError  # noqa: E402
+from gradaudit.errors import CheckError  # noqa: E402
+
+
+def program() -> dict[str, Any]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+    old = nn.Linear(3, 1)
+
+    def loss(x: Any, reward: Any) -> Any:
+        goal = reward + 0.9 * old(x).squeeze(-1)
+        return F.mse_loss(net(x).squeeze(-1), goal)
+
+    def right(x: Any, reward: Any) -> Any:
+        goal = reward + 0.9 * old(x).squeeze(-1).detach()
+        return F.mse_loss(net(x).squeeze(-1), goal)
+
+    return {"loss": loss, "right": right, "net": net, "old": old, "inputs": (torch.randn(7, 3), torch.randn(7))}
+
+
+def test_report() -> None:
+    parts = program()
+    report = gradaudit.check(parts["loss"], parts["inputs"], frozen="old", trained=["net"])
+    assert not report.ok and report.framework == "torch"
+    assert [finding.code for finding in report.findings] == ["GA102"]
+    assert {group.name: group.state for group in report.groups if group.stated}["old"] == "nonzero"
+    proof = report.proofs[0]
+    assert proof is not None and proof.identical and proof.states["old"] == "none"
+    assert "GA102" in str(report) and "\x1b" not in str(report)
+    assert gradaudit.check(parts["right"], parts["inputs"], frozen="old", trained="net").ok
+
+
+def test_inputs_as_function_and_dict() -> None:
+    parts = program()
+    x, reward = parts["inputs"]
+    for inputs in ({"x": x, "reward": reward}, lambda: (x, reward), [x, reward]):
+        assert not gradaudit.check(parts["loss"], inputs, frozen="old").ok
+
+
+def test_assertion() -> None:
+    parts = program()
+    with pytest.raises(LeakError, match="`old`, stated as frozen") as caught:
+        gradaudit.assert_no_leak(parts["loss"], parts["inputs"], frozen="old")
+    assert isinstance(caught.value, AssertionError) and caught.value.report.findings
+    assert gradaudit.assert_no_leak(parts["right"], parts["inputs"], frozen="old").ok
+    with pytest.raises(CheckError, match="matches nothing"):
+        gradaudit.assert_no_leak(parts["right"], parts["inputs"], frozen="elder")
+
+
+def test_check_is_module_and_function() -> None:
+    import gradaudit.check as module
+
+    assert module.check is not None and callable(gradaudit.check)
+
+
+def test_case_leaves_the_loss_alone() -> None:
+    parts = program()
+    decorated = gradaudit.case(parts["inputs"], frozen="old", trained="net")(parts["loss"])
+    assert decorated is parts["loss"]
+    assert not gradaudit.check(decorated).ok
+    assert gradaudit.check(decorated, frozen="net.0.bias", trained="old").findings
+
+
+def snapshot(parts: dict[str, Any]) -> list[Any]:
+    tensors = [*parts["net"].state_dict().values(), *parts["old"].state_dict().values(), *parts["inputs"]]
+    grads = [None if one.grad is None else one.grad.clone() for one in parts["net"].parameters()]
+    return [[one.clone() for one in tensors], grads, torch.get_rng_state().clone(), random.getstate()]
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+class Agent:
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self.net, self.old = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.hidden = torch.zeros(3)
+        self.history: list[Any] = [1]
+        self.count = 0
+        self.generator = torch.Generator().manual_seed(5)
+
+    def loss(self, batch: dict[str, Any]) -> Any:
+        self.count += 1
+        self.history.append(self.count)
+        x = batch.pop("x")
+        self.hidden = self.net(x).mean(0).detach() + self.hidden
+        x.mul_(1.5)
+        with torch.no_grad():
+            self.old.weight.add_(1.0)
+        self.net.eval()
+        self.old.bias.requires_grad_(False)
+        noise = torch.randn(7, 3, generator=self.generator) + torch.randn(7, 3) * random.random()
+        return (self.net(x) + noise - self.old(x)).square().mean()
+
+
+def test_everything_is_restored() -> None:
+    parts = program()
+    parts["net"](parts["inputs"][0]).sum().backward()
+    before, kept = snapshot(parts), parts["net"][0].weight.grad
+    version = parts["net"][0].weight._version
+    gradaudit.check(parts["loss"], parts["inputs"], frozen="old")
+    assert same(before, snapshot(parts))
+    assert parts["net"][0].weight.grad is kept and parts["net"][0].weight._version == version
+
+
+def test_objects_are_restored() -> None:
+    agent = Agent()
+    batch = {"x": torch.ones(7, 3)}
+    weight, hidden, state = agent.old.weight.clone(), agent.hidden, agent.generator.get_state()
+    reports = [gradaudit.check(agent.loss, ({"x": batch["x"]},), frozen="agent.old") for _ in range(2)]
+    assert str(reports[0]) == str(reports[1])
+    assert all(proof is not None and proof.identical for proof in reports[0].proofs)
+    assert agent.count == 0 and agent.history == [1] and agent.hidden is hidden
+    assert torch.equal(agent.old.weight, weight) and torch.equal(batch["x"], torch.ones(7, 3))
+    assert agent.net.training and agent.old.bias.requires_grad
+    assert torch.equal(agent.generator.get_state(), state)
+
+
+def test_restored_after_an_error() -> None:
+    parts = program()
+    before = snapshot(parts)
+
+    def broken(x: Any, reward: Any) -> Any:
+        parts["net"](x)
+        raise RuntimeError("stop here")
+
+    with pytest.raises(CheckError, match="stop here"):
+        gradaudit.check(broken, parts["inputs"])
+    assert same(before, snapshot(parts))
+    assert "log_prob" in vars(torch.distributions.Normal) and not hasattr(torch.distributions.Normal.log_prob, "kind")
+
+
+def test_hooks_do_not_step() -> None:
+    """An optimizer in the backward pass must not run."""
+    parts = program()
+    weight = parts["net"][0].weight
+    weight.register_post_accumulate_grad_hook(lambda one: one.data.add_(100.0))
+    before = weight.detach().clone()
+    gradaudit.check(parts["loss"], parts["inputs"], frozen="old")
+    assert torch.equal(before, weight)
+
+
+def installed() -> bool:
+    return any(point.name == "gradaudit" for point in importlib.metadata.entry_points(group="pytest11"))
+
+
+def test_pytest_plugin(tmp_path: Path) -> None:
+    (tmp_path / "test_losses.py").write_text(
+        textwrap.dedent("""
+            import gradaudit, torch
+            from torch import nn
+            net, old = nn.Linear(3, 1), nn.Linear(3, 1)
+            def inputs():
+                return (torch.randn(5, 3), torch.randn(5, 1))
+            @gradaudit.case(inputs, frozen="old", trained="net")
+            def leaking(x, reward):
+                return (net(x) - (reward + 0.9 * old(x))).square().mean()
+            @gradaudit.case(inputs, frozen="old", trained="net", name="right")
+            def sound(x, reward):
+                return (net(x) - (reward + 0.9 * old(x).detach())).square().mean()
+            @gradaudit.case(inputs, frozen="older")
+            def misnamed(x, reward):
+                return net(x).mean()
+            def test_by_hand(gradaudit):
+                gradaudit.assert_no_leak(sound)
+            def test_nothing():
+                pass
+            """),
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "test_losses.py"]
+    command += [] if installed() else ["-p", "gradaudit.pytest_plugin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "2 failed, 3 passed" in done.stdout
+    assert "test_losses.py::leaking FAILED" in done.stdout and "test_losses.py::sound[right] PASSED" in done.stdout
+    assert "GA102 [error] `old`, stated as frozen" in done.stdout
+    assert "gradaudit: --frozen 'older' matches nothing" in done.stdout
