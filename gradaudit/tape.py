@@ -182,6 +182,8 @@ class Sink:
     differentiated  the leaf nodes the gradient is taken for; None: every leaf that requires gradient
     own             the leaf nodes stepped with this gradient before it is cleared; None: unknown.
                     `ownership.own_sets` fills it from the events.
+    called          of a library sink: the project itself uses the function, and no package offers it to others. What is
+                    live is for those uses to say.
     """
 
     loss: Node
@@ -193,6 +195,7 @@ class Sink:
     loops: tuple[int, ...] = ()
     guard: Guard = ALWAYS
     function: str = ""
+    called: bool = False
 
 
 @dataclass(eq=False, slots=True)

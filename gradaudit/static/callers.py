@@ -41,6 +41,22 @@ class Callers:
                 found.append(_value(call, flag, position, default))
         return tuple(found)
 
+    def internal(self, name: str, file: str, seen: frozenset[str] = frozenset()) -> bool:
+        """Whether another file uses the function, by way of its neighbours too, and no package offers it to others."""
+        users = self._files(name, file)
+        if any(os.path.basename(path) == "__init__.py" for path in users):
+            return False
+        if any(path != file for path in users):
+            return True
+        tree = self._tree(file) if users and len(seen) < 8 else None
+        neighbours = [
+            statement.name
+            for statement in (tree.body if tree is not None else ())
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name not in seen | {name}
+            if any(True for _ in _uses(statement, name))
+        ]
+        return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
+
     def _files(self, name: str, file: str) -> list[str]:
         root = self.files.root(file)
         if root not in self._mentions:
@@ -64,7 +80,7 @@ class Callers:
         return self._trees[file]
 
 
-def _uses(tree: ast.Module | None, name: str) -> Iterator[ast.expr]:
+def _uses(tree: ast.AST | None, name: str) -> Iterator[ast.expr]:
     """The calls of `name`, and where it is handed on (`vmap(name)`); imports and definitions are no uses."""
     called = set()
     for node in ast.walk(tree) if tree is not None else ():

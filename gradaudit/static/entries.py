@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.state import OutOfBudget, Scope
@@ -269,7 +270,7 @@ class Entries:
             for node in run.nodes_of(part)[:4]:
                 if node.leaf is None:
                     run.make_sink(node, "library", None)
-        called = bool(run.sinks) and run.hints.used_elsewhere(function.node.name, self.module.file)
+        called = bool(run.sinks) and run.callers.internal(function.node.name, self.module.file)
         for sink in run.sinks:
             sink.called = called
 
@@ -286,11 +287,31 @@ class Entries:
             ):
                 return run.leaf("arg", parameter.arg)
             return made
-        if run.class_from_annotation(parameter.annotation, function.scope) is not None:
-            return run.entry_argument(parameter, default, function)
+        cls = run.class_from_annotation(parameter.annotation, function.scope)
+        if cls is not None:
+            return self._library_struct(cls, parameter) or run.entry_argument(parameter, default, function)
         run.line_node = parameter
         run.file = self.module.display
         return run.leaf("arg", parameter.arg)
+
+
+    def _library_struct(self, cls: Any, parameter: ast.arg) -> Any:
+        """A struct of arrays (a NamedTuple or dataclass whose fields are annotated): each array is a leaf."""
+        run = self.run
+        if not isinstance(cls, ClassValue) or not (is_named_tuple(cls, run) or _is_dataclass(cls)):
+            return None
+        values: dict[str, Any] = {}
+        run.line_node, run.file = parameter, self.module.display
+        for name, field, _ in run.fields(cls):
+            if any(word in ast.unparse(field.annotation) for word in ("Array", "Tensor", "ndarray")):
+                values[name] = run.leaf("arg", f"{parameter.arg}.{name}")
+            elif field.value is None:
+                values[name] = Unknown(name)
+        return run.call(cls, [], values) if values else None
+
+
+def _is_dataclass(cls: ClassValue) -> bool:
+    return any("dataclass" in ast.unparse(decorator) for decorator in cls.node.decorator_list)
 
 
 def _differentiates(node: ast.Attribute) -> bool:

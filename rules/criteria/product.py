@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit import ownership
 from gradaudit.algebra import number
-from gradaudit.tape import Edge, Node
+from gradaudit.tape import Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -25,6 +25,7 @@ PROJECTIONS = frozenset(
 )
 FACTORS = frozenset({"mul", "div"})
 LINEAR = frozenset({"add", "mean", "sum", "reshape", "cast", "phi", "stack", "pack", "getitem"})
+SIGNED = frozenset({"mul", "div", "neg", "sub"})
 HARMLESS = frozenset({"compare", "add", "sub", "mean", "sum", "stack", "pack"})
 
 
@@ -51,7 +52,7 @@ def broken_products(analysis: Analysis) -> list[Product]:
     """Products of a live multiplier and a live term that one of the two proofs condemns."""
     known = analysis.cache.get("products")
     if known is None:
-        known = [found for view in analysis.views if view.sink.kind != "library" for found in _in_view(view)]
+        known = [found for view in analysis.views for found in _in_view(view)]
         analysis.cache["products"] = known
     assert isinstance(known, list)
     return known
@@ -155,9 +156,12 @@ def _judge(view: View, node: Node, multiplier: Node, factor: Node, term: Node) -
 
 def _by_terms(view: View, node: Node, multiplier: Node, factor: Node, term: Node, others: int) -> Product | None:
     """Both sides are trained together: condemned where another term weighs the same thing with a stop between."""
-    dual = has_constant(view, term)
-    if not (dual and pushed_up(view, node, term)) and not _stopped_sibling(view, node, factor, term, others):
+    if node.op != "mul" or not all(step.op in LINEAR | SIGNED for step in view.way_to_loss(node)):
         return None
+    dual = has_constant(view, term)
+    if not (dual and view.sink.kind != "library" and pushed_up(view, node, term)):
+        if not _stopped_sibling(view, node, multiplier, others):
+            return None
     wrong = term if dual else factor
     leaked = others if wrong is term else view.analysis.bit(multiplier)
     return Product(view, node, multiplier, factor, term, wrong, leaked, ownership.USED)
@@ -201,30 +205,27 @@ def _sign_in_loss(view: View, node: Node) -> float | None:
     return sign
 
 
-def _stopped_sibling(view: View, node: Node, factor: Node, term: Node, others: int) -> bool:
+def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> bool:
     """Another product of the same multiplier with something of the same origin, one side of it stopped."""
-    algebra, analysis = view.analysis.algebra, view.analysis
-    number = algebra.vn(factor)
-    graph = analysis.graph
-    origin = analysis.leaves(view.analysis.bit(analysis.leaves(view.live(factor))[0]))[0]
-    for other in graph.nodes:
-        if other is node or other.op != "mul":
-            continue
+    for other in view.analysis.graph.nodes:
         data = [edge for edge in other.inputs if edge.kind == "data"]
-        if len(data) != 2:
+        if other is node or other.op != "mul" or len(data) != 2:
             continue
-        for first, second in ((data[0], data[1]), (data[1], data[0])):
-            same = algebra.vn(first.source) == number or _only(analysis, first, origin)
-            if same and analysis.dep(second.source) & others:
-                if not _is_live(view, first) or not view.live(second.source) & others or not second.passes:
+        for first, second in (data, data[::-1]):
+            if view.analysis.dep(second.source) & others and _is_projection(first.source, multiplier):
+                live = first.passes and view.live(first.source), second.passes and view.live(second.source) & others
+                if not all(live):
                     return True
     return False
 
 
-def _only(analysis: Analysis, edge: Edge, origin: Node) -> bool:
-    leaves = analysis.leaves(analysis.dep(edge.source))
-    return [leaf for leaf in leaves if leaf.leaf and leaf.leaf.kind in ("param", "arg")] == [origin]
-
-
-def _is_live(view: View, edge: Edge) -> bool:
-    return edge.passes and bool(view.live(edge.source))
+def _is_projection(node: Node, multiplier: Node) -> bool:
+    """Whether the value is the multiplier, put into its range and stopped or not."""
+    for _ in range(16):
+        if node is multiplier:
+            return True
+        sources = [source for source in node.arguments() if number(source) is None]
+        if node.op not in PROJECTIONS | FACTORS or not sources or (len(sources) > 1 and node.op != "phi"):
+            return False
+        node = sources[0]
+    return False

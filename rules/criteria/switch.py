@@ -113,7 +113,7 @@ def dead_switches(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
         if not switch.dead or is_shift(analysis, switch.node):
             continue
         for view in analysis.views:
-            if view.reaches(switch.node) and view.live(switch.node):
+            if not view.sink.called and view.reaches(switch.node) and view.live(switch.node):
                 yield switch, view
                 break
 
@@ -123,8 +123,18 @@ def asked_for(analysis: Analysis, switch: Switch) -> bool:
     stops = stopping_value(analysis, switch.symbol)
     if stops is None:
         return False
-    default, passed = switch.symbol.default, switch.symbol.passed
-    return (default is not None and bool(default) == stops) or any(bool(value) == stops for value in passed)
+    default = switch.symbol.default
+    return (default is not None and bool(default) == stops) or _passed(switch.symbol, stops)
+
+
+def _passed(symbol: Symbol, value: bool) -> bool:
+    """Whether some call in the project passes that value, or something that may be it."""
+    return any(given is ... or bool(given) == value for given in symbol.passed)
+
+
+def unused(switch: Switch, stops: bool | None) -> bool:
+    """The project calls the function, and no call ever asks for the stop: an option that nobody needs here."""
+    return stops is not None and bool(switch.symbol.passed) and not _passed(switch.symbol, stops)
 
 
 def is_shift(analysis: Analysis, node: Node) -> bool:
@@ -159,6 +169,8 @@ def _is_maximum(node: Node) -> bool:
 
 def worth_stopping(view: View, switch: Switch) -> bool:
     """Whether the program builds something here that must not carry gradient: a return, an advantage, a target."""
+    if unused(switch, stopping_value(view.analysis, switch.symbol)):
+        return False
     return is_target(view, switch.when_true.source) or is_target(view, switch.when_false.source)
 
 
@@ -180,10 +192,10 @@ def open_by_default(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
         symbol = switch.symbol
         if switch.stops is None or not symbol.parameter or symbol.default is None or symbol.key in told:
             continue
-        if bool(symbol.default) == switch.stops:
+        if bool(symbol.default) == switch.stops or unused(switch, switch.stops):
             continue
         for view in analysis.views:
-            if view.sink.kind != "library" or view.sink.function.split(".")[-1].startswith("_"):
+            if view.sink.kind != "library" or view.sink.called or view.sink.function.split(".")[-1].startswith("_"):
                 continue
             if view.reaches(switch.node) and is_target(view, switch.live_arm.source):
                 told.add(symbol.key)
