@@ -17,19 +17,20 @@ FILES = sorted(
 LIBRARIES = [name for name in FILES if name != "index"]
 RESULTS = frozenset("tensor first pair lstm input none list same struct dict".split())
 KEYS = frozenset(
-    "names op kind call result order unverified property parameters handler mode overloads single wraps rsample discrete "
-    "straight_through random initializer replace flag default unstopped kind_of returns".split()
+    "names op kind call result order unverified property parameters handler mode overloads single wraps rsample "
+    "discrete straight_through random initializer replace flag default unstopped kind_of returns".split()
 )
 HANDLERS = frozenset(
-    "grad value_and_grad grad_and_value vjp jvp linearize linear_transpose jit vmap pmap scan while_loop fori_loop cond "
-    "switch tree_map tree_leaves tree_flatten tree_unflatten tree_transpose tree_reduce ravel_pytree checkpoint "
-    "checkpoint_sequential custom_vjp custom_jvp custom_gradient functional_call functional_vjp autograd_grad "
-    "autograd_function backward deepcopy kl_divergence apply_updates incremental_update periodic_update haiku_transform "
-    "at at_apply dataclass jacfwd jacrev jacobian jacobian_transform hessian map associative_scan reduce custom_root "
-    "custom_linear_solve module_method module_function module_grad module_scan module_control container_method "
-    "optimizer_init optimizer_update optimizer_step add_param_group zero_grad requires_grad parameters_to_vector "
-    "vector_to_parameters averaged_model averaged_model_update stack_module_state grad_scaler scaler_step nnx_state "
-    "train_state apply_gradients replace partition combine tree_at unroll gradient_tape tape_gradient minimize assign "
+    "grad value_and_grad grad_and_value vjp jvp linearize linear_transpose jit vmap pmap scan while_loop "
+    "fori_loop cond switch tree_map tree_leaves tree_flatten tree_unflatten tree_transpose tree_reduce "
+    "ravel_pytree checkpoint checkpoint_sequential custom_vjp custom_jvp custom_gradient functional_call "
+    "functional_vjp autograd_grad autograd_function backward deepcopy kl_divergence apply_updates "
+    "incremental_update periodic_update haiku_transform at at_apply dataclass jacfwd jacrev jacobian "
+    "jacobian_transform hessian map associative_scan reduce custom_root custom_linear_solve module_method "
+    "module_function module_grad module_scan module_control container_method optimizer_init optimizer_update "
+    "optimizer_step add_param_group zero_grad requires_grad parameters_to_vector vector_to_parameters "
+    "averaged_model averaged_model_update stack_module_state grad_scaler scaler_step nnx_state train_state "
+    "apply_gradients replace partition combine tree_at unroll gradient_tape tape_gradient minimize assign "
     "keras_compile set_weights tensordict_module prepare manual_backward rearrange soft_update loss_module".split()
 )
 
@@ -87,7 +88,7 @@ def test_every_root_has_a_file_and_every_file_a_root() -> None:
         ("flax.linen.relu", "jax.nn.relu"),
         ("flax.linen.initializers.orthogonal", "jax.nn.initializers.orthogonal"),
         ("haiku.nets.MLP", "haiku.MLP"),
-        ("tensorflow.compat.v1.square", "tf.square"),
+        ("tensorflow.compat.v1.square", "tf.math.square"),
         ("keras.layers.Dense", "tf.keras.layers.Dense"),
         ("tensorflow_probability.substrates.jax.distributions.Normal", "tfp.distributions.Normal"),
         ("rlax._src.value_learning.td_learning", "rlax.td_learning"),
@@ -134,6 +135,7 @@ def test_an_order_puts_the_value_first() -> None:
 def test_reading_is_quick() -> None:
     """Both large files, in a fresh interpreter: lint pays for this at every start."""
     code = """
+import time
 from gradaudit.models import Models
 start = time.process_time()
 models = Models.load(["torch", "jax"])
@@ -144,4 +146,4 @@ print(time.process_time() - start)
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)
     )
-    assert spent < 0.2
+    assert spent < 0.06 * 3  # it takes 0.02 s; slow machines are not a failure
