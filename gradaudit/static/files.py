@@ -9,6 +9,9 @@ import warnings
 from collections.abc import Iterable
 
 ROOT_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders of installed packages: each package in them is a project of its own."""
+
 FRAMEWORKS = re.compile(r"\b(torch|jax|tensorflow|keras|flax|haiku|optax|rlax|equinox|lightning|pytorch_lightning)\b")
 
 
@@ -17,6 +20,8 @@ def project_root(path: str) -> str:
     folder = os.path.dirname(os.path.abspath(path))
     probe = folder
     while True:
+        if os.path.basename(probe) in INSTALLED:
+            return probe
         if any(os.path.exists(os.path.join(probe, mark)) for mark in ROOT_MARKS):
             return probe
         parent = os.path.dirname(probe)
@@ -129,21 +134,29 @@ class Files:
             self.modules[file] = self._parse(file)
         return self.modules[file]
 
+    def check_syntax(self, file: str) -> None:
+        """Notes whether a file can be parsed, and keeps no tree of it."""
+        if file not in self.modules:
+            self._tree(file)
+
     def _parse(self, file: str) -> Module | None:
+        text, tree = self.text(file), self._tree(file)
+        return None if text is None or tree is None else Module(file, self.display(file), tree, framework_of(text))
+
+    def _tree(self, file: str) -> ast.Module | None:
         text = self.text(file)
         if text is None:
             return None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                tree = ast.parse(text)
+                return ast.parse(text)
         except SyntaxError as error:
             self.syntax_errors[file] = (error.lineno or 1, error.offset or 1, error.msg)
             return None
         except (ValueError, RecursionError, MemoryError) as error:
             self.syntax_errors[file] = (1, 1, str(error) or type(error).__name__)
             return None
-        return Module(file, self.display(file), tree, framework_of(text))
 
     def root(self, file: str) -> str:
         folder = os.path.dirname(file)
@@ -160,6 +173,8 @@ class Files:
         return self.resolved[key]
 
     def _find(self, parts: list[str], folder: str, root: str) -> str | None:
+        if os.path.basename(root) in INSTALLED and not _inside(folder, os.path.join(root, parts[0])):
+            return None
         bases = [root, os.path.join(root, "src")]
         probe = folder
         while probe.startswith(root) and probe != root:  # a script's own folder, and those above it
@@ -208,6 +223,10 @@ class Files:
             if len(found) > 4000:
                 break
         return found
+
+
+def _inside(folder: str, other: str) -> bool:
+    return folder == other or folder.startswith(other + os.sep)
 
 
 SKIPPED_FOLDERS = frozenset({"node_modules", "tests", "test", "site-packages", "venv", "build", "dist", "docs"})

@@ -39,8 +39,11 @@ class Recorder:
         if text is None:
             self.problems.append(f"{path}: cannot be read ({self.files.unreadable.get(file, 'unknown reason')})")
             return []
+        if not FRAMEWORKS.search(text):
+            self.files.check_syntax(file)
+            return []
         module = self.files.module(file)
-        if module is None or not FRAMEWORKS.search(text):
+        if module is None:
             return []
         self.files.read_log = {file}
         entries = Entries(self.run, module)
