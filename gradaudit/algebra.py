@@ -28,6 +28,7 @@ SPREADS = frozenset({"reshape", "getitem", "gather", "sum", "mean", "cumsum", "c
 
 SUMS = frozenset({"add", "sub", "neg"})
 MAX_TERMS = 48
+MOST_FACTORS = 6
 STEPPING = frozenset({"step", "copy", "soft_update"})
 
 
@@ -328,10 +329,17 @@ class Algebra:
             if not factor.terms:
                 return _scaled(parts[mine], factor.constant)
         for mine, other in ((0, 1), (1, 0)):
-            if all(not term.passes or not self.analysis.alive(term.node) for term in parts[other].terms):
-                # a factor without gradient is a linear map
-                return self._mapped(parts[mine], ("mul", self.vn(edges[other].source)))
+            factor = parts[other]
+            if all(not term.passes or not self.analysis.alive(term.node) for term in factor.terms):
+                return self._spread(parts[mine], factor)  # a factor without gradient is a linear map
         return None
+
+    def _spread(self, part: Linear, factor: Linear) -> Linear:
+        """x * (1 - s) is x - s * x."""
+        result = _scaled(part, factor.constant) if factor.constant else Linear(())
+        for term in factor.terms[:MOST_FACTORS]:
+            result = _plus(result, _scaled(self._mapped(part, ("mul", term.vn)), term.coefficient))
+        return result
 
     def _quotient(self, node: Node, part: Linear) -> Linear | None:
         data = node.arguments()

@@ -24,6 +24,7 @@ PROJECTIONS = frozenset(
     "maximum minimum gather getitem store broadcast".split()
 )
 FACTORS = frozenset({"mul", "div"})
+SHIFTS = frozenset({"add", "sub"})
 LINEAR = frozenset({"add", "mean", "sum", "reshape", "cast", "phi", "stack", "pack", "getitem"})
 SIGNED = frozenset({"mul", "div", "neg", "sub"})
 HARMLESS = frozenset({"compare", "add", "sub", "mean", "sum", "stack", "pack"})
@@ -118,7 +119,7 @@ def _is_multiplier(analysis: Analysis, leaf: Node) -> bool:
                 if not _other_is_plain(analysis, user, node):
                     factor = True
                     continue
-            elif user.op not in PROJECTIONS:
+            elif user.op not in PROJECTIONS and not (user.op in SHIFTS and _other_is_plain(analysis, user, node)):
                 if user.op in HARMLESS:
                     continue
                 return False
@@ -158,11 +159,11 @@ def _by_terms(view: View, node: Node, multiplier: Node, factor: Node, term: Node
     """Both sides are trained together: condemned where another term weighs the same thing with a stop between."""
     if node.op != "mul" or not all(step.op in LINEAR | SIGNED for step in view.way_to_loss(node)):
         return None
-    dual = has_constant(view, term)
-    if not (dual and view.sink.kind != "library" and pushed_up(view, node, term)):
-        if not _stopped_sibling(view, node, multiplier, others):
+    sibling = _stopped_sibling(view, node, multiplier, others)
+    if sibling is None:
+        if view.sink.kind == "library" or not has_constant(view, term) or not pushed_up(view, node, term):
             return None
-    wrong = term if dual else factor
+    wrong = factor if sibling == "term" else term
     leaked = others if wrong is term else view.analysis.bit(multiplier)
     return Product(view, node, multiplier, factor, term, wrong, leaked, ownership.USED)
 
@@ -205,18 +206,19 @@ def _sign_in_loss(view: View, node: Node) -> float | None:
     return sign
 
 
-def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> bool:
-    """Another product of the same multiplier with something of the same origin, one side of it stopped."""
+def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> str | None:
+    """Which side is stopped in another product of the same multiplier with something of the same origin."""
     for other in view.analysis.graph.nodes:
         data = [edge for edge in other.inputs if edge.kind == "data"]
         if other is node or other.op != "mul" or len(data) != 2:
             continue
         for first, second in (data, data[::-1]):
             if view.analysis.dep(second.source) & others and _is_projection(first.source, multiplier):
-                live = first.passes and view.live(first.source), second.passes and view.live(second.source) & others
-                if not all(live):
-                    return True
-    return False
+                if not (first.passes and view.live(first.source)):
+                    return "factor"
+                if not (second.passes and view.live(second.source) & others):
+                    return "term"
+    return None
 
 
 def _is_projection(node: Node, multiplier: Node) -> bool:
@@ -225,7 +227,7 @@ def _is_projection(node: Node, multiplier: Node) -> bool:
         if node is multiplier:
             return True
         sources = [source for source in node.arguments() if number(source) is None]
-        if node.op not in PROJECTIONS | FACTORS or not sources or (len(sources) > 1 and node.op != "phi"):
+        if node.op not in PROJECTIONS | FACTORS | SHIFTS or not sources or (len(sources) > 1 and node.op != "phi"):
             return False
         node = sources[0]
     return False

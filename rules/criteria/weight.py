@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.score import is_log_probability, is_score
+from gradaudit.rules.criteria.severity import decided
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _in_view(view: View) -> Iterator[Weight]:
         if len(edges) != 2 or not all(edge.passes and view.live(edge.source) for edge in edges):
             continue
         yield from _norms(view, node, edges)
-        if node.op != "div" and view.sink.kind != "library":
+        if node.op != "div":
             yield from _weights(view, node, edges)
 
 
@@ -75,6 +76,8 @@ def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         if not leaves:
             continue
         kind = IMPORTANCE if rho else rating(view, weight.source)
+        if view.sink.kind == "library" and (kind != IMPORTANCE or decided(view, weight.source, leaves)):
+            continue  # a finished weight is the caller's, and so is what a switch leaves open
         if kind:
             yield Weight(view, node, weight.source, score.source, kind, leaves)
             return
