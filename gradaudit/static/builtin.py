@@ -89,7 +89,7 @@ class Builtin(Machine):
         return Sequence((), Sequence((plain("i"), self.element(value))), "list")
 
     def _range(self, args: Args, keywords: Keywords) -> Any:
-        if len(args) == 1 and isinstance(args[0], Const) and isinstance(args[0].value, int) and args[0].value <= 4:
+        if len(args) == 1 and isinstance(args[0], Const) and isinstance(args[0].value, int) and args[0].value <= 2:
             return Sequence([Const(index) for index in range(args[0].value)])
         return Sequence((), plain("i"))
 

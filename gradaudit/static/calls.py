@@ -8,7 +8,7 @@ from typing import Any
 from gradaudit.static.attributes import informed
 from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
-from gradaudit.static.state import DEPTH, EVALUATIONS, RECURSION, Scope
+from gradaudit.static.state import DEPTH, RECURSION, Scope
 from gradaudit.static.values import (
     MISSING,
     NONE,
@@ -29,6 +29,7 @@ from gradaudit.static.values import (
     Transformed,
     Union,
     Unknown,
+    plain,
 )
 from gradaudit.tape import ALWAYS, Call, Edge, Frame, Node
 
@@ -38,7 +39,7 @@ NO_RESULT_IN = frozenset({
     "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
 })  # fmt: skip
-ENTRY_UNTYPED = "entry"
+NAMELESS = frozenset({"random", "alloc", "const"})
 
 
 class Calls(Machine):
@@ -124,8 +125,11 @@ class Calls(Machine):
             if self.is_module(receiver):
                 return self.call_module_opaquely(receiver, args, keywords)
             return self.call_unknown(function.name, args, keywords)
-        if len(self.stack) > DEPTH or self.stack.count(node) >= RECURSION or self.evaluations > EVALUATIONS:
+        depth = self.stack.count(node)
+        if len(self.stack) > DEPTH or depth >= RECURSION or depth and not self._carries(args, keywords):
             return self.call_unknown(function.name, args, keywords)
+        if not entry and _returns_plain(node) and not self._carries(args, keywords):
+            return plain(function.name)
         self.called.add(node)
         self.uncalled.pop(node, None)
         scope = Scope(function.scope, function.module, function.name)
@@ -137,6 +141,10 @@ class Calls(Machine):
             scope.self_value = function.self_value
         self._bind_arguments(function, scope, args, keywords, entry, extra)
         return self._run(function, scope)
+
+    def _carries(self, args: Args, keywords: Keywords) -> bool:
+        """Is anything given that gradient could be in, or that is known well enough to end a recursion?"""
+        return any(isinstance(value, (Node, Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
 
     def _run(self, function: Function, scope: Scope) -> Any:
         node = function.node
@@ -181,7 +189,9 @@ class Calls(Machine):
         for index, parameter in enumerate(positional):
             name = parameter.arg
             if index < len(args):
-                bind[name] = args[index]
+                bind[name] = value = args[index]
+                if isinstance(value, Node) and not value.name and value.op in NAMELESS:
+                    value.name = name  # a batch that is made on the spot
             elif name in keywords:
                 bind[name] = keywords[name]
             else:
@@ -284,6 +294,12 @@ def most_derived(values: list[Any], machine: Machine) -> list[Any]:
 
 def is_named_tuple(cls: ClassValue, machine: Machine) -> bool:
     return any(isinstance(base, External) and base.tail in ("NamedTuple",) for base in machine.mro(cls))
+
+
+def _returns_plain(node: Any) -> bool:
+    """A function that says that it returns a number, a text or a truth value."""
+    returns = getattr(node, "returns", None)
+    return isinstance(returns, ast.Name) and returns.id in ("int", "str", "bool")
 
 
 def _is_flag(annotation: ast.expr | None) -> bool:

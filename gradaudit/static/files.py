@@ -177,8 +177,9 @@ class Files:
             return None
         bases = [root, os.path.join(root, "src")]
         probe = folder
-        while probe.startswith(root) and probe != root:  # a script's own folder, and those above it
-            bases.append(probe)
+        while probe.startswith(root) and probe != root and parts[0] not in IMPORTS:
+            if "__init__.py" not in self._list(probe):  # a package's folder is on nobody's path
+                bases.append(probe)
             probe = os.path.dirname(probe)
         for base in bases:
             found = self._under(base, parts)
