@@ -41,9 +41,11 @@ from typing import TYPE_CHECKING
 
 from gradaudit import ownership
 from gradaudit.finding import Finding
+from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows, scalars
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.product import Product, broken_products
 from gradaudit.rules.criteria.report import label, make_finding, names_of, stop_call
+from gradaudit.rules.criteria.severity import decided, severity
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -54,34 +56,65 @@ NAME = "temperature-loss"
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    """A finding for every product whose wrong side is live."""
-    products = broken_products(analysis)
+    """Flows between a multiplier and what another optimizer owns, then products whose wrong side is live."""
+    told = []
+    for flow in foreign_flows(analysis):
+        if flow.held and about_temperature(flow):
+            told.append(flow)
+            yield _flow(flow)
+    products = [product for product in broken_products(analysis) if not any(_covers(flow, product) for flow in told)]
     for product in products:
         wrong = analysis.algebra.vn(product.wrong)
-        yield _finding(product, [other.node for other in products if analysis.algebra.vn(other.wrong) == wrong])
+        yield _product(product, [other.node for other in products if analysis.algebra.vn(other.wrong) == wrong])
 
 
-def _finding(product: Product, uses: list[Node]) -> Finding:
-    view = product.view
-    analysis = view.analysis
-    multiplier = f"`{label(product.multiplier)}`"
-    leaked = names_of(analysis, product.leaves)
-    stop = stop_call(analysis)
-    if product.dual:
-        message = f"the loss of the multiplier {multiplier} also sends gradient into {leaked}"
-        fix = f"stop the gradient of what {multiplier} is multiplied with: {stop}"
-    else:
-        message = f"the multiplier {multiplier} gets gradient from the loss that it only weighs"
-        fix = f"stop the gradient of {multiplier} in this loss: {stop}"
-    used = product.deposit == ownership.USED
+def _covers(flow: Foreign, product: Product) -> bool:
+    return flow.view is product.view and bool(flow.leaves & product.leaves)
+
+
+def _flow(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    dual = not scalars(analysis, flow.leaves)
+    leaf = analysis.leaves(flow.leaves if not dual else (view.own or 0) & view.live(view.sink.loss))[0]
+    level = severity(view, flow.leaves)
     return make_finding(
         view,
         "GA203",
         NAME,
-        message + (", and a step uses it" if used else ", which is cleared before it is used"),
-        "error" if used else "warning",
-        place(view, product.node, product.wrong, product.leaves, uses),
-        fix=fix,
-        leaves=product.leaves,
-        through=[product.node, product.wrong],
+        _message(dual, label(leaf), names_of(analysis, flow.leaves), level == "error"),
+        "info" if decided(view, flow.value, flow.leaves) else level,
+        flow.location,
+        fix=_fix(dual, label(leaf), stop_call(analysis)),
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
     )
+
+
+def _product(product: Product, uses: list[Node]) -> Finding:
+    view, analysis = product.view, product.view.analysis
+    name, used = label(product.multiplier), product.deposit == ownership.USED
+    level = "error" if used and view.sink.kind != "library" else "warning"
+    return make_finding(
+        view,
+        "GA203",
+        NAME,
+        _message(product.dual, name, names_of(analysis, product.leaves), used),
+        "info" if decided(view, product.wrong, product.leaves) else level,
+        place(view, product.node, product.wrong, product.leaves, uses),
+        fix=_fix(product.dual, name, stop_call(analysis)),
+        leaves=product.leaves,
+        through=(product.node, product.wrong),
+    )
+
+
+def _message(dual: bool, name: str, leaked: str, used: bool) -> str:
+    end = ", and a step uses it" if used else ", which is cleared before it is used"
+    if dual:
+        return f"the loss of the multiplier `{name}` also sends gradient into {leaked}{end}"
+    return f"the multiplier `{name}` gets gradient from the loss that it only weighs{end}"
+
+
+def _fix(dual: bool, name: str, stop: str) -> str:
+    if dual:
+        return f"stop the gradient of what `{name}` is multiplied with: {stop}"
+    return f"stop the gradient of `{name}` in this loss: {stop}"
