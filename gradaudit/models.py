@@ -36,6 +36,7 @@ KINDS = frozenset(
     ).split()
 )
 _ROW_KEYS = frozenset(("names", "op", "kind", "call", "result", "order"))
+_FAMILY = {"distribution": "Distribution", "module": "Module", "optimizer": "Optimizer"}
 _NOTHING: frozenset[str | int] = frozenset()
 
 
@@ -159,9 +160,9 @@ class Library:
             return row
         group = self.groups.get(path)
         head = path
-        while group is None and "." in head:
-            head = head.rpartition(".")[0]
+        while group is None and head:
             group = self.prefixes.get(head)
+            head = head.rpartition(".")[0]
         if group is None:
             return None
         row = self._built[path] = self._build(path, group)
@@ -249,10 +250,15 @@ class Models:
         return known
 
     def function(self, dotted: str) -> Row | None:
-        """The row of a dotted name, or None where nothing is known of it."""
+        """The row of a dotted name, or None where nothing is known of it. Methods may be named through their class."""
         path = self.canonical(dotted)
         owner = self._library(path)
-        return owner.row(path) if owner is not None else None
+        if owner is None:
+            return None
+        row = owner.row(path)
+        if row is None and (made := owner.row(path.rpartition(".")[0])) is not None and made.kind in _FAMILY:
+            row = self.method(_FAMILY[made.kind], path.rpartition(".")[2], owner.name)
+        return row
 
     def method(self, family: str, name: str, framework: str = "") -> Row | None:
         """The row of a method or attribute of a family of values ("Tensor", "Module", "Optimizer", "Distribution" ...).

@@ -67,6 +67,11 @@ wrap_key_data: jax.random.key_data(k)
 randint: k, (2,), 0, 3
 ball: k, 2
 orthogonal: k, 2
+reduce_and reduce_or reduce_xor: m, (0,)
+lognormal rayleigh wald: k, x
+double_sided_maxwell: k, v, w
+triangular: k, x * 0, x, x + 1
+generalized_normal: k, 2.0
 uniform: k, (2, 3), float, x * 0, y
 truncated_normal: k, x - 1, y + 1
 jax.random.gamma loggamma t chisquare pareto: k, x

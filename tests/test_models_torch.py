@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,36 @@ MODULES = frozenset({"module", "plain_module", "loss_module"})
 EXAMPLES: dict[str, str] = {}
 for line in """
 acosh arccosh: x + 1.5
+_foreach_add _foreach_sub _foreach_mul _foreach_div _foreach_maximum _foreach_minimum: [x], [y]
+_foreach_add_ _foreach_sub_ _foreach_mul_ _foreach_div_ _foreach_maximum_ _foreach_minimum_: [x * 1], [y]
+_foreach_lerp: [x], [y], [z]
+_foreach_lerp_: [x * 1], [y], [z]
+_foreach_copy_: [x * 1], [y]
+_foreach_zero_: [x * 1]
+_foreach_norm: [x]
+lstm_cell: x, (y * 1, z * 1), l.reshape(12)[:12].reshape(4, 3).repeat(3, 1), q.repeat(4, 1), t * 1, t * 2
+gru_cell: x, y, q.repeat(3, 1), q.repeat(3, 1) * 2, t[:9], t[:9] * 2
+rnn_tanh_cell rnn_relu_cell: x, y, q, q * 2, v, w
+adaptive_max_pool1d_with_indices max_pool1d_with_indices: s, 2
+adaptive_max_pool2d_with_indices max_pool2d_with_indices: g, 2
+max_pool3d_with_indices: o, 2
+max_unpool1d: s, torch.arange(0, 16, 2).expand(1, 2, 8), 2
+max_unpool2d: g, torch.arange(0, 72, 2).reshape(6, 6).expand(1, 4, 6, 6), 2
+lp_pool3d: o, 2, 2
+fractional_max_pool2d: g, 2, 2
+fractional_max_pool3d: o, 2, 2
+LPPool3d: 2, 2 | o
+FractionalMaxPool2d: 2, 2 | g
+FractionalMaxPool3d: 2, 2 | o
+MultiLabelMarginLoss: | x, torch.tensor([[0, -1, -1], [1, -1, -1]])
+einops.rearrange: x, "a b -> b a"
+einops.repeat: x, "a b -> a b 2"
+einops.reduce: x, "a b -> a", "mean"
+einops.einsum: x, y, "a b, a b -> a"
+einops.pack: [x, y], "* b"
+einops.unpack: x, [(1,), (1,)], "* b"
+Rearrange: "a b -> b a" | x
+Reduce: "a b -> a", "mean" | x
 unique unique_consecutive: i
 zeros_like ones_like empty_like rand_like randn_like: x
 std var prod: x, 1
@@ -337,6 +368,7 @@ def values() -> dict[str, Any]:
         "torch": torch,
         "capture": lambda *args, **kwargs: (list(args), kwargs),
         "x": leaf(2, 3), "y": leaf(2, 3), "z": leaf(2, 3), "e": leaf(2, 4), "v": leaf(3), "w": leaf(3), "r": leaf(4),
+        "t": leaf(12),
         "q": (leaf(3, 3) * 0.1 + eye).detach().requires_grad_(), "n": leaf(2, 3).log().detach().requires_grad_(),
         "b": leaf(3, 3, 3), "s": leaf(1, 2, 8), "h": leaf(1, 8, 6), "l": leaf(2, 2, 3), "k": leaf(4, 4, 2, 2),
         "g": leaf(1, 4, 6, 6), "o": leaf(1, 2, 4, 4, 4), "c": torch.complex(leaf(2, 3), leaf(2, 3)),
@@ -357,6 +389,8 @@ def resolve(path: str) -> Any:
     if owner == "torch.nn.ModuleList":
         kinds = [torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList, torch.nn.Sequential]
         return next(kind for kind in kinds if hasattr(kind, name))
+    if path.startswith("einops"):
+        return getattr(importlib.import_module(pytest.importorskip(owner).__name__), name)
     for part in path.split(".")[1:]:
         if not hasattr(value, part) and inspect.ismodule(value):
             __import__(f"{value.__name__}.{part}")
@@ -458,8 +492,11 @@ def check_call(path: str, row: Row) -> None:
             module = module.double()
         call = module
     args, kwargs = eval(f"capture({text})", scope)
-    first = [args[0].clone()] if path.endswith("_") and row.kind in ("inplace", "stop") else args[:1]
+    first = args[:1]
+    if path.endswith("_") and row.kind in ("inplace", "stop"):
+        first = [[item.clone() for item in args[0]] if isinstance(args[0], list) else args[0].clone()]
     result = call(*first, *args[1:], **kwargs)
+    result = first[0] if result is None and row.kind == "inplace" else result
     if row.kind in MODULES and isinstance(call, torch.nn.Module):
         parameters = list(call.parameters())
         assert bool(parameters) == (row.kind == "module")
