@@ -33,6 +33,7 @@ class CheckReport:
     proofs: list[Proof | None]
     notes: list[str] = field(default_factory=list)
     suppressed: int = 0
+    rank: int = 0
     recording: Recording | None = None
     judgements: list[Judgement] = field(default_factory=list)
 
@@ -116,7 +117,7 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
     recording = recorder.record(call, roles)
     judgements = judge(recording)
     judgements, suppressed = _suppress(judgements)
-    proved = [prove(recorder, recording, judgement) for judgement in judgements]
+    proved = _proved(recorder, recording, judgements)
     return CheckReport(
         target=call.target,
         framework=recording.framework,
@@ -126,9 +127,22 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
         proofs=[proof for _, proof in proved],
         notes=recording.notes,
         suppressed=suppressed,
+        rank=recording.rank,
         recording=recording,
         judgements=[judgement for judgement, _ in proved],
     )
+
+
+def _proved(
+    recorder: Recorder, recording: Recording, judgements: list[Judgement]
+) -> list[tuple[Judgement, Proof | None]]:
+    """Each judgement with its proof. Ranks that do not find the same cannot run the loss again together."""
+    places = [(one.finding.code, one.finding.location, one.cut is None) for one in judgements]
+    everywhere = getattr(recorder, "everywhere", None)
+    if everywhere is not None and not everywhere(places):
+        recording.notes.append("the ranks differ in what they find; this is the first one's, without proof")
+        return [(one, None) for one in judgements]
+    return [prove(recorder, recording, one) for one in judgements]
 
 
 def _suppress(judgements: list[Judgement]) -> tuple[list[Judgement], int]:

@@ -70,6 +70,8 @@ def check(
     )
     with _user_errors(), redirect_stdout(sys.stderr):
         reports = list(_reports(targets, options))
+    if any(report.rank for report in reports):
+        sys.exit(CLEAN)
     _print(reports, output_format, single=len(targets) == 1 and not _is_path(targets[0]))
     if graph:
         _draw(reports, graph)

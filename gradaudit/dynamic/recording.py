@@ -110,6 +110,8 @@ class Recording:
     notes: list[str] = field(default_factory=list)
     ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Group name -> the ranks on which its gradient was non-zero (empty when not distributed)."""
+    rank: int = 0
+    """Which process this is; only the first one reports."""
     escapes: list[Node] = field(default_factory=list)
     """Values with gradient that left the framework (`.item()`, `.numpy()`, a callback), where no tape can follow."""
     handle: Any = None
@@ -197,6 +199,10 @@ class Recorder(Protocol):
 
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         """Run the loss again with a stop at `cut` and compare."""
+        ...
+
+    def everywhere(self, value: object) -> bool:
+        """Whether all processes of a distributed run say the same (True where there is one). All of them must ask."""
         ...
 
     def make_input(self, spec: InputSpec, seed: int) -> Any:

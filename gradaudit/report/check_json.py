@@ -20,6 +20,7 @@ def render(reports: CheckReport | Sequence[CheckReport]) -> str:
 
 
 def one(report: CheckReport) -> dict[str, Any]:
+    ranks = report.recording.ranks if report.recording is not None else {}
     return {
         "target": report.target,
         "framework": report.framework,
@@ -31,6 +32,7 @@ def one(report: CheckReport) -> dict[str, Any]:
                 "state": group.state,
                 "norm": _number(group.norm),
                 "tensors": group.tensors,
+                **({"ranks": list(ranks.get(group.name, ()))} if ranks else {}),
             }
             for group in report.groups
         ],

@@ -8,6 +8,7 @@ import torch
 
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
+from gradaudit.dynamic.torch_recorder import ranks
 from gradaudit.dynamic.torch_recorder.run import Run
 
 __all__ = ["RECORDER", "TorchRecorder"]
@@ -33,6 +34,9 @@ class TorchRecorder:
         if dtype.is_floating_point:
             return torch.randn(spec.shape, generator=generator).to(dtype)
         return torch.randint(0, 2, spec.shape, generator=generator).to(dtype)
+
+    def everywhere(self, value: object) -> bool:
+        return ranks.everywhere(value)
 
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         run: Run = recording.handle

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+from gradaudit.dynamic.torch_recorder.ranks import local
 from gradaudit.dynamic.torch_recorder.reach import Reach, living
 from gradaudit.tape import Event, Location, Network, Node, Optimizer, Sink, Tape
 
@@ -96,8 +97,8 @@ def _telling(module: torch.nn.Module) -> bool:
 
 
 def _varied(tensor: torch.Tensor) -> bool:
-    flat = tensor.detach().reshape(-1)
-    return bool((flat[1:4] != flat[0]).all()) and flat.device.type != "meta"
+    flat = local(tensor.detach()).reshape(-1)
+    return flat.device.type != "meta" and flat.numel() > 3 and bool((flat[1:4] != flat[0]).all())
 
 
 def _floats(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -105,8 +106,13 @@ def _floats(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(left is not right and left.device == right.device and torch.equal(left, right) for left, right in pairs)
+    pairs = [(local(left), local(right)) for left, right in zip(one.parameters(), other.parameters(), strict=True)]
+    return all(left is not right and _same(left.detach(), right.detach()) for left, right in pairs)
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    alike = (left.device, left.dtype, left.shape) == (right.device, right.dtype, right.shape)
+    return alike and torch.equal(left, right)
 
 
 def _time(node: Node) -> int:

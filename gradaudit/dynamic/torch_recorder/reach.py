@@ -100,7 +100,8 @@ class Reach:
         self.modules.setdefault(id(module), (module, name))
         network = self.networks.get(id(module))
         if network is None:
-            local = name.rpartition(".")[2] if owner is not None else name
+            wrapped = owner is not None and owner.class_name in _WRAPPERS
+            local = "" if wrapped else name.rpartition(".")[2] if owner is not None else name
             network = self.networks[id(module)] = Network(local, type(module).__name__, owner)
         wraps = type(module).__name__ in _WRAPPERS
         for key, parameter in module._parameters.items():
@@ -150,6 +151,20 @@ class Reach:
         if named is not None:
             return Leaf("input", named)
         return Leaf("input" if tensor.requires_grad or tensor.dim() else "const")
+
+    def original_of(self, tensor: torch.Tensor, modules: Iterable[torch.nn.Module]) -> torch.Tensor:
+        """The parameter in reach that `tensor` stands in for during a call of one of `modules`, else itself.
+
+        FSDP puts gathered parameters in the place of its shards while a module runs.
+        """
+        if id(tensor) in self.owned or not isinstance(tensor, torch.nn.Parameter):
+            return tensor
+        for module in modules:
+            for key, one in module._parameters.items():
+                if one is tensor and id(module) in self.modules:
+                    name = f"{self.modules[id(module)][1]}.{key}"
+                    return next((owned.tensor for owned in self.owned.values() if owned.name == name), tensor)
+        return tensor
 
     def _find_module(self, module: torch.nn.Module) -> None:
         for name, value in self._elsewhere():

@@ -16,6 +16,7 @@ from gradaudit.dynamic import groups
 from gradaudit.dynamic.lines import Lines, Names
 from gradaudit.dynamic.recording import NONE, Change, Cut, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import TRAINED, Roles
+from gradaudit.dynamic.torch_recorder import ranks
 from gradaudit.dynamic.torch_recorder.composites import composites
 from gradaudit.dynamic.torch_recorder.events import add_events
 from gradaudit.dynamic.torch_recorder.losses import loss_of
@@ -48,7 +49,10 @@ class Run:
         self.lines = Lines(call.roots, (_TORCH,))
         self.tape = Tape(framework="torch", entry=call.target)
         self.notes: list[str] = []
-        self.tracer = Tracer(self.tape, self.lines, self.reach.leaf_of, self.reach.network_of, _invoke.__code__)
+        reach = self.reach
+        self.tracer = Tracer(
+            self.tape, self.lines, reach.leaf_of, reach.network_of, reach.original_of, _invoke.__code__
+        )
         self.gradients: _Gradients | None = None
         self.stated: dict[str, str] = {}
         self.leaf_nodes: dict[int, Node] = {}
@@ -117,12 +121,15 @@ class Run:
         for row in rows:
             if row.stated:
                 tape.roles[row.node] = row.role
+        rows_of = groups.build(rows)
         return Recording(
             framework="torch",
             call=self.call,
             tape=tape,
             value=grads.value,
-            groups=groups.build(rows),
+            groups=rows_of,
+            ranks=ranks.merge(rows_of) if ranks.several() else {},
+            rank=ranks.rank(),
             shapes=self.tracer.shapes,
             notes=self.notes,
             escapes=self.tracer.escapes,
@@ -183,6 +190,7 @@ class Run:
             if hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(ranks.local_gradients(one for one, _ in self.reach.modules.values()))
             seed_everything(self.call.seed)
             yield
 
@@ -341,6 +349,7 @@ def _exact(loss: torch.Tensor) -> bytes:
 
 
 def _norm(tensor: torch.Tensor) -> float:
+    tensor = ranks.local(tensor)
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     return float(torch.linalg.vector_norm(tensor.to(torch.float64) if tensor.dtype != torch.float64 else tensor))
@@ -349,6 +358,7 @@ def _norm(tensor: torch.Tensor) -> float:
 def _same(old: torch.Tensor | None, new: torch.Tensor | None) -> bool:
     if old is None or new is None:
         return old is new
+    old, new = ranks.local(old), ranks.local(new)
     return torch.equal(old, new) if not old.is_sparse else _distance(old, new) == 0.0
 
 
@@ -356,6 +366,7 @@ def _distance(old: torch.Tensor | None, new: torch.Tensor | None) -> float:
     if old is None or new is None:
         one = old if new is None else new
         return 0.0 if one is None else _norm(one)
+    old, new = ranks.local(old), ranks.local(new)
     return _norm((old - new).coalesce() if old.is_sparse else old - new)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradaudit.dynamic.state import save_python, seed_python
+from gradaudit.dynamic.torch_recorder.ranks import local
 
 
 @contextmanager
@@ -80,4 +81,4 @@ class _Saved:
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Kernels that update running statistics do not count versions."""
     with torch.no_grad():
-        return torch.equal(one.detach(), other)
+        return torch.equal(local(one.detach()), local(other))

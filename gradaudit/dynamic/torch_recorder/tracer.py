@@ -7,7 +7,7 @@ is where gradient goes, and what it meets none of is data only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
 
@@ -74,6 +74,7 @@ class Tracer(TorchFunctionMode):
         lines: Lines,
         leaf_of: Callable[[Tensor], Leaf],
         network_of: Callable[[torch.nn.Module], Network],
+        original_of: Callable[[Tensor, Iterable[torch.nn.Module]], Tensor],
         stop: CodeType,
     ) -> None:
         super().__init__()
@@ -81,6 +82,7 @@ class Tracer(TorchFunctionMode):
         self.lines = lines
         self.leaf_of = leaf_of
         self.network_of = network_of
+        self.original_of = original_of
         self.stop = stop
         self.clock = 0
         self.differentiated = False
@@ -327,6 +329,12 @@ class Tracer(TorchFunctionMode):
         known = self.known.get(id(tensor))
         if known is not None:
             return known[0]
+        original = self.original_of(tensor, reversed(self.modules))
+        if original is not tensor:
+            node = self.leaf_node(original)
+            self.known[id(tensor)] = (node, None)
+            self.keep.append(tensor)
+            return node
         leaf = self.leaf_of(tensor)
         node = Node("leaf", [], self.lines.nowhere, self.tick(), leaf=leaf)
         self.tape.nodes.append(node)
