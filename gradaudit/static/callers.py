@@ -58,7 +58,7 @@ class Callers:
         return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
 
     def _files(self, name: str, file: str) -> list[str]:
-        root = self.files.root(file)
+        root = self.files.project(file)
         if root not in self._mentions:
             mentions: dict[str, list[str]] = {}
             for path in self.files.python_files(root):

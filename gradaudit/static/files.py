@@ -164,6 +164,14 @@ class Files:
             self.roots[folder] = project_root(file)
         return self.roots[folder]
 
+    def project(self, file: str) -> str:
+        """The folder of everything that is developed together with a file: its root, or its package where that is an
+        installed one."""
+        root = self.root(file)
+        if os.path.basename(root) not in INSTALLED:
+            return root
+        return os.path.join(root, os.path.relpath(file, root).split(os.sep)[0])
+
     def find(self, dotted: str, importer: str) -> str | None:
         """The file that `import dotted` means inside the project of `importer`, or None for anything outside it."""
         folder = os.path.dirname(importer)

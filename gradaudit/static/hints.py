@@ -69,7 +69,7 @@ class Hints:
 
     def used_elsewhere(self, name: str, file: str) -> bool:
         """Does another file of the project (or the rest of this one) use this function? Re-exporting is not using it."""
-        root = self.files.root(file)
+        root = self.files.project(file)
         if root not in self._corpus:
             texts = [(path, self.files.text(path)) for path in self.files.python_files(root)]
             self._corpus[root] = [(path, text) for path, text in texts if text]
@@ -88,7 +88,7 @@ class Hints:
 
     def subclasses(self, name: str, file: str) -> list[tuple[str, str]]:
         """(class, file) of those in the project whose bases name `name`."""
-        root = self.files.root(file)
+        root = self.files.project(file)
         if root not in self._subclasses:
             self._subclasses[root] = self._index(root)
         return self._subclasses[root].get(name, [])
