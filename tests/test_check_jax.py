@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
@@ -63,6 +64,7 @@ def span(path: Path, name: str) -> range:
     return range(start, end)
 
 
+@functools.cache
 def audit(path: Path, name: str, case: Case) -> CheckReport:
     return check_case(targets.load(f"{path}:{name}"), case, Options())
 

@@ -9,7 +9,7 @@ counts is the rule. Every value and every operand knows its place in the jaxpr, 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from gradaudit.dynamic.jax_lines import JaxLines, Stack
+from gradaudit.dynamic.jax_lines import JaxLines, Region, Stack
 
 Path = tuple[Any, ...]
 """Where an equation lies: equation indices, each followed by the parameter (and position) of the jaxpr entered."""
@@ -86,6 +86,7 @@ class Step:
     passes: frozenset[tuple[int, int]] | None = None
     uses: list[Place | None] = field(default_factory=list)
     library: bool = False
+    region: Region | None = None
 
     @property
     def join(self) -> bool:
@@ -133,6 +134,7 @@ class _Scope:
     stack: Stack = ()
     loops: tuple[int, ...] = ()
     library: bool = False
+    region: Region | None = None
 
 
 class _Walk:
@@ -160,10 +162,11 @@ class _Walk:
     def jaxpr(self, jaxpr: Any, environment: dict[Any, Value], scope: _Scope) -> None:
         for index, equation in enumerate(jaxpr.eqns):
             path = (*scope.path, index)
-            stack = scope.stack
+            stack, region = scope.stack, scope.region
             if not scope.library:
-                stack = self.lines.splice(self.lines.stack(equation.source_info.traceback), jaxpr, scope.stack)
-            inner = _Scope(path, stack, scope.loops, scope.library)
+                own, called = self.lines.read(equation.source_info.traceback)
+                stack, region = self.lines.splice(own, jaxpr, scope.stack), region or called
+            inner = _Scope(path, stack, scope.loops, scope.library, region)
             operands = [self.read(environment, var) for var in equation.invars]
             handler = _HANDLERS.get(equation.primitive.name)
             results = handler(self, equation, operands, inner) if handler else None
@@ -184,6 +187,7 @@ class _Walk:
             loops=scope.loops,
             uses=[Place("in", scope.path, i) for i in range(len(operands))],
             library=scope.library,
+            region=scope.region,
         )
         self.steps.append(step)
         self.made.update(dict.fromkeys(results, step))
@@ -194,7 +198,19 @@ class _Walk:
     ) -> Value:
         passes = frozenset((i, 0) for i, value in enumerate(operands) if value.inexact and result.inexact)
         self.steps.append(
-            Step(name, operands, [result], scope.stack, scope.path, None, detail, scope.loops, passes, uses)
+            Step(
+                name,
+                operands,
+                [result],
+                scope.stack,
+                scope.path,
+                None,
+                detail,
+                scope.loops,
+                passes,
+                uses,
+                region=scope.region,
+            )
         )
         return result
 
@@ -221,7 +237,7 @@ class _Walk:
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             environment[var] = value
         library = scope.library or self.lines.is_library(jaxpr)
-        self.jaxpr(jaxpr, environment, _Scope(scope.path, scope.stack, scope.loops, library))
+        self.jaxpr(jaxpr, environment, replace(scope, library=library))
         return [self.read(environment, var) for var in jaxpr.outvars]
 
 
@@ -237,7 +253,7 @@ def _inline(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) ->
     jaxpr, consts = open_jaxpr(equation.params[key])
     if str(equation.params.get("name", "")) in walk.whole and walk.lines.is_library(jaxpr):
         return None  # a library function with a name of its own: one step
-    inner = _Scope((*scope.path, (key, None)), scope.stack, scope.loops, scope.library)
+    inner = replace(scope, path=(*scope.path, (key, None)))
     return walk.enter(jaxpr, consts, operands, inner)
 
 
@@ -248,7 +264,7 @@ def _scan(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> l
     walk.loops += 1
     loops = (*scope.loops, walk.loops)
     path = (*scope.path, ("jaxpr", None))
-    inside = _Scope(path, scope.stack, loops, scope.library)
+    inside = replace(scope, path=path, loops=loops)
     arguments = list(operands[:n_consts])
     heads: list[Step] = []
     for i, var in enumerate(jaxpr.invars[n_consts:], start=n_consts):
@@ -286,7 +302,7 @@ def _while(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> 
     n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
     walk.loops += 1
     path = (*scope.path, ("body_jaxpr", None))
-    inside = _Scope(path, scope.stack, (*scope.loops, walk.loops), scope.library)
+    inside = replace(scope, path=path, loops=(*scope.loops, walk.loops))
     heads: list[Value] = []
     steps: list[Step] = []
     for i, var in enumerate(body.invars[n_body:], start=n_body):
@@ -294,7 +310,7 @@ def _while(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> 
         walk.join("phi", "loop", [operands[n_cond + i]], value, inside, [Place("in", scope.path, n_cond + i)])
         steps.append(walk.steps[-1])
         heads.append(value)
-    test = _Scope((*scope.path, ("cond_jaxpr", None)), scope.stack, inside.loops, scope.library)
+    test = replace(inside, path=(*scope.path, ("cond_jaxpr", None)))
     walk.enter(cond, cond_consts, [*operands[:n_cond], *heads], test)
     outputs = walk.enter(body, body_consts, [*operands[n_cond : n_cond + n_body], *heads], inside)
     for step, output in zip(steps, outputs, strict=True):
@@ -313,7 +329,7 @@ def _cond(walk: _Walk, equation: Any, operands: list[Value], scope: _Scope) -> l
         if chosen is not None and i != chosen:
             continue
         jaxpr, consts = open_jaxpr(branch)
-        inner = _Scope((*scope.path, ("branches", i)), scope.stack, scope.loops, scope.library)
+        inner = replace(scope, path=(*scope.path, ("branches", i)))
         ends.append(walk.enter(jaxpr, consts, operands[1:], inner))
     results = []
     for i, var in enumerate(equation.outvars):

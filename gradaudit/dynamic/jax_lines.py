@@ -13,11 +13,15 @@ from typing import Any
 
 import jax
 
+from gradaudit.dynamic.jax_names import known_call
 from gradaudit.dynamic.lines import Lines
 from gradaudit.tape import Call, Location
 
 Stack = tuple[tuple[CodeType, int], ...]
 """User frames, innermost first: code object and offset of the instruction."""
+
+Region = tuple[str, CodeType, int]
+"""A call of a known library function: the operation, and where it was called."""
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _JAX = os.path.dirname(os.path.abspath(str(jax.__file__))) + os.sep
@@ -32,22 +36,30 @@ class JaxLines(Lines):
 
     def stack(self, traceback: Any) -> Stack:
         """The user's frames between the operation and us, innermost first."""
+        return self.read(traceback)[0]
+
+    def read(self, traceback: Any) -> tuple[Stack, Region | None]:
+        """The user's frames between the operation and us, innermost first; and the library call that it is part of."""
         if traceback is None or not hasattr(traceback, "raw_frames"):
-            return ()
+            return (), None
         codes, offsets = traceback.raw_frames()
-        frames = []
-        foreign = False
+        frames: list[tuple[CodeType, int]] = []
+        foreign, op = False, ""
+        region: Region | None = None
         for code, offset in zip(codes, offsets, strict=True):
             if code.co_filename.startswith(_OURS):
                 break
+            if op:  # the frame that called the library function
+                region, op = (op, code, offset), ""
             if self.is_user(code.co_filename):
                 frames.append((code, offset))
-            elif not frames and not code.co_filename.startswith(_JAX):
-                foreign = True
+            elif not frames:
+                op = known_call(code.co_filename, code.co_name)
+                foreign = foreign or not code.co_filename.startswith(_JAX)
         stack = tuple(frames)
         if foreign:
             self.foreign.add(stack)
-        return stack
+        return stack, region
 
     def location(self, stack: Stack) -> Location:
         return self._location(*stack[0]) if stack else self.nowhere

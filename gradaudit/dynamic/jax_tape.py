@@ -16,6 +16,7 @@ import numpy as np
 from gradaudit.dynamic.jax_flatten import Flat, Place, Step, Value
 from gradaudit.dynamic.jax_lines import JaxLines, Stack
 from gradaudit.dynamic.jax_ops import operation
+from gradaudit.dynamic.jax_regions import ALONE, Region, Taken, regions
 from gradaudit.dynamic.lines import Names
 from gradaudit.tape import DATA, INDEX, Edge, Leaf, Location, Node, Tape
 
@@ -58,6 +59,7 @@ class Writer:
         self.leaf = leaf
         self.names = Names()
         self.written = Written(tape, lines.nowhere)
+        self.regions = regions(flat)
         self.made = {value: step for step in flat.steps for value in step.results}
         self.time = 0
 
@@ -66,12 +68,17 @@ class Writer:
         for value in (*self.flat.inputs, *self.flat.constants):
             self._add(value, Node("leaf", [], self.lines.nowhere, self._tick(), leaf=self.leaf(value)))
         for step in self.flat.steps:
-            for value in step.results:
+            for value in self._kept(step):
                 self._add(value, Node("", [], self.lines.location(step.stack), self._tick()))
         for step in self.flat.steps:
             self._fill(step)
         self._name()
         return self.written
+
+    def _kept(self, step: Step) -> list[Value]:
+        """The results that are values of their own: inside a library call only what leaves it."""
+        region = self.regions.get(step)
+        return step.results if region is None else [value for value in step.results if value in region.outputs]
 
     def _tick(self) -> int:
         self.time += 1
@@ -87,6 +94,11 @@ class Writer:
             self.written.results[node] = value.place
 
     def _fill(self, step: Step) -> None:
+        region = self.regions.get(step)
+        if region is not None:
+            for value in self._kept(step):
+                self._fill_region(step, region, value)
+            return
         op, detail, order = operation(step)
         call = self.lines.call(step.stack)
         for output, value in enumerate(step.results):
@@ -102,6 +114,32 @@ class Writer:
                 node.inputs.append(Edge(self.written.constant(step.equation.params["y"], node.location, node.time)))
             self._mean(node, step)
 
+    def _fill_region(self, step: Step, region: Region, value: Value) -> None:
+        """A library call as one node; a distribution's parameters stand before the value that it is asked about."""
+        node, taken = self.written.nodes[value], region.outputs[value]
+        node.op = ALONE[region.op] if len(taken) == 1 and region.op in ALONE else region.op
+        node.call, node.loops = self.lines.call(step.stack), step.loops
+        self.written.foreign.add(node)
+        if region.op in ("log_prob", "entropy"):
+            parameters = taken[1:] if region.op == "log_prob" and len(taken) > 1 else taken
+            dist = Node("dist", [], node.location, node.time, call=node.call, loops=node.loops)
+            self.written.tape.nodes.append(dist)
+            self._take(dist, parameters)
+            self._connect(node, Edge(dist, any(one.passes for one in parameters)), None)
+            for i in range(len(parameters)):
+                places = self.written.operands.get((dist, i), ())
+                self.written.operands[node, 0] = (*self.written.operands.get((node, 0), ()), *places)
+            taken = [one for one in taken if one not in parameters]
+        if region.op == "cross_entropy":  # labels are looked at before logits
+            taken = sorted(taken, key=lambda one: not one.value.inexact)
+        self._take(node, taken)
+
+    def _take(self, node: Node, taken: list[Taken]) -> None:
+        for one in taken:
+            self.written.operands[node, len(node.inputs)] = tuple(one.uses)
+            source = self.written.node(one.value, node.location, node.time)
+            node.inputs.append(Edge(source, one.passes))
+
     def _name(self) -> None:
         """The value of an assigned expression, or of a call whose result is assigned, is what is computed last in it.
         What the caller calls it wins over what the callee does."""
@@ -111,8 +149,9 @@ class Writer:
                 last[step.stack[depth:]] = step
         for stack, step in sorted(last.items(), key=lambda item: -len(item[0])):
             name = self.names.of(self.lines.location(stack))
-            if name and len(step.results) == 1:
-                self.written.nodes[step.results[0]].name = name
+            node = self.written.nodes.get(step.results[0])
+            if name and len(step.results) == 1 and node is not None:
+                node.name = name
 
     def _edge(self, node: Node, step: Step, operand: int, output: int, index: bool) -> None:
         value, passes = step.operands[operand], (operand, output) in (step.passes or ())
@@ -138,7 +177,7 @@ class Writer:
             if made is None or made.primitive not in _FOLDED or made.stack != step.stack or step.primitive in _FOLDED:
                 return value, place
             source = made.operands[0]
-            if source.inexact != value.inexact:
+            if source.inexact != value.inexact or (source.literal is None and source not in self.written.nodes):
                 return value, place
             place = made.uses[0] if made.uses else None
             value = source
