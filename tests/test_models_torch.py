@@ -32,7 +32,6 @@ _foreach_add _foreach_sub _foreach_mul _foreach_div _foreach_maximum _foreach_mi
 _foreach_add_ _foreach_sub_ _foreach_mul_ _foreach_div_ _foreach_maximum_ _foreach_minimum_: [x * 1], [y]
 _foreach_lerp: [x], [y], [z]
 _foreach_lerp_: [x * 1], [y], [z]
-_foreach_copy_: [x * 1], [y]
 _foreach_zero_: [x * 1]
 _foreach_norm: [x]
 lstm_cell: x, (y * 1, z * 1), l.reshape(12)[:12].reshape(4, 3).repeat(3, 1), q.repeat(4, 1), t * 1, t * 2
