@@ -16,6 +16,7 @@ from gradaudit.dynamic.torch_recorder.reach import Reach, living
 from gradaudit.tape import Event, Location, Network, Node, Optimizer, Sink, Tape
 
 _LAGGING = re.compile(r"target|tgt|targ|ema|momentum|teacher|old|ref|slow|shadow|copy|lag|avg|average|frozen|prev|key")
+_Pair = tuple[torch.nn.Module, Network]
 _PLAIN = frozenset("optim optimizer optimiser opt loss fn compute step update the of self get calculate calc".split())
 
 
@@ -40,7 +41,9 @@ def add_events(
     own = _own(records, sink)
     if own is not None:
         tape.events.append(Event("step", tick(), nowhere, optimizer=own, leaves=tuple(sorted(own.leaves, key=_time))))
-    mark_copies(reach, {leaf for record in records for leaf in record.leaves}, leaves)
+    held = {leaf for record in records for leaf in record.leaves}
+    for copy, origin in copies(reach, held, leaves):
+        _mark(copy, origin, leaves)
 
 
 def _own(records: list[Optimizer], sink: Sink) -> Optimizer | None:
@@ -56,8 +59,8 @@ def _words(name: str) -> set[str]:
     return {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _PLAIN}
 
 
-def mark_copies(reach: Reach, held: set[Node], leaves: Mapping[int, Node]) -> None:
-    """`copied_from` of networks that equal another one tensor by tensor."""
+def copies(reach: Reach, held: set[Node], leaves: Mapping[int, Node]) -> Iterator[tuple[_Pair, _Pair]]:
+    """(copy, original): networks that equal another one tensor by tensor."""
     seen: dict[tuple[object, ...], list[tuple[torch.nn.Module, Network]]] = {}
     for module, _ in list(reach.modules.values()):
         network = reach.networks[id(module)]
@@ -66,21 +69,17 @@ def mark_copies(reach: Reach, held: set[Node], leaves: Mapping[int, Node]) -> No
         form = tuple((name, tuple(one.shape)) for name, one in module.named_parameters())
         for other, known in seen.get(form, []):
             if _equal(module, other) and known not in network.chain() and network not in known.chain():
-                copy, origin = _direction((module, network), (other, known), held, leaves)
-                copy[1].copied_from = origin[1]
-                _mark_leaves(copy[0], origin[0], leaves)
+                yield _direction((module, network), (other, known), held, leaves)
                 break
         seen.setdefault(form, []).append((module, network))
 
 
-def _mark_leaves(copy: torch.nn.Module, origin: torch.nn.Module, leaves: Mapping[int, Node]) -> None:
-    for one, other in zip(copy.parameters(), origin.parameters(), strict=True):
+def _mark(copy: _Pair, origin: _Pair, leaves: Mapping[int, Node]) -> None:
+    copy[1].copied_from = origin[1]
+    for one, other in zip(copy[0].parameters(), origin[0].parameters(), strict=True):
         node, source = leaves.get(id(one)), leaves.get(id(other))
         if node is not None and source is not None and node.leaf is not None:
             node.leaf.copied_from = source.leaf
-
-
-_Pair = tuple[torch.nn.Module, Network]
 
 
 def _direction(later: _Pair, earlier: _Pair, held: set[Node], leaves: Mapping[int, Node]) -> tuple[_Pair, _Pair]:

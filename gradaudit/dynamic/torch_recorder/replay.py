@@ -68,10 +68,10 @@ class Replay(TorchFunctionMode):
         return swap(tuple(args)), swap(kwargs)
 
     def stop_in_place(self, args: Any, result: Any) -> Any:
-        """The tensor that was written to loses its history; a view cannot."""
+        """The tensor that was written to loses its history; of a view, the whole that it shows a part of."""
         for tensor in tensors_in(args[0]):
             try:
-                tensor.detach_()
+                (tensor if tensor._base is None else tensor._base).detach_()
             except RuntimeError as error:
                 self.failed = str(error).splitlines()[0]
         return result

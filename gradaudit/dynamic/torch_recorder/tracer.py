@@ -250,6 +250,7 @@ class Tracer(TorchFunctionMode):
             if source is not node:
                 store.inputs.append(Edge(source, True))
         store.frame, store.grad_mode = node.frame, node.grad_mode
+        self.place[store] = self.place[node]
         self.tape.nodes.append(store)
         if function is not None:
             self.tags.setdefault(function, {})[whole.output_nr] = store
