@@ -39,6 +39,7 @@ NO_RESULT_IN = frozenset({
     "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
 })  # fmt: skip
+NOT_ENTERED = frozenset({"setup", "configure_optimizers", "training_step", "_init_weights", "init_weights"})
 NAMELESS = frozenset({"random", "alloc", "const"})
 
 
@@ -140,7 +141,25 @@ class Calls(Machine):
             args = [function.self_value, *args]
             scope.self_value = function.self_value
         self._bind_arguments(function, scope, args, keywords, entry, extra)
+        receiver = function.self_value
+        if isinstance(receiver, Instance) and self._enters(receiver, function.name):
+            return self._run_inside(function, scope, receiver, args[1:], keywords)
         return self._run(function, scope)
+
+    def _enters(self, receiver: Instance, name: str) -> bool:
+        """Is this a call of a network from outside of it, by whatever method?"""
+        if receiver.cls is None or name.startswith("__") or name in NOT_ENTERED or not self.is_module_class(receiver.cls):
+            return False
+        return self.frame is None or self.frame.network is not receiver.network
+
+    def _run_inside(self, function: Function, scope: Scope, receiver: Instance, args: Args, keywords: Keywords) -> Any:
+        frame = self.frame
+        nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
+        self.frame = Frame(receiver.network, tuple(nodes[:40]), frame)
+        try:
+            return self._run(function, scope)
+        finally:
+            self.frame = frame
 
     def _carries(self, args: Args, keywords: Keywords) -> bool:
         """Is anything given that gradient could be in, or that is known well enough to end a recursion?"""

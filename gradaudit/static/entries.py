@@ -34,8 +34,9 @@ LIBRARY_STATEMENTS = 400
 class Entries:
     """The entries of one file, one after the other, each a tape."""
 
-    def __init__(self, run: Interpreter, module: Module) -> None:
+    def __init__(self, run: Interpreter, module: Module, script: bool = True) -> None:
         self.run = run
+        self.script = script
         self.module = module
         self.scope: Scope = run.module_scope(module)
         self.tapes: list[Tape] = []
@@ -46,7 +47,8 @@ class Entries:
         run, module = self.run, self.module
         run.main_file = module.file
         run.called = set()
-        self._entry("<script>", self._script)
+        if self.script:
+            self._entry("<script>", self._script)
         for statement in module.tree.body:
             if isinstance(statement, ast.ClassDef):
                 self._class_entry(statement)

@@ -160,6 +160,8 @@ class Expressions(Machine):
                 continue
             key = self.evaluate(key_expression, scope)
             if isinstance(key, Const) and _hashable(key.value):
+                if isinstance(key.value, str) and isinstance(value, Instance):
+                    self.adopt(made, key.value, value)
                 made.entries[key.value] = value
             else:
                 self._add_rest(made, value)

@@ -152,6 +152,8 @@ class Items(Machine):
             self.write_in_place(value, "store", self.nodes_of(new))
         elif isinstance(value, Mapping):
             if isinstance(index, Const):
+                if isinstance(index.value, str):
+                    self.adopt(value, index.value, new)
                 self.put(value.entries, index.value, new)
             else:
                 old = value.rest

@@ -188,7 +188,7 @@ class Networks(Machine):
     # -- names and owners --------------------------------------------------------------------------------------------
     def adopt(self, owner: Any, name: str, value: Any) -> None:
         """A network gets its name and its owner from where it is first kept."""
-        network = owner.network if isinstance(owner, Instance) else None
+        network = owner.network if isinstance(owner, Instance) and self.is_module(owner) else None
         if isinstance(value, Instance):
             if (
                 value is not owner

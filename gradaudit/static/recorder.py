@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 
 from gradaudit.static.entries import Entries
-from gradaudit.static.files import FRAMEWORKS, Files
+from gradaudit.static.files import FRAMEWORKS, Files, Module
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.tape import Tape
 
 RECURSION_LIMIT = 20_000
+MANY_PARTS = 3
+DIFFERENTIATES = re.compile(r"backward\(|minimize\(|\bgrad\(|value_and_grad|GradientTape|zero_grad|apply_gradients|\bdef training_step")
 
 
 class Recorder:
@@ -26,6 +29,7 @@ class Recorder:
         self.run = Interpreter(self.files)
         self.problems: list[str] = []
         self.loaded: dict[str, set[str]] = {}
+        self._driven: set[frozenset[str]] = set()
 
     @property
     def syntax_errors(self) -> dict[str, tuple[int, int, str]]:
@@ -46,11 +50,31 @@ class Recorder:
         if module is None:
             return []
         self.files.read_log = {file}
-        entries = Entries(self.run, module)
+        entries = Entries(self.run, module, script=not self._driven_already(module, text))
         tapes = entries.record()
         self.problems += entries.problems
         self.loaded[path] = {self.files.display(name) for name in self.files.read_log}
         return tapes
 
+    def _driven_already(self, module: Module, text: str) -> bool:
+        """A script that only sets the project's own parts to work (an example, a launcher: it differentiates nothing
+        itself) says nothing new after another one that uses the same parts."""
+        if DIFFERENTIATES.search(text):
+            return False
+        parts = frozenset(
+            f"{getattr(statement, 'module', '')}.{alias.name}"
+            for bound in module.bound.values()
+            for statement, alias in bound
+            if alias is not None and self._in_project(statement, alias, module)
+        )
+        if len(parts) < MANY_PARTS:
+            return False
+        known = parts in self._driven
+        self._driven.add(parts)
+        return known
 
-__all__ = ["Recorder", "ast"]
+    def _in_project(self, statement: ast.stmt, alias: ast.alias, module: Module) -> bool:
+        if isinstance(statement, ast.ImportFrom):
+            return bool(statement.level) or self.files.find(statement.module or "", module.file) is not None
+        return self.files.find(alias.name.split(".")[0], module.file) is not None
+
