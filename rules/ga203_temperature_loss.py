@@ -48,7 +48,7 @@ from gradaudit.rules.criteria.report import label, make_finding, names_of, stop_
 from gradaudit.rules.criteria.severity import decided, severity
 
 if TYPE_CHECKING:
-    from gradaudit.paths import Analysis
+    from gradaudit.paths import Analysis, View
     from gradaudit.tape import Node
 
 RANK = 70
@@ -76,7 +76,7 @@ def _flow(flow: Foreign) -> Finding:
     view, analysis = flow.view, flow.view.analysis
     dual = not scalars(analysis, flow.leaves)
     leaf = analysis.leaves(flow.leaves if not dual else (view.own or 0) & view.live(view.sink.loss))[0]
-    level = severity(view, flow.leaves)
+    level = "error" if is_old(view, flow.value, flow.leaves) else severity(view, flow.leaves)
     return make_finding(
         view,
         "GA203",
@@ -88,6 +88,12 @@ def _flow(flow: Foreign) -> Finding:
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
     )
+
+
+def is_old(view: View, value: Node, leaves: int) -> bool:
+    """Whether the value was made before the last step of the leaves: its graph is that of older parameters."""
+    steps = [step for leaf in view.analysis.leaves(leaves) for step in ownership.steps_of(view.analysis.tape, leaf)]
+    return any(value.time < step.time < view.sink.time for step in steps)
 
 
 def _product(product: Product, uses: list[Node]) -> Finding:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import marks
+from gradaudit.rules.criteria.place import private
 from gradaudit.tape import Edge, Node, join_guards
 
 if TYPE_CHECKING:
@@ -197,4 +198,7 @@ def older_side(found: Cancellation) -> Node:
         return olds[0]
     if found.surrogate:  # the side that holds more than the value itself
         return max((first, second), key=lambda side: len(found.view.analysis.algebra.lin(side).terms))
+    alone = [side for side in (first, second) if private(found.view, side, {found.node})]
+    if len(alone) == 1:  # what the loss uses elsewhere is the policy that it trains
+        return alone[0]
     return first if first.time < second.time else second
