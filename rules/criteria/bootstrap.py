@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
-from gradaudit.rules.criteria.sites import complete_at
+from gradaudit.rules.criteria.sites import complete_at, same_code
 from gradaudit.tape import Edge, Location, Node
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
         return False
     if view.sink.kind == "library" or named:
         return True
-    return related(analysis, _depends(analysis, values), _depends(analysis, against.network()))
+    mine, others = _depends(analysis, values), _depends(analysis, against.network())
+    return related(analysis, mine, others) or same_code(view, mine, others)
 
 
 def is_return(view: View, total: Sum, leaves: int) -> bool:

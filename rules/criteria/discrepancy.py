@@ -39,13 +39,32 @@ class Discrepancy:
 def discrepancies(view: View) -> list[Discrepancy]:
     """Every discrepancy in the slice of one sink, in order of time."""
     found: dict[Node, Discrepancy] = {}
-    for node in view.slice:
+    for node in first_order(view):
         for entry in _at(view.analysis, node):
             found.setdefault(entry.node, entry)
     if view.sink.kind == "library":
         for part in _returned(view.sink.loss):
             found.setdefault(part.node, part)
     return list(found.values())
+
+
+def first_order(view: View) -> list[Node]:
+    """The slice without what is reached only through a gradient that is part of the loss (an inner update's loss)."""
+    known = view.analysis.cache.get(("first order", view))
+    if known is None:
+        seen = {view.sink.loss}
+        waiting = [view.sink.loss]
+        while waiting:
+            node = waiting.pop()
+            if node.op == "gradient":
+                continue
+            for edge in node.inputs:
+                if edge.passes and edge.source not in seen and view.reaches(edge.source):
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+        known = view.analysis.cache["first order", view] = [node for node in view.slice if node in seen]
+    assert isinstance(known, list)
+    return known
 
 
 def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:

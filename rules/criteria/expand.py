@@ -69,7 +69,7 @@ def _expand(facts: Marks, root: Node) -> Sum:
         node, sign, factor = item
         if not facts.network(node):
             if facts.raw(node) or node.op == "leaf":
-                atoms.append(Atom(node, sign, factor, facts.raw(node) and not _is_noise(node)))
+                atoms.append(Atom(node, sign, factor, facts.raw(node)))
             continue
         if node.frame is not None and node.frame not in home and node is not root:
             atoms.append(Atom(node, sign, factor, False))
@@ -81,10 +81,6 @@ def _expand(facts: Marks, root: Node) -> Sum:
         else:
             atoms.append(Atom(node, sign, factor, False))
     return Sum(tuple(atoms), affine)
-
-
-def _is_noise(node: Node) -> bool:
-    return node.op == "random"
 
 
 def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tuple[Node, int, bool]], bool]:

@@ -129,7 +129,7 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
     while waiting:
         node = waiting.pop()
         for user, _ in view.consumers(node):
-            if user in targets or _is_through(view, user, networks, own, through):
+            if user in targets or user.op == "gradient" or _is_through(view, user, networks, own, through):
                 continue
             if user not in own_values:
                 if user not in seen:

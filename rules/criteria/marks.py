@@ -55,6 +55,8 @@ class Marks:
                 sourced[position] = leaf.kind == "input"
             if node.marks & ENVIRONMENT:
                 network[position], sourced[position] = False, True
+            if node.op == "random":
+                sourced[position] = True
             if network[position] or sourced[position]:
                 waiting.append(position)
         while waiting:

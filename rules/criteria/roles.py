@@ -24,6 +24,8 @@ class Roles:
         self.complete = all(optimizer.complete for optimizer in tape.optimizers)
         for optimizer in tape.optimizers:
             self.held |= optimizer.leaves
+        for sink in tape.sinks:  # an update by hand: what is differentiated by name is trained by somebody
+            self.held |= sink.differentiated or frozenset()
         copies: dict[Node, int] = {}
         for event in tape.events:
             if event.kind not in ("copy", "soft_update"):
@@ -89,9 +91,21 @@ def related(analysis: Analysis, one: int, other: int) -> bool:
     first, second = analysis.leaves(one), analysis.leaves(other)
     left = analysis.mask(source for leaf in first for source in facts.originals(leaf))
     right = analysis.mask(source for leaf in second for source in facts.originals(leaf))
-    if left & other or right & one or left & right:
+    if left & other or right & one or left & right or builders(first) & builders(second):
         return True
     return any(_copied(leaf, second) for leaf in first) or any(_copied(leaf, first) for leaf in second)
+
+
+READY_MADE = frozenset({"", "Module", "Sequential", "ModuleList", "ModuleDict", "Linear", "MLP"})
+
+
+def builders(leaves: list[Node]) -> set[str]:
+    """The classes, of the user's own, that these parameters belong to."""
+    found: set[str] = set()
+    for leaf in leaves:
+        if leaf.leaf is not None and leaf.leaf.owner is not None:
+            found.update(network.class_name for network in leaf.leaf.owner.chain())
+    return found - READY_MADE
 
 
 def _copied(leaf: Node, others: list[Node]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.discrepancy import first_order
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.tape import DATA, Node
 
@@ -26,7 +27,7 @@ class Product:
 
 def products(view: View) -> Iterator[Product]:
     """Every product of a live score and a live weight in the slice."""
-    for node in view.slice:
+    for node in first_order(view):
         if node.op != "mul":
             continue
         data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes and view.live(edge.source)]

@@ -38,20 +38,26 @@ class Sites:
 
     def __init__(self, analysis: Analysis) -> None:
         self._sites: dict[Frame, Site] = {}
-        depth: dict[Frame, int] = {}
+        inside: dict[Call | None, set[Frame]] = {}
+        first: dict[Frame, Node] = {}
         for node in analysis.graph.nodes:
-            frame = node.frame
-            if frame is None:
-                continue
-            if node.op == "module_call":
-                self._sites[frame] = Site(node.location, node.call)
-                depth[frame] = -1
-                frame = frame.parent
-            if frame is not None and node.call is not None:
-                height = len(activations(node.call))
-                if frame not in depth or height < depth[frame]:
-                    depth[frame] = height
-                    self._sites[frame] = Site(node.call.location, node.call.parent)
+            mine = frames(node)
+            known = inside.get(node.call)
+            inside[node.call] = set(mine) if known is None else known & set(mine) if known else known
+            for frame in mine:
+                held = first.get(frame)
+                if held is None or len(activations(node.call)) < len(activations(held.call)):
+                    first[frame] = node
+        for frame, node in first.items():
+            call = node.call
+            if call is not None and frame in inside[call] and node.frame is not None and self._entered(node, frame):
+                self._sites[frame] = Site(call.location, call.parent)
+            else:
+                self._sites[frame] = Site(node.location, call)
+
+    def _entered(self, node: Node, frame: Frame) -> bool:
+        """Was the module's own code entered (a user's forward), or is this the call of a ready-made layer?"""
+        return not (node.op == "module_call" and node.frame is frame)
 
     def outside(self, node: Node, consumer: Node | None) -> Site:
         """Where `node` comes into being as its consumer sees it: the outermost module call that only it is in."""
@@ -142,6 +148,12 @@ def made_at(view: View, makers: Iterable[Node], consumer: Node | None) -> list[S
             site = Site(site.call.location, site.call.parent)
         found.append(start if _spot(site.location) in busy else site)
     return found
+
+
+def same_code(view: View, one: int, other: int) -> bool:
+    """Are parameters of both used on one line of a function: one network's code, applied with two sets of them?"""
+    first = {_spot(maker.location) for maker in _makers(view, one) if maker.call is not None}
+    return any(maker.call is not None and _spot(maker.location) in first for maker in _makers(view, other))
 
 
 Spot = tuple[str, int, int]
