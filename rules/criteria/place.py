@@ -2,7 +2,8 @@
 
 The place is the latest expression on the operand's side that belongs to this use alone. An operand that is spelled out
 inside the operation is followed to the variable it comes from, but only while nobody else rightly takes gradient from
-it: then the stop belongs to the use. A value that a helper computed is placed where the helper was called.
+it: then the stop belongs to the use. A function that makes the whole value, from its networks on (`compute_target`), is
+the place; a helper that was handed the parts is seen from where it was called.
 """
 
 from __future__ import annotations
@@ -22,19 +23,56 @@ def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterab
     `others` are further operations that should not have got it either: one stop serves them all.
     """
     uses = {consumer, *others}
-    best = consumer.location
     if operand.leaf is not None or operand in uses:
-        return best
-    for node in [operand, *view.dominators(operand, leaves)[1:]]:
-        if not private(view, node, uses):
-            break
-        if node.op == "phi" and node.detail == "loop":
-            continue
-        there = seen_from(node, consumer)
+        return consumer.location
+    candidates = _candidates(view, operand, leaves, uses)
+    if not candidates:
+        return consumer.location
+    meeting = _deepest_common(consumer.call, candidates[-1].call)
+    beside = _child(meeting, consumer.call)
+    best = consumer.location
+    for node in candidates:
+        below = _child(meeting, node.call)
+        if below is not None and below is beside:
+            continue  # a helper in which prediction and target meet: the value comes to it from elsewhere
+        there = _inside(node, below, candidates[-1]) if below is not None else node.location
         if not within(there, consumer.location):
             return there
         best = there
     return best
+
+
+def _candidates(view: View, operand: Node, leaves: int, uses: set[Node]) -> list[Node]:
+    """The values that all leaking gradient passes and nobody else rightly takes gradient from, the latest first."""
+    found = []
+    for node in [operand, *view.dominators(operand, leaves)[1:]]:
+        if not private(view, node, uses):
+            break
+        if node.leaf is None and not (node.op == "phi" and node.detail == "loop"):
+            found.append(node)
+    return found
+
+
+def _inside(node: Node, below: Call, origin: Node) -> Location:
+    """A function that made the value from its networks on is where the stop belongs; a helper that was only handed
+    what it combines is seen from outside."""
+    if below not in _calls(origin.call):
+        return below.location
+    inner = _child(below, node.call)
+    return node.location if inner is None else inner.location
+
+
+def _deepest_common(first: Call | None, second: Call | None) -> Call | None:
+    known = set(_calls(second))
+    return next((call for call in _calls(first) if call in known), None)
+
+
+def _child(ancestor: Call | None, call: Call | None) -> Call | None:
+    """The call made directly from `ancestor` that leads to `call`; None where `call` is `ancestor` itself."""
+    child = None
+    while call is not None and call is not ancestor:
+        child, call = call, call.parent
+    return child
 
 
 def seen_from(node: Node, viewer: Node) -> Location:
