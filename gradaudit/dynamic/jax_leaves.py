@@ -7,6 +7,7 @@ from collections.abc import Container
 from typing import Any
 
 from gradaudit.dynamic.groups import LeafGradient
+from gradaudit.dynamic.jax_copies import mark
 from gradaudit.dynamic.jax_flatten import Value
 from gradaudit.dynamic.jax_numbers import Numbers
 from gradaudit.dynamic.jax_program import Program
@@ -75,7 +76,8 @@ class Leaves:
         program = self.program
         inputs = program.inputs()
         rows = []
-        for number in [*sorted(program.differentiated), *sorted(self.others)]:
+        numbered = [*sorted(program.differentiated), *sorted(self.others)]
+        for number in numbered:
             value = inputs.get(number)
             slot = program.slots[number]
             node = written.nodes[value] if value is not None else _absent(written, self._slot_leaf(number))
@@ -86,6 +88,8 @@ class Leaves:
                     slot.name, self.stems[number], node, role, norm, bool(role), number in program.differentiated
                 )
             )
+        nodes = {number: row.node for number, row in zip(numbered, rows, strict=True)}
+        mark(program.slots, program.arguments.arrays, self.stems, nodes)
         return rows + self._captured(written)
 
     def _captured(self, written: Written) -> list[LeafGradient]:

@@ -149,8 +149,8 @@ class Writer:
                 last[step.stack[depth:]] = step
         for stack, step in sorted(last.items(), key=lambda item: -len(item[0])):
             name = self.names.of(self.lines.location(stack))
-            node = self.written.nodes.get(step.results[0])
-            if name and len(step.results) == 1 and node is not None:
+            node = self.written.nodes.get(step.results[0]) if len(step.results) == 1 else None
+            if name and node is not None:
                 node.name = name
 
     def _edge(self, node: Node, step: Step, operand: int, output: int, index: bool) -> None:

@@ -243,7 +243,13 @@ def stems(slots: Sequence[Slot]) -> list[str]:
         first = slots[members[0]]
         root = first.name[: len(first.name) - len(".".join(first.keys))].rstrip(".")
         _stem(slots, members, root, 0, result)
-    return result
+    return [_without_collection(stem, result) for stem in result]
+
+
+def _without_collection(stem: str, stems: Sequence[str]) -> str:
+    """`target_params` for `target_params.params`: the collection that linen keeps parameters in says nothing."""
+    short = stem.removesuffix(".params")
+    return short if not any(other != stem and other.startswith(short + ".") for other in stems) else stem
 
 
 def _stem(slots: Sequence[Slot], members: list[int], prefix: str, depth: int, result: list[str]) -> None:
