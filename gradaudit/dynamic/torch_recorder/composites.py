@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -97,7 +98,7 @@ def _apply(composite: _Composite) -> Callable[..., Any]:
             # Checkpointing changes when values are computed, not which: run plainly, every line inside is seen.
             return args[0](*args[2:])
         kind = Kind(function.__name__, "call")
-        return composite.call(kind, lambda *one, **two: original(function, *one, **two), args, kwargs)
+        return composite.call(kind, partial(original, function), args, kwargs)
 
     return apply
 

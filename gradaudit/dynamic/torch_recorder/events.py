@@ -33,9 +33,9 @@ def add_events(
         records.append(record)
     records.sort(key=lambda record: (record.name, min(leaf.time for leaf in record.leaves)))
     for record in records:
-        held = tuple(sorted(record.leaves, key=_time))
+        taken_by = tuple(sorted(record.leaves, key=_time))
         tape.optimizers.append(record)
-        tape.events.append(Event("hold", 0, nowhere, optimizer=record, leaves=held))
+        tape.events.append(Event("hold", 0, nowhere, optimizer=record, leaves=taken_by))
     sink = tape.sinks[0]
     tape.events.append(Event("backward", sink.time, nowhere, sink=sink))
     own = _own(records, sink)
