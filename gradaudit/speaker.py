@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from gradaudit.finding import Finding
 from gradaudit.rule import Rule
 
-BESIDE = ("GA104", "GA403", "GA5", "GA6", "GA9")
+BESIDE = ("GA403", "GA5", "GA6", "GA9")
 """Rules that speak of something else than the leak on their line: no other rule silences them, nor they another."""
 
 

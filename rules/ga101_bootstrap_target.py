@@ -40,9 +40,10 @@ from collections.abc import Iterator
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import REGRESSION, SCORE, Leak, leaks
+from gradaudit.rules.criteria.marks import names
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.severity import decided, severity
+from gradaudit.rules.criteria.severity import decided, severity, switched
 
 CODE, NAME = "GA101", "bootstrap-target"
 RANK = 90
@@ -50,15 +51,23 @@ RANK = 90
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     for leak in leaks(analysis):
-        if SCORE not in leak.kinds and REGRESSION in leak.kinds and not _asked_for(leak):
+        if SCORE not in leak.kinds and REGRESSION in leak.kinds and not _asked_for(leak) and not _residual(leak):
             yield _finding(leak)
 
 
+def _residual(leak: Leak) -> bool:
+    """A residual-gradient algorithm that says so: the function that builds or differentiates the loss has the word."""
+    words = [leak.location.function]
+    for use in leak.uses:
+        words += [use.node.location.function, use.view.sink.function, use.view.sink.location.function]
+        words += [call.function for call in activations(use.node.call)]
+    pattern = names("switches", "residual")
+    return any(pattern.search(word.lower()) for word in words)
+
+
 def _asked_for(leak: Leak) -> bool:
-    """A library function whose caller must ask for a live target."""
-    return all(
-        use.view.sink.kind == "library" and decided(use.view, use.value, use.leaves) for use in leak.uses
-    )
+    """A library function with a switch for the stop: whether it works and what it is by default is GA104's."""
+    return all(use.view.sink.kind == "library" and switched(use.view, use.value, use.leaves) for use in leak.uses)
 
 
 def _finding(leak: Leak) -> Finding:

@@ -17,6 +17,7 @@ ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|
 MENTION = re.compile(r"(?<!def )(?<!class )\b([A-Za-z_]\w*)\s*[(,)\n]")
 TEST = re.compile(r"(^|_)tests?(_|$)")
 MOST_FILES = 60
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Callers:
@@ -37,7 +38,7 @@ class Callers:
         position = parameters.index(flag) if flag in parameters else len(parameters) + 1000
         found: list[object] = []
         for caller in self._files(function.name, file)[:MOST_FILES]:
-            for call in _uses(self._tree(caller), function.name):
+            for call in self._uses(caller, function.name, file):
                 found.append(_value(call, flag, position, default))
         return tuple(found)
 
@@ -46,16 +47,33 @@ class Callers:
         users = self._files(name, file)
         if any(os.path.basename(path) == "__init__.py" for path in users):
             return False
-        if any(path != file for path in users):
+        if any(path != file and self._uses(path, name, file) for path in users[:MOST_FILES]):
             return True
         tree = self._tree(file) if users and len(seen) < 8 else None
         neighbours = [
             statement.name
             for statement in (tree.body if tree is not None else ())
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name not in seen | {name}
-            if any(True for _ in _uses(statement, name))
+            if any(True for _ in _uses(statement, name, ""))
         ]
         return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
+
+    def _uses(self, path: str, name: str, file: str) -> list[ast.expr]:
+        """The uses in `path` of what `file` defines as `name`: by its name if it is imported, else by its module's."""
+        tree = self._tree(path)
+        stem = os.path.basename(file).removesuffix(".py")
+        if tree is None:
+            return []
+        imported = path == file or any(
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").rsplit(".", 1)[-1] == stem
+            and any(alias.name == name for alias in node.names)
+            for node in ast.walk(tree)
+        )
+        if path == file:  # what a script does at its end is an example, no caller
+            inside = [statement for statement in tree.body if isinstance(statement, DEFINITIONS)]
+            return [use for statement in inside for use in _uses(statement, name, stem)]
+        return [use for use in _uses(tree, name, stem) if imported or not _is_bare(use)]
 
     def _files(self, name: str, file: str) -> list[str]:
         root = self.files.project(file)
@@ -80,15 +98,25 @@ class Callers:
         return self._trees[file]
 
 
-def _uses(tree: ast.AST | None, name: str) -> Iterator[ast.expr]:
-    """The calls of `name`, and where it is handed on (`vmap(name)`); imports and definitions are no uses."""
+def _uses(tree: ast.AST, name: str, module: str) -> Iterator[ast.expr]:
+    """The calls of `name` or `module.name`, and where it is handed on (`vmap(name)`)."""
     called = set()
-    for node in ast.walk(tree) if tree is not None else ():
-        if isinstance(node, ast.Call) and _tail(node.func) == name:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _is(node.func, name, module):
             called.add(node.func)
             yield node
-        elif isinstance(node, (ast.Name, ast.Attribute)) and node not in called and _tail(node) == name:
+        elif isinstance(node, (ast.Name, ast.Attribute)) and node not in called and _is(node, name, module):
             yield node
+
+
+def _is(node: ast.expr, name: str, module: str) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == name and _tail(node.value) == module
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _is_bare(use: ast.expr) -> bool:
+    return isinstance(use.func if isinstance(use, ast.Call) else use, ast.Name)
 
 
 def _tail(node: ast.expr) -> str:

@@ -62,6 +62,7 @@ class Entries:
         run = self.run
         run.start(self.module.framework)
         run.file, run.function = self.module.display, ""
+        called = set(run.called)
         try:
             execute()
             run.reset_control()
@@ -83,6 +84,8 @@ class Entries:
         run.finish_sinks()
         if run.sinks or run.events:
             self.tapes.append(run.tape(self.module.framework, name, self.module.display))
+        if not run.sinks:
+            run.called = called  # an example that only shows how it is called says nothing of its gradient
 
     def _leftovers(self) -> None:
         """Gradients and closures that were made and not called: an update function that the caller gets."""

@@ -47,3 +47,14 @@ def _off(analysis: Analysis, guard: Guard) -> bool:
             if stopping_value(analysis, symbol) is (not value):
                 return True
     return False
+
+
+def switched(view: View, node: Node, leaves: int) -> bool:
+    """Is there a parameter of the function that is to stop this gradient, whatever it does?"""
+    guards = view.guards(node, leaves)
+    return bool(guards) and all(any(_stops(view.analysis, key) for key, _ in guard) for guard in guards)
+
+
+def _stops(analysis: Analysis, key: str) -> bool:
+    symbol = analysis.tape.symbols.get(key)
+    return symbol is not None and symbol.parameter and stopping_value(analysis, symbol) is not None

@@ -185,6 +185,17 @@ def is_target(view: View, node: Node) -> bool:
     return is_return(view, total, leaves) or (bool(rewards) and len(rewards) < len(total.atoms))
 
 
+def _forms_target(view: View, switch: Switch) -> bool:
+    """Whether the live arm is a target, or the value that the returned one bootstraps from."""
+    live = switch.live_arm.source
+    if is_target(view, live):
+        return True
+    total = expand(view.analysis, view.sink.loss)
+    facts = marks(view.analysis)
+    signs = {atom.sign for atom in total.atoms if facts.reward(atom.node)}
+    return any(atom.node is live and atom.sign in signs for atom in total.atoms)
+
+
 def open_by_default(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
     """Targets that a public function without callers leaves open unless it is asked for the stop."""
     told: set[str] = set()
@@ -197,7 +208,7 @@ def open_by_default(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
         for view in analysis.views:
             if view.sink.kind != "library" or view.sink.called or view.sink.function.split(".")[-1].startswith("_"):
                 continue
-            if view.reaches(switch.node) and is_target(view, switch.live_arm.source):
+            if view.reaches(switch.node) and _forms_target(view, switch):
                 told.add(symbol.key)
                 yield switch, view
                 break
