@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.roles import severity
+from gradaudit.rules.criteria.severity import severity
 from gradaudit.rules.criteria.weight import ADVANTAGE, NORM, Weight, live_weights
 
 if TYPE_CHECKING:
