@@ -80,6 +80,17 @@ def following(sink: Sink, events: list[Event]) -> Iterator[Event]:
         yield from before
 
 
+def step_group(tape: Tape, sink: Sink) -> list[Event]:
+    """The steps that take this sink's gradient: the first ones after it, up to the next backward."""
+    found: list[Event] = []
+    for event in following(sink, sorted(tape.events, key=lambda event: event.time)):
+        if event.kind == "backward" and found:
+            break
+        if event.kind == "step":
+            found.append(event)
+    return found
+
+
 def holders(tape: Tape, leaf: Node) -> list[Optimizer]:
     return [optimizer for optimizer in tape.optimizers if leaf in optimizer.leaves]
 

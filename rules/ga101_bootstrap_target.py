@@ -44,6 +44,7 @@ from gradaudit.rules.criteria.marks import names
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.severity import decided, severity, switched
+from gradaudit.rules.criteria.sites import activations
 
 CODE, NAME = "GA101", "bootstrap-target"
 RANK = 90

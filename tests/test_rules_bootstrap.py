@@ -116,7 +116,7 @@ def actor_critic(stopped: bool):
 
 def test_live_advantage():
     (found,) = findings(actor_critic(False), ga105_advantage)
-    assert (found.location.line, found.severity) == (8, "error")
+    assert (found.location.line, found.severity) == (10, "error")
     assert not findings(actor_critic(False), ga101_bootstrap_target)
 
 

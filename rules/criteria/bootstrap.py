@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at, same_code
@@ -28,6 +29,14 @@ BUILDS = SHAPES | {
     "add", "sub", "neg", "mul", "div", "clamp", "min", "max", "minimum", "maximum", "cat", "stack", "store", "phi",
     "where", "mean", "sum", "pack", "cumsum", "einsum", "matmul", "nan_to_num",
 }  # fmt: skip
+BACKUPS = frozenset({
+    "lambda_returns", "transformed_lambda_returns", "n_step_bootstrapped_returns", "transformed_n_step_returns",
+    "discounted_returns", "general_off_policy_returns_from_action_values", "general_off_policy_returns_from_q_and_v",
+    "transformed_general_off_policy_returns_from_action_values", "truncated_generalized_advantage_estimation",
+    "vtrace", "leaky_vtrace", "vtrace_td_error_and_advantage", "leaky_vtrace_td_error_and_advantage",
+    "categorical_l2_project",
+})  # fmt: skip
+"""Library functions that form a bootstrapped value of what they are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,8 @@ def _mixed(view: View, edge: Edge) -> tuple[Edge, Node | None, int] | None:
 def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
     """Reward plus discounted network value on this side, no reward on the other."""
     analysis = view.analysis
+    if backups(total) and not backups(against):
+        return True
     if entropy and total.affine:
         return any(not atom.raw for atom in total.atoms)
     rewards = _rewards(view, total)
@@ -149,15 +160,26 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
 
 def is_return(view: View, total: Sum, leaves: int) -> bool:
     """An advantage or return: a reward (or a return made of rewards) and network values in one sum."""
-    rewards = _rewards(view, total)
+    if total.affine:  # a projected distribution: its product with a log-probability is a cross-entropy
+        return False
+    rewards = _rewards(view, total) or [atom for atom in backups(total) if atom.node.op != "categorical_l2_project"]
     return bool(rewards) and any(view.live(atom.node) & leaves for atom in total.network())
 
 
+def backups(total: Sum) -> list[Atom]:
+    """Summands that a library computed from rewards and values."""
+    return [atom for atom in total.atoms if (atom.node.op if atom.node.op != "call" else _callee(atom.node)) in BACKUPS]
+
+
+def _callee(node: Node) -> str:
+    return node.detail.split(".")[-1]
+
+
 def _rewards(view: View, total: Sum) -> list[Atom]:
-    raw = total.raw()
+    facts = marks(view.analysis)
+    raw = [atom for atom in total.atoms if atom.raw and (not atom.factor or facts.reward(atom.node))]
     if raw or view.sink.kind != "library":
         return raw
-    facts = marks(view.analysis)
     factors = any(atom.factor for atom in total.atoms)
     return [atom for atom in total.atoms if not atom.factor and factors and facts.named(atom.node, "reward")]
 
@@ -179,13 +201,13 @@ def _depends(analysis: Analysis, atoms: Iterable[Atom]) -> int:
 def _chain(view: View, value: Node, leaves: int) -> list[Node]:
     """What every leaking path below `value` shares while the value is being built, the latest first."""
     shared = view.dominators(value, leaves)
-    whole = [node for node in shared if _rewards(view, expand(view.analysis, node)) or _affine(view, node)]
+    whole = [node for node in shared if _is_whole(view, expand(view.analysis, node))]
     building = [node for node in whole if node.op not in SHAPES]
     return building or [node for node in shared if node.op not in SHAPES] or shared[:1] or [value]
 
 
-def _affine(view: View, node: Node) -> bool:
-    return expand(view.analysis, node).affine
+def _is_whole(view: View, total: Sum) -> bool:
+    return bool(total.affine or _rewards(view, total) or backups(total))
 
 
 def _grouped(uses: list[Use]) -> list[list[Use]]:
@@ -206,9 +228,13 @@ def _settled(group: list[Use]) -> Leak:
         shared &= set(use.chain)
     chain = [node for node in group[0].chain if node in shared] or list(group[0].chain)
     meetings = {(use.node.location.path, use.node.location.line) for use in group}
+    nodes = {use.node for use in group}
     first = group[0]
-    for node in chain:
+    alone = [node for node in chain if private(first.view, node, nodes)]
+    for node in alone:
         location = complete_at(first.view, node, first.leaves)
         if (location.path, location.line) not in meetings:
             return Leak(tuple(group), node, location)
-    return Leak(tuple(group), chain[0], complete_at(first.view, chain[0], first.leaves))
+    # What another loss rightly takes gradient from must be stopped where this one takes it.
+    node = alone[0] if alone else first.node
+    return Leak(tuple(group), node, complete_at(first.view, node, first.leaves))

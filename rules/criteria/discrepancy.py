@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LOSSES = frozenset({
     "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "cross_entropy", "nll_loss", "binary_cross_entropy",
     "kl_div", "kl_divergence", "cosine_similarity", "squared_error", "l2_loss",
+    "binary_cross_entropy_with_logits", "gaussian_nll_loss", "poisson_nll_loss", "pairwise_distance",
+    "soft_margin_loss", "cosine_embedding_loss",
 })  # fmt: skip
 ENTROPIES = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "kl_div"})
 SQUARES = frozenset({"square", "abs", "norm", "huber", "cosh", "logcosh", "log_cosh"})

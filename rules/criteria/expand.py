@@ -14,8 +14,15 @@ from gradaudit.tape import DATA, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
 
-JOINS = frozenset({"phi", "where", "minimum", "maximum", "stack", "cat", "pack", "store"})
-FIRST = SHAPES | {"clamp", "max", "min", "mean", "sum", "cumsum", "sort", "topk", "nan_to_num", "median"}
+WRITES = frozenset({
+    "store", "index_add", "index_copy", "index_put", "index_fill", "scatter", "scatter_add", "scatter_reduce", "fill",
+    "masked_fill", "masked_scatter", "slice_scatter", "select_scatter", "container", "append",
+})  # fmt: skip
+JOINS = WRITES | {"phi", "where", "minimum", "maximum", "stack", "cat", "pack", "lerp"}
+FIRST = SHAPES | {
+    "clamp", "max", "min", "mean", "sum", "cumsum", "sort", "topk", "nan_to_num", "median", "amax", "amin", "nanmean",
+    "pool", "logsumexp",
+}  # fmt: skip
 MOST = 600
 
 
@@ -68,8 +75,8 @@ def _expand(facts: Marks, root: Node) -> Sum:
         seen.add(item)
         node, sign, factor = item
         if not facts.network(node):
-            if facts.raw(node) or node.op == "leaf":
-                atoms.append(Atom(node, sign, factor, facts.raw(node)))
+            if facts.raw(node) or node.op == "leaf" or facts.reward(node):
+                atoms.append(Atom(node, sign, factor, node.op != "const" and node.op != "leaf" or facts.raw(node)))
             continue
         if node.frame is not None and node.frame not in home and node is not root:
             atoms.append(Atom(node, sign, factor, False))
@@ -93,8 +100,8 @@ def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tupl
         item = _item(node.detail, data[0])
         if item is not None:
             return [(item, sign, factor)], False
-    if op in JOINS:
-        return [(source, sign, factor) for source in data], False
+    if op in JOINS:  # an empty container is no summand
+        return [(source, sign, factor) for source in data if source.op != "alloc" or op == "where"], False
     if op in FIRST:
         return [(data[0], sign, factor)], False
     if op == "add":
@@ -144,11 +151,9 @@ def is_negative(node: Node) -> bool:
 
 
 def is_discount(node: Node) -> bool:
-    """A constant in (0, 1], or a number that the program leaves open."""
+    """A constant in (0, 1], or anything that is computed from no network."""
     value = constant(node)
-    if value is not None:
-        return 0 < value <= 1
-    return node.leaf is not None and node.leaf.kind in ("input", "const")
+    return value is None or 0 < value <= 1
 
 
 def is_affine(facts: Marks, node: Node) -> bool:

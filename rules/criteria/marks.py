@@ -19,7 +19,10 @@ ENVIRONMENT = frozenset({"reward", "done", "observation", "next-observation"})
 CHOICES = frozenset({"compare", "argmax", "argmin", "argsort", "sample", "random", "env_step", "shape"})
 """Operations behind which a value no longer is the network's value: a decision, a draw, what the world answers."""
 
-SHAPES = frozenset({"reshape", "getitem", "gather", "cast", "stop", "identity", "clone", "index_select", "copy"})
+SHAPES = frozenset({
+    "reshape", "getitem", "gather", "cast", "stop", "identity", "clone", "index_select", "copy", "flip", "roll", "tile",
+    "pad", "narrow", "diagonal", "scale_gradient", "clip_gradient",
+})  # fmt: skip
 
 
 @functools.cache
@@ -55,7 +58,7 @@ class Marks:
                 sourced[position] = leaf.kind == "input"
             if node.marks & ENVIRONMENT:
                 network[position], sourced[position] = False, True
-            if node.op == "random":
+            if node.op in ("random", "alloc"):
                 sourced[position] = True
             if network[position] or sourced[position]:
                 waiting.append(position)
