@@ -188,7 +188,43 @@ def complete_at(view: View, node: Node, leaves: int) -> Location:
     mine = known.outside(node, view.sink.loss)
     makers = takers(view, leaves, view.backward(node, leaves))
     activation = common([mine.call, *(site.call for site in made_at(view, makers, view.sink.loss))])
-    return mine.seen_from(activation)
+    helper = _below(activation, mine.call)
+    if helper is None or not _makes_others(view, helper, makers):
+        return mine.seen_from(activation)
+    return _handed_over(view, node, leaves, activation, helper, makers) or mine.seen_from(activation)
+
+
+def _below(activation: Call | None, call: Call | None) -> Call | None:
+    """The call made directly from `activation` that leads to `call`; None where it is made there itself."""
+    below: Call | None = None
+    for step in activations(call):
+        if step is activation:
+            break
+        below = step
+    return below
+
+
+def _makes_others(view: View, helper: Call, makers: list[Node]) -> bool:
+    """Does a call also run networks that the loss rightly trains? Then the value is complete before it gets there."""
+    mine = set(makers)
+    everyone = _makers(view, view.live(view.sink.loss))
+    return any(maker not in mine and helper in activations(maker.call) for maker in everyone)
+
+
+def _handed_over(
+    view: View, node: Node, leaves: int, activation: Call | None, helper: Call, makers: list[Node]
+) -> Location | None:
+    """Where the value comes to be that is given to `helper`: in the function that makes all of it, if there is one."""
+    for value in view.dominators(node, leaves):
+        if value.leaf is not None or helper in activations(value.call):
+            continue
+        source = _below(activation, value.call)
+        if source is None:
+            return value.location
+        if all(source in activations(maker.call) for maker in makers):
+            return Site(value.location, value.call).seen_from(source)
+        return source.location
+    return None
 
 
 def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
