@@ -39,13 +39,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
+from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.place import place
+from gradaudit.rules.criteria.reference import is_reference, trained_references
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.selfcancel import Cancellation, cancellations, older_side
+from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.stale import OLD, STATE, Stale, stale_values
 
 if TYPE_CHECKING:
-    from gradaudit.paths import Analysis
+    from gradaudit.paths import Analysis, View
+    from gradaudit.tape import Node
 
 RANK = 50
 NAME = "old-policy"
@@ -59,18 +63,22 @@ SAYS = {
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    """A finding for every value that meets itself where the sum is no straight-through estimator."""
-    for found in cancellations(analysis):
-        if not found.surrogate:
-            yield _self(found)
-    for stale in stale_values(analysis):
-        if OLD in stale.uses and STATE not in stale.uses:
-            yield _stale(stale)
+    """Values that were made before a step, reference models in a log-ratio, values that meet themselves."""
+    stale = [found for found in stale_values(analysis) if OLD in found.uses and STATE not in found.uses]
+    makers = {found.maker for found in stale}
+    yield from (_stale(found) for found in stale)
+    yield from (_reference(flow) for flow in foreign_flows(analysis) if is_reference(flow))
+    for view in analysis.views:
+        for node, side in trained_references(view):
+            yield _trained(view, node, side)
+    for cancelled in cancellations(analysis):
+        side = older_side(cancelled)
+        if not cancelled.surrogate and not makers & cancelled.view.backward(side, cancelled.leaves):
+            yield _self(cancelled, side)
 
 
-def _self(found: Cancellation) -> Finding:
+def _self(found: Cancellation, side: Node) -> Finding:
     view = found.view
-    side = older_side(found)
     return make_finding(
         view,
         "GA201",
@@ -96,4 +104,35 @@ def _stale(stale: Stale) -> Finding:
         fix=f"record what the old policy said as constants: {stop_call(view.analysis)}",
         leaves=stale.leaves,
         through=[stale.uses[OLD], stale.maker],
+    )
+
+
+def _reference(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    who = names_of(analysis, flow.leaves)
+    return make_finding(
+        view,
+        "GA201",
+        NAME,
+        f"the reference model {who} carries gradient: it is what the policy is compared with and must stay as it is",
+        "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
+        flow.location,
+        fix=f"make what the reference says a constant: {stop_call(analysis)}",
+        leaves=flow.leaves,
+        through=[flow.joint, flow.value],
+    )
+
+
+def _trained(view: View, node: Node, side: Node) -> Finding:
+    leaves = view.live(side)
+    return make_finding(
+        view,
+        "GA201",
+        NAME,
+        f"this loss trains the reference {names_of(view.analysis, leaves)} together with the policy",
+        severity(view, leaves),
+        place(view, node, side, leaves),
+        fix=f"differentiate the policy's parameters alone, or stop the reference: {stop_call(view.analysis)}",
+        leaves=leaves,
+        through=[node, side],
     )

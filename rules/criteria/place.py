@@ -35,7 +35,7 @@ def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterab
         below = _child(meeting, node.call)
         if below is not None and below is beside:
             continue  # a helper in which prediction and target meet: the value comes to it from elsewhere
-        there = _inside(node, below, candidates[-1]) if below is not None else node.location
+        there = _inside(view, node, below, candidates[-1]) if below is not None else node.location
         if not within(there, consumer.location):
             return there
         best = there
@@ -53,13 +53,22 @@ def _candidates(view: View, operand: Node, leaves: int, uses: set[Node]) -> list
     return found
 
 
-def _inside(node: Node, below: Call, origin: Node) -> Location:
+def _inside(view: View, node: Node, below: Call, origin: Node) -> Location:
     """A function that made the value from its networks on is where the stop belongs; a helper that was only handed
-    what it combines is seen from outside."""
-    if below not in _calls(origin.call):
+    what it combines, or that also makes what other losses use, is seen from outside."""
+    if below not in _calls(origin.call) or _serves_others(view, node, below):
         return below.location
     inner = _child(below, node.call)
     return node.location if inner is None else inner.location
+
+
+def _serves_others(view: View, node: Node, below: Call) -> bool:
+    """Whether gradient also flows through this line of text where it was reached from another call."""
+    return any(
+        other.location == node.location and all(call.location != below.location for call in _calls(other.call))
+        for each in view.analysis.views
+        for other in each.down
+    )
 
 
 def _deepest_common(first: Call | None, second: Call | None) -> Call | None:

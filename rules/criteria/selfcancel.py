@@ -201,4 +201,6 @@ def older_side(found: Cancellation) -> Node:
     alone = [side for side in (first, second) if private(found.view, side, {found.node})]
     if len(alone) == 1:  # what the loss uses elsewhere is the policy that it trains
         return alone[0]
+    if found.kind in ("difference", "quotient"):  # new - old, new / old
+        return second
     return first if first.time < second.time else second

@@ -1,0 +1,73 @@
+"""Reference policies: the fixed model that a policy's log-probabilities are compared with (DPO, GRPO, RLHF's KL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.branches import reinforcement
+from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.tape import DATA, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+    from gradaudit.rules.criteria.foreign import Foreign
+
+DIVERGENCES = frozenset({"kl_divergence", "kl_div"})
+SUMS = SHAPES | {"add", "sub", "neg", "sum", "mean", "mul", "div", "stack", "cat", "clamp", "phi", "where"}
+
+
+def is_reference(flow: Foreign) -> bool:
+    """A model that nobody steps, in a ratio of log-probabilities of actions or tokens, or in a policy's divergence."""
+    if flow.held:
+        return False
+    joint, analysis = flow.joint, flow.view.analysis
+    if joint.op in DIVERGENCES:
+        return reinforcement(analysis) and not any(
+            leaf in roles(analysis).updated for leaf in analysis.leaves(flow.leaves)
+        )
+    data = joint.arguments()
+    return joint.op == "sub" and len(data) == 2 and all(scores_actions(source) for source in data)
+
+
+def scores_actions(node: Node) -> bool:
+    """The log-probability of chosen actions or tokens, not of a whole distribution."""
+    seen, waiting = {(node, False)}, [(node, False)]
+    while waiting and len(seen) < 80:
+        current, chosen = waiting.pop()
+        if current.op == "log_prob" or (current.op == "log_softmax" and chosen):
+            return True
+        if current.op == "log" and chosen:
+            return True
+        if current.op not in SUMS:
+            continue
+        picks = chosen or current.op == "gather" or (current.op == "getitem" and len(current.inputs) > 1)
+        for edge in current.inputs:
+            if edge.kind == DATA and (edge.source, picks) not in seen:
+                seen.add((edge.source, picks))
+                waiting.append((edge.source, picks))
+    return False
+
+
+def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
+    """Differences of two models' log-probabilities that train both, with the side that is named as the reference."""
+    for node in view.slice:
+        data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes]
+        if node.op != "sub" or len(data) != 2:
+            continue
+        first, second = view.live(data[0].source), view.live(data[1].source)
+        own = view.own or 0
+        if not (first & own and second & own) or first & second:
+            continue
+        sides = [edge.source for edge in data]
+        if not all(scores_actions(side) for side in sides):
+            continue
+        named = [side for side in sides if _named(view.analysis, side, view.live(side))]
+        if len(named) == 1:
+            yield node, named[0]
+
+
+def _named(analysis: Analysis, side: Node, leaves: int) -> bool:
+    facts = roles(analysis)
+    return marks(analysis).named(side, "old") or all(facts.named(leaf, "teacher") for leaf in analysis.leaves(leaves))
