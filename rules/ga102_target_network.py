@@ -40,7 +40,7 @@ from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.severity import decided, severity
-from gradaudit.tape import PARAMETER, Node
+from gradaudit.tape import PARAMETER, Network, Node
 
 CODE, NAME = "GA102", "target-network"
 RANK = 150
@@ -64,9 +64,14 @@ def _is_value(view: View, leaf: Node) -> bool:
     """A parameter that is used as a value (not as a layer's weights) and whose owner holds nothing that is trained."""
     if leaf.leaf is None or any(edge.kind == PARAMETER for _, edge in view.consumers(leaf)):
         return False
-    owner = leaf.leaf.owner
-    held = roles(view.analysis).held
-    return owner is None or not any(other.leaf is not None and other.leaf.owner is owner for other in held)
+    mine = _named_owners(leaf)
+    return not any(mine & _named_owners(other) for other in roles(view.analysis).held)
+
+
+def _named_owners(leaf: Node) -> set[Network]:
+    if leaf.leaf is None or leaf.leaf.owner is None:
+        return set()
+    return {network for network in leaf.leaf.owner.chain() if network.name}
 
 
 def _finding(flow: Foreign) -> Finding:

@@ -75,7 +75,7 @@ def leaks(analysis: Analysis) -> list[Leak]:
     known = analysis.cache.get("bootstrap")
     if known is None:
         uses = [use for view in analysis.views for use in _uses(view)]
-        known = analysis.cache["bootstrap"] = [_settled(group) for group in _grouped(uses)]
+        known = analysis.cache["bootstrap"] = [_settled(group, uses) for group in _grouped(uses)]
     assert isinstance(known, list)
     return known
 
@@ -222,19 +222,19 @@ def _grouped(uses: list[Use]) -> list[list[Use]]:
     return groups
 
 
-def _settled(group: list[Use]) -> Leak:
+def _settled(group: list[Use], uses: list[Use]) -> Leak:
     shared = set(group[0].chain)
     for use in group[1:]:
         shared &= set(use.chain)
     chain = [node for node in group[0].chain if node in shared] or list(group[0].chain)
     meetings = {(use.node.location.path, use.node.location.line) for use in group}
-    nodes = {use.node for use in group}
+    nodes = {use.node for use in uses}
     first = group[0]
     alone = [node for node in chain if private(first.view, node, nodes)]
     for node in alone:
-        location = complete_at(first.view, node, first.leaves)
+        location = complete_at(first.view, node, first.leaves, first.node)
         if (location.path, location.line) not in meetings:
             return Leak(tuple(group), node, location)
     # What another loss rightly takes gradient from must be stopped where this one takes it.
     node = alone[0] if alone else first.node
-    return Leak(tuple(group), node, complete_at(first.view, node, first.leaves))
+    return Leak(tuple(group), node, complete_at(first.view, node, first.leaves, first.node))

@@ -84,7 +84,7 @@ class Twin:
 
 def twins(analysis: Analysis) -> Iterator[Twin]:
     """Live projections in a symmetric pair of comparisons with a predictor on one side of each (SimSiam, BYOL)."""
-    for view in analysis.views:
+    for view in () if reinforcement(analysis) else analysis.views:
         if view.sink.kind == "library" or any(node.op in NEGATIVES for node in view.slice):
             continue
         pairs = [pair for node in view.slice for pair in _pairs(view, node)]

@@ -182,14 +182,19 @@ def _all_ways(analysis: Analysis) -> set[tuple[Spot, ...]]:
     return known
 
 
-def complete_at(view: View, node: Node, leaves: int) -> Location:
-    """Where `node` stands for the reader: in the innermost activation that also calls the networks it is made of."""
+def complete_at(view: View, node: Node, leaves: int, use: Node | None = None) -> Location:
+    """Where `node` stands for the reader: in the innermost activation that also calls the networks it is made of.
+
+    `use` is the operation that must not have its gradient: a helper that holds both is not left.
+    """
     known = sites(view.analysis)
     mine = known.outside(node, view.sink.loss)
     makers = takers(view, leaves, view.backward(node, leaves))
     activation = common([mine.call, *(site.call for site in made_at(view, makers, view.sink.loss))])
     helper = _below(activation, mine.call)
     if helper is None or not _makes_others(view, helper, makers):
+        if use is not None and helper is not None and helper in activations(use.call):
+            activation = common([mine.call, use.call])
         return mine.seen_from(activation)
     return _handed_over(view, node, leaves, activation, helper, makers) or mine.seen_from(activation)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradaudit.ownership import steps_of
+from gradaudit.ownership import step_group, steps_of
 from gradaudit.rules.criteria.discrepancy import LOSSES
 from gradaudit.rules.criteria.score import THROUGH, is_score
 from gradaudit.rules.criteria.sites import Site, frames, made_at, takers
@@ -62,8 +62,10 @@ def _of_view(view: View) -> list[Stale]:
     stale: dict[Node, int] = {}
     fresh: list[Node] = []
     timeline: list[Event] = []
+    steppers = {step.optimizer for step in step_group(analysis.tape, view.sink)}
     for leaf in analysis.leaves(view.trained):
-        steps = _steps(analysis, leaf)
+        # A step of someone else's optimizer between making and loss is the order of updates, not an old value.
+        steps = [step for step in _steps(analysis, leaf) if step.optimizer is None or step.optimizer in steppers]
         for maker in takers(view, analysis.bit(leaf), view.down) if steps else ():
             if _is_stale(view, maker, steps):
                 stale[maker] = stale.get(maker, 0) | analysis.bit(leaf)
