@@ -192,8 +192,7 @@ class Algebra:
         parts = [(edge.kind, self._input(node, edge)) for edge in node.inputs]
         if node.op in COMMUTATIVE:
             parts.sort()
-        network = node.frame.network if node.op == "module_call" and node.frame is not None else None
-        return (node.op, node.detail, id(network) if network is not None else 0, tuple(parts))
+        return (node.op, node.detail, _callee(node) if node.op == "module_call" else 0, tuple(parts))
 
     def _phi_key(self, node: Node) -> object:
         data = [edge for edge in node.inputs if edge.kind != INDEX]
@@ -380,6 +379,16 @@ def _plus(first: Linear, second: Linear) -> Linear:
 
 def _is_loop(node: Node) -> bool:
     return node.op == "phi" and (node.detail == "loop" or any(edge.source.time > node.time for edge in node.inputs))
+
+
+def _callee(node: Node) -> object:
+    """Which layer is called. One that shares a leaf with its siblings (flax's and haiku's layers, made anew in every
+    call) is known by its place in the text."""
+    network = node.frame.network if node.frame is not None else None
+    owners = [edge.source.leaf.owner for edge in node.inputs if edge.kind == PARAMETER and edge.source.leaf is not None]
+    if not owners or any(owner is network for owner in owners):
+        return id(network) if network is not None else 0
+    return node.location.path, node.location.line, node.location.column
 
 
 def _is_data(node: Node) -> bool:

@@ -65,15 +65,17 @@ SAYS = {
 def check(analysis: Analysis) -> Iterator[Finding]:
     """Values that were made before a step, reference models in a log-ratio, values that meet themselves."""
     stale = [found for found in stale_values(analysis) if OLD in found.uses and STATE not in found.uses]
-    makers = {found.maker for found in stale}
+    made = {found.maker.location for found in stale}
     yield from (_stale(found) for found in stale)
     yield from (_reference(flow) for flow in foreign_flows(analysis) if is_reference(flow))
     for view in analysis.views:
-        for node, side in trained_references(view):
-            yield _trained(view, node, side)
+        references = list(trained_references(view))
+        for node, side in references:
+            yield _trained(view, node, side, [other for other, _ in references])
     for cancelled in cancellations(analysis):
         side = older_side(cancelled)
-        if not cancelled.surrogate and not makers & cancelled.view.backward(side, cancelled.leaves):
+        behind = cancelled.view.backward(side, cancelled.leaves)
+        if not cancelled.surrogate and not any(node.location in made for node in behind):
             yield _self(cancelled, side)
 
 
@@ -123,7 +125,7 @@ def _reference(flow: Foreign) -> Finding:
     )
 
 
-def _trained(view: View, node: Node, side: Node) -> Finding:
+def _trained(view: View, node: Node, side: Node, uses: list[Node]) -> Finding:
     leaves = view.live(side)
     return make_finding(
         view,
@@ -131,7 +133,7 @@ def _trained(view: View, node: Node, side: Node) -> Finding:
         NAME,
         f"this loss trains the reference {names_of(view.analysis, leaves)} together with the policy",
         severity(view, leaves),
-        place(view, node, side, leaves),
+        place(view, node, side, leaves, uses),
         fix=f"differentiate the policy's parameters alone, or stop the reference: {stop_call(view.analysis)}",
         leaves=leaves,
         through=[node, side],

@@ -92,8 +92,13 @@ def _flow(flow: Foreign) -> Finding:
 
 def is_old(view: View, value: Node, leaves: int) -> bool:
     """Whether the value was made before the last step of the leaves: its graph is that of older parameters."""
-    steps = [step for leaf in view.analysis.leaves(leaves) for step in ownership.steps_of(view.analysis.tape, leaf)]
-    return any(value.time < step.time < view.sink.time for step in steps)
+    behind = view.backward(value, leaves)
+    for leaf in view.analysis.leaves(leaves):
+        made = [user.time for user, _ in view.consumers(leaf) if user in behind]
+        for step in ownership.steps_of(view.analysis.tape, leaf):
+            if any(time < step.time < view.sink.time for time in made):
+                return True
+    return False
 
 
 def _product(product: Product, uses: list[Node]) -> Finding:

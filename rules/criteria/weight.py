@@ -54,8 +54,9 @@ def live_weights(analysis: Analysis) -> list[Weight]:
 
 
 def _in_view(view: View) -> Iterator[Weight]:
+    home = view.sink.loss.frame
     for node in view.slice:
-        if node.op not in ("mul", "div", "matmul", "einsum", "dot"):
+        if node.op not in ("mul", "div", "matmul", "einsum", "dot") or node.frame not in (None, home):
             continue
         edges = [edge for edge in node.inputs if edge.kind == DATA]
         if len(edges) != 2 or not all(edge.passes and view.live(edge.source) for edge in edges):
@@ -67,20 +68,53 @@ def _in_view(view: View) -> Iterator[Weight]:
 
 def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
     for score, weight in (edges, edges[::-1]):
-        if not is_score(score.source):
+        found = _weighs(view, node, score.source, weight.source)
+        if found is None or (view.sink.kind == "library" and decided(view, weight.source, found.leaves)):
             continue
-        rho = is_score(weight.source)
-        if rho and not (_is_ratio(weight.source) and is_log_probability(score.source)):
-            continue
-        leaves = _beside(view, score.source, weight.source)
-        if not leaves:
-            continue
-        kind = IMPORTANCE if rho else rating(view, weight.source)
-        if view.sink.kind == "library" and (kind != IMPORTANCE or decided(view, weight.source, leaves)):
+        if view.sink.kind == "library" and found.kind != IMPORTANCE:
             continue  # a finished weight is the caller's, and so is what a switch leaves open
-        if kind:
-            yield Weight(view, node, weight.source, score.source, kind, leaves)
-            return
+        yield found
+        return
+
+
+def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
+    if _is_ratio(weight):
+        if is_likelihood(score) and not _is_exponential_of(view, weight, score):
+            return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
+        return None
+    if is_likelihood(weight):
+        return None
+    kind = rating(view, weight)
+    if not kind or not (is_likelihood(score) or (kind == IMPORTANCE and _is_reduced_term(view, node, score))):
+        return None
+    leaves = _beside(view, score, weight)
+    if not leaves or not view.live(score) & ~leaves and not is_likelihood(score):
+        return None
+    return Weight(view, node, weight, score, kind, leaves)
+
+
+def is_likelihood(node: Node) -> bool:
+    """A log-probability, by structure or name, or what is one but for its sign."""
+    if is_score(node) or is_log_probability(node):
+        return True
+    for _ in range(8):
+        if node.op in ("cross_entropy", "nll_loss"):
+            return True
+        if node.op not in PEELED | {"sum", "mean"} or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
+
+
+def _is_exponential_of(view: View, weight: Node, score: Node) -> bool:
+    """exp(x) * x: an entropy or a divergence."""
+    for _ in range(8):
+        if weight.op == "exp":
+            return view.analysis.algebra.same(weight.inputs[0].source, score)
+        if weight.op not in PEELED or not weight.inputs:
+            return False
+        weight = weight.inputs[0].source
+    return False
 
 
 def _is_ratio(node: Node) -> bool:
@@ -88,7 +122,8 @@ def _is_ratio(node: Node) -> bool:
     for _ in range(8):
         if node.op == "exp":
             inner = node.inputs[0].source
-            return any(part.op == "sub" for part in (inner, *inner.arguments()[:1]))
+            differences = [part for part in (inner, *inner.arguments()[:1]) if part.op == "sub"]
+            return any(is_log_probability(source) for part in differences for source in part.arguments())
         if node.op not in PEELED or not node.inputs:
             return False
         node = node.inputs[0].source
@@ -146,7 +181,7 @@ def rating(view: View, weight: Node) -> str:
         elif node.op not in PEELED and node.op not in ("add", "sub"):
             continue
         for edge in node.inputs:
-            if edge.passes and edge.source not in seen and view.live(edge.source):
+            if edge.kind == DATA and edge.source not in seen:
                 seen.add(edge.source)
                 waiting.append(edge.source)
     return ""
