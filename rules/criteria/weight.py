@@ -102,7 +102,7 @@ def is_likelihood(node: Node) -> bool:
             return True
         if node.op not in PEELED | {"sum", "mean"} or not node.inputs:
             return False
-        node = node.inputs[0].source
+        node = _main(node)
     return False
 
 
@@ -113,7 +113,7 @@ def _is_exponential_of(view: View, weight: Node, score: Node) -> bool:
             return view.analysis.algebra.same(weight.inputs[0].source, score)
         if weight.op not in PEELED or not weight.inputs:
             return False
-        weight = weight.inputs[0].source
+        weight = _main(weight)
     return False
 
 
@@ -126,8 +126,13 @@ def _is_ratio(node: Node) -> bool:
             return any(is_log_probability(source) for part in differences for source in part.arguments())
         if node.op not in PEELED or not node.inputs:
             return False
-        node = node.inputs[0].source
+        node = _main(node)
     return False
+
+
+def _main(node: Node) -> Node:
+    """The operand that is no constant."""
+    return next((source for source in node.arguments() if constant(source) is None), node.inputs[0].source)
 
 
 def _beside(view: View, score: Node, weight: Node) -> int:
