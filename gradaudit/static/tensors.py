@@ -127,7 +127,7 @@ class Tensors(Machine):
     def tensor_method(self, receiver: Node, name: str, args: Args, keywords: Keywords) -> Any:
         node = self.current(receiver)
         if name == "backward":
-            self.backward(node)
+            self.backward(node, "backward", keywords.get("inputs"))
             return NONE
         if name == "requires_grad_":
             return self._requires_grad(node, args, keywords)
