@@ -15,7 +15,7 @@ from gradaudit.rules.criteria.bootstrap import leaks
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.sites import cut_at, frames, stop_at
+from gradaudit.rules.criteria.sites import cut_at, frames, one_call, stop_at
 from gradaudit.tape import Frame, Location, Network, Node
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ class Foreign:
     value: Node
     joint: Node
     held: bool
-    cut: Node | None = None
-    """The value that all ways of this flow share, where there are several joints."""
+    at: Location | None = None
+    """Where the stop belongs, where there are several joints and one place for all of them."""
 
     @property
     def location(self) -> Location:
         """Where the stop belongs."""
-        if self.cut is not None:
-            return cut_at(self.view, self.cut, self.leaves)
+        if self.at is not None:
+            return self.at
         return stop_at(self.view, self.joint, self.value, self.leaves)
 
 
@@ -77,7 +77,11 @@ def _together(view: View, flows: list[Foreign]) -> list[Foreign]:
     ways = [view.dominators(flow.value, flow.leaves) for flow in flows]
     for node in ways[0]:
         if node.op not in SHAPES and all(node in way for way in ways) and private(view, node, joints):
-            return [Foreign(view, leaves, node, flows[0].joint, flows[0].held, node)]
+            there = cut_at(view, node, leaves, joints)
+            return [Foreign(view, leaves, node, flows[0].joint, flows[0].held, there)]
+    call = one_call(view, leaves, joints, [flow.value for flow in flows])
+    if call is not None:
+        return [Foreign(view, leaves, flows[0].value, flows[0].joint, flows[0].held, call)]
     return flows
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import first_order
-from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.expand import expand
+from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import View
 
+LOG_PROBABILITIES = frozenset({"log_prob", "log_softmax", "cross_entropy", "nll_loss", "binary_cross_entropy"})
 NAMED = re.compile(r"log_?p(rob|i)?(s|$|_)|logp", re.IGNORECASE)
 THROUGH = SHAPES | {"neg", "clamp", "sum", "mean", "minimum", "maximum", "min", "max", "where", "phi", "cat", "stack"}
 
@@ -34,9 +36,16 @@ def products(view: View) -> Iterator[Product]:
         if len(data) != 2 or data[0].source is data[1].source:
             continue
         for one, other in ((data[0], data[1]), (data[1], data[0])):
-            if is_score(one.source) and not is_score(other.source):
+            if is_score(one.source) and (
+                not is_score(other.source) or (_rewarded(view, other.source) and not _rewarded(view, one.source))
+            ):
                 yield Product(node, one.source, other.source)
                 break
+
+
+def _rewarded(view: View, node: Node) -> bool:
+    facts = marks(view.analysis)
+    return any(atom.raw and facts.reward(atom.node) for atom in expand(view.analysis, node).atoms)
 
 
 def is_score(node: Node) -> bool:
@@ -45,7 +54,7 @@ def is_score(node: Node) -> bool:
     waiting = [node]
     while waiting and len(seen) < 60:
         current = waiting.pop()
-        if current.op in ("log_prob", "log_softmax") or _is_ratio(current):
+        if current.op in LOG_PROBABILITIES or _is_ratio(current):
             return True
         if current.op == "call" and NAMED.search(current.detail.split(".")[-1]):
             return True
@@ -82,7 +91,7 @@ def is_log_probability(node: Node) -> bool:
     waiting = [node]
     while waiting and len(seen) < 40:
         current = waiting.pop()
-        if current.op in ("log_prob", "log_softmax"):
+        if current.op in LOG_PROBABILITIES:
             return True
         if (current.op == "call" and NAMED.search(current.detail)) or (current.name and NAMED.search(current.name)):
             return True

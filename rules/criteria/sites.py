@@ -256,12 +256,30 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     return use
 
 
-def cut_at(view: View, node: Node, leaves: int) -> Location:
+def cut_at(view: View, node: Node, leaves: int, uses: set[Node]) -> Location:
     """Where to stop a value that is made for several uses, none of which may have its gradient."""
+    known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(node, leaves))
-    if all(private(view, maker, {node}) for maker in makers) or node in makers:
-        return complete_at(view, node, leaves)
-    return node.location
+    if not all(private(view, maker, {node}) for maker in makers) and node not in makers:
+        return node.location
+    spots = made_at(view, makers, node)
+    activation = common([*(known.outside(use, node).call for use in uses), *(spot.call for spot in spots)])
+    lines = [known.outside(use, node).seen_from(activation) for use in uses]
+    for value in view.dominators(node, leaves):
+        there = known.outside(value, view.sink.loss).seen_from(activation)
+        if value.op not in SHAPES and not any(same_line(there, line) for line in lines):
+            return there
+    return complete_at(view, node, leaves)
+
+
+def one_call(view: View, leaves: int, uses: set[Node], values: Iterable[Node]) -> Location | None:
+    """The one call that makes all of these values, if it makes nothing else that any loss uses."""
+    area = {node for value in values for node in view.backward(value, leaves)}
+    makers = takers(view, leaves, area)
+    if not makers or not all(private(view, maker, uses) for maker in makers):
+        return None
+    found = {site.location for site in made_at(view, makers, next(iter(uses)))}
+    return found.pop() if len(found) == 1 else None
 
 
 def same_line(one: Location, other: Location) -> bool:
