@@ -7,8 +7,10 @@ from dataclasses import replace
 from itertools import islice
 
 from gradaudit import catalog
+from gradaudit.dynamic.cuts import chain
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.recording import NONE, Cut
+from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.speaker import who_speaks
@@ -33,7 +35,7 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
     for finding in who_speaks(found, loaded):
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
-        yield Judgement(_placed(finding), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+        yield Judgement(_moved(case, _placed(finding), cut), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
 
 
 def _placed(finding: Finding) -> Finding:
@@ -45,6 +47,34 @@ def _placed(finding: Finding) -> Finding:
         elif steps:
             steps.append(Step(steps[-1].location, step.message))
     return replace(finding, trace=tuple(steps))
+
+
+def _moved(case: Case, finding: Finding, cut: Cut | None) -> Finding:
+    """Where one of two values that are made on one line (in a helper) is to be stopped, the line of its own caller."""
+    if cut is None or finding.code not in OPERAND_CODES or len(cut.values) != 1:
+        return finding
+    (node,) = cut.values
+    twins = [one for one in case.view.slice if one is not node and one.leaf is None and _span(one) == _span(node)]
+    shared = {(where.path, where.line) for twin in twins for where in chain(twin)}
+    if not twins or (finding.location.path, finding.location.line) not in shared:
+        return finding
+    own = next((where for where in chain(node) if (where.path, where.line) not in shared), None)
+    return finding if own is None else replace(finding, location=own)
+
+
+def _subtracted(case: Case, node: Node) -> bool:
+    """Whether the value is what a difference takes away (`new - old`), perhaps after a change of shape."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        for user, edge in case.view.consumers(one):
+            if user.op == "sub":
+                if len(user.inputs) > 1 and user.inputs[1] is edge:
+                    return True
+            elif user.op in TRANSPARENT and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def roots_of(case: Case, finding: Finding) -> int:
@@ -78,6 +108,9 @@ def _candidates(case: Case, finding: Finding, roots: int) -> Iterator[Cut]:
     exact = [node for node in view.slice if node.leaf is None and _span(node) == span and view.live(node) & roots]
     line = [node for node in view.slice if node.leaf is None and _on_line(node, finding) and view.live(node) & roots]
     last = _leaving(case, exact)
+    if finding.code in OPERAND_CODES and len(last) > 1:
+        for node in sorted(last, key=lambda node: (not _subtracted(case, node), node.time)):
+            yield Cut(values=frozenset((node,)))
     if last:
         yield Cut(values=frozenset(last))
     yield from _operands(case, exact, roots)

@@ -1,9 +1,9 @@
 """Where a stop belongs: the fewest source lines that every leaking path crosses, as late as possible.
 
 F are the leaves that should get nothing, T those that should. A value is *pure* if gradient goes on from it to F and
-not to T; only a pure value can be stopped without harm. Values on one source line count as one, because a stop is written
-on a line; a line that holds trained values as well is dear, and where lines lie in a helper that both sides share, the
-lines of its callers are tried.
+not to T; only a pure value can be stopped without harm. Values on one source line count as one, because a stop is
+written on a line; a line that holds trained values as well is dear, and where lines lie in a helper that both sides
+share, the lines of its callers are tried.
 """
 
 from __future__ import annotations
@@ -92,27 +92,27 @@ def line_cut(purity: Purity) -> LineCut | None:
 
 
 def _places(purity: Purity) -> list[Place]:
-    deepest = max((len(_chain(node)) for node in purity.pure), default=0)
+    deepest = max((len(chain(node)) for node in purity.pure), default=0)
     outer = [_nth_from_outside(index) for index in range(min(deepest - 1, LEVELS))]
     return [lambda node: node.location, *outer]
 
 
 def _nth_from_outside(index: int) -> Place:
     def place(node: Node) -> Location:
-        chain = _chain(node)
-        return chain[max(len(chain) - 1 - index, 0)]
+        lines = chain(node)
+        return lines[max(len(lines) - 1 - index, 0)]
 
     return place
 
 
-def _chain(node: Node) -> list[Location]:
+def chain(node: Node) -> list[Location]:
     """The user's lines around a node, innermost first."""
-    chain = [node.location]
+    lines = [node.location]
     call = node.call
     while call is not None:
-        chain.append(call.location)
+        lines.append(call.location)
         call = call.parent
-    return chain
+    return lines
 
 
 def _cut_at(purity: Purity, place: Place) -> LineCut | None:

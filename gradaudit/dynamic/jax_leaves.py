@@ -47,7 +47,7 @@ class Leaves:
     def _slot_leaf(self, number: int) -> Leaf:
         slot = self.program.slots[number]
         scalar = getattr(self.program.arguments.arrays[number], "shape", ()) == ()
-        kind = "arg" if number in self.program.differentiated else "input"
+        kind = "param" if number in self.program.differentiated else "input"
         if kind == "input" and number not in self.others:
             return Leaf(kind, slot.name, scalar=scalar)
         keys = (_root(slot), *slot.keys)

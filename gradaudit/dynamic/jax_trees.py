@@ -257,7 +257,8 @@ def _stem(slots: Sequence[Slot], members: list[int], prefix: str, depth: int, re
     for i in members:
         keys = slots[i].keys
         children.setdefault(keys[depth] if len(keys) > depth else "", []).append(i)
-    if any(not key or _is_layer(slots, key, below, depth) for key, below in children.items()):
+    flat = all(len(slots[i].keys) <= depth + 1 for i in members)
+    if flat or any(not key or _is_layer(slots, key, below, depth) for key, below in children.items()):
         for i in members:
             result[i] = prefix
         return

@@ -211,7 +211,8 @@ def page(drawings: list[Drawing]) -> str:
         notes = "".join(f"<li>{escape(note)}</li>" for note in drawing.notes)
         sections.append(
             f"<header><h1>{escape(drawing.title)}</h1>"
-            '<div class="key"><span><i></i>gradient</span><span><i class="stopped"></i>stopped</span><span><i class="data"></i>data</span>'
+            '<div class="key"><span><i></i>gradient</span><span><i class="stopped"></i>stopped</span>'
+            '<span><i class="data"></i>data</span>'
             '<span><i class="leak"></i>leak</span><span>rest on a box for its source line</span></div>'
             f"<ul>{notes}</ul></header><main>{svg(drawing)}</main>"
         )

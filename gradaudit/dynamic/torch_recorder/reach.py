@@ -208,7 +208,14 @@ def _root(module: torch.nn.Module) -> torch.nn.Module:
 
 def living(kind: type) -> list[Any]:
     """All living objects of a class. `type(o)`, not `isinstance`: weak proxies raise."""
-    return [value for value in gc.get_objects() if issubclass(type(value), kind)]
+    kinds = set(_kinds(kind))
+    return [value for value in gc.get_objects() if type(value) in kinds]
+
+
+def _kinds(kind: type) -> Iterator[type]:
+    yield kind
+    for one in kind.__subclasses__():
+        yield from _kinds(one)
 
 
 def _children(value: Any) -> Iterable[tuple[str, Any]]:

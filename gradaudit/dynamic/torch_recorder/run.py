@@ -186,13 +186,17 @@ class Run:
         objects = [*self.call.args, *self.call.kwargs.values(), *self.call.scope.values()]
         objects += [one for one, _ in self.reach.modules.values()]
         with ExitStack() as stack:
-            stack.enter_context(untouched(tensors.values(), self.reach.generators, objects))
+            stack.enter_context(untouched(tensors.values(), self.reach.generators, objects, self._writes))
             if hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(ranks.local_gradients(one for one, _ in self.reach.modules.values()))
             seed_everything(self.call.seed)
             yield
+
+    def _writes(self) -> bool:
+        """Whether the run took a `.data` or wrote anywhere: then versions alone do not tell what changed."""
+        return any(kind is not None and (kind.inplace or kind.name == "data") for kind in self.tracer.kinds.values())
 
     def _differentiate(self, loss: torch.Tensor) -> _Gradients:
         exact, value = _exact(loss), float(loss.detach())
@@ -352,7 +356,10 @@ def _norm(tensor: torch.Tensor) -> float:
     tensor = ranks.local(tensor)
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    return float(torch.linalg.vector_norm(tensor.to(torch.float64) if tensor.dtype != torch.float64 else tensor))
+    norm = float(torch.linalg.vector_norm(tensor)) if tensor.dtype in (torch.float32, torch.float64) else 0.0
+    if norm == 0.0 or not math.isfinite(norm):
+        norm = float(torch.linalg.vector_norm(tensor.to(torch.float64)))
+    return norm
 
 
 def _same(old: torch.Tensor | None, new: torch.Tensor | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,15 @@ from gradaudit.dynamic.torch_recorder.ranks import local
 
 @contextmanager
 def untouched(
-    tensors: Iterable[torch.Tensor], generators: Iterable[torch.Generator], objects: Iterable[Any]
+    tensors: Iterable[torch.Tensor],
+    generators: Iterable[torch.Generator],
+    objects: Iterable[Any],
+    writes: Callable[[], bool],
 ) -> Iterator[None]:
-    """Whatever happens inside, afterwards everything is as before: the value and version of what was written to too."""
+    """Whatever happens inside, afterwards everything is as before.
+
+    `writes` says afterwards whether parameters may have been written to behind the back of their version counters.
+    """
     undo = save_python(objects)
     saved = [_Saved(tensor) for tensor in tensors]
     states = [(generator, generator.get_state()) for generator in generators]
@@ -27,8 +33,9 @@ def untouched(
         yield
     finally:
         torch.set_grad_enabled(enabled)
+        thorough = writes()
         for one in saved:
-            one.restore()
+            one.restore(thorough)
         for generator, state in states:
             generator.set_state(state)
         torch.set_rng_state(cpu)
@@ -64,9 +71,10 @@ class _Saved:
                 self.hooks = dict(hooks)
                 hooks.clear()
 
-    def restore(self) -> None:
+    def restore(self, thorough: bool) -> None:
         tensor = self.tensor
-        if self.copy is not None and (tensor._version != self.version or not _equal(tensor, self.copy)):
+        counted = isinstance(tensor, torch.nn.Parameter) and not thorough
+        if self.copy is not None and (tensor._version != self.version or not (counted or _equal(tensor, self.copy))):
             with torch.no_grad():
                 tensor.detach().copy_(self.copy)
         if self.hooks is not None:
