@@ -39,7 +39,7 @@ from collections.abc import Iterator
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
-from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows
+from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 
@@ -51,6 +51,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if flow.held and not about_temperature(flow):
             yield _finding(flow)
+    for left in forgotten(analysis):
+        yield _forgotten(left)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -69,4 +71,20 @@ def _finding(flow: Foreign) -> Finding:
         fix=f"stop the gradient before it joins {own}: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
+    )
+
+
+def _forgotten(left: Forgotten) -> Finding:
+    analysis = left.view.analysis
+    who = names_of(analysis, left.leaves)
+    return make_finding(
+        left.view,
+        CODE,
+        NAME,
+        f"this loss goes through {who} and leaves gradient there, which the next step of {who} takes",
+        "error",
+        left.location,
+        fix=f"zero the gradient of {who} right before its own loss is differentiated, or freeze {who} here",
+        leaves=left.leaves,
+        through=(left.maker,),
     )

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradaudit.ownership import USED, deposit
 from gradaudit.rules.criteria.bootstrap import leaks
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.sites import cut_at, frames, one_call, stop_at
+from gradaudit.rules.criteria.sites import cut_at, frames, made_at, one_call, stop_at, takers
 from gradaudit.tape import Frame, Location, Network, Node
 
 if TYPE_CHECKING:
@@ -182,6 +183,34 @@ def covered(view: View) -> set[Node]:
             if use.view is view:
                 found |= view.backward(use.value)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What the loss of `view` leaves in `leaves`, through which it goes, is still there when their optimizer steps."""
+
+    view: View
+    leaves: int
+    location: Location
+    maker: Node
+
+
+def forgotten(analysis: Analysis) -> Iterator[Forgotten]:
+    """Deposits of losses that go through a network, used by its next step because zero_grad stands before them."""
+    cleared = {event.optimizer for event in analysis.tape.events if event.kind == "clear"}
+    for view in analysis.views:
+        own = view.own
+        if not own or view.sink.kind != "backward" or not own & view.live(view.sink.loss):
+            continue
+        for leaves in _groups(analysis, view.live(view.sink.loss) & ~own):
+            found = analysis.leaves(leaves)
+            holders = {held for leaf in found for held in analysis.tape.optimizers if leaf in held.leaves}
+            networks = {network for leaf in found for network in _owners(leaf)}
+            makers = [maker for maker in takers(view, leaves, view.down) if _is_through(view, maker, networks, own, {})]
+            if not makers or not holders <= cleared:
+                continue
+            if all(deposit(analysis.tape, view.sink, leaf) == USED for leaf in found):
+                yield Forgotten(view, leaves, made_at(view, makers, view.sink.loss)[-1].location, makers[-1])
 
 
 def scalars(analysis: Analysis, leaves: int) -> bool:
