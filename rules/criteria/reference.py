@@ -54,20 +54,38 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
     """Differences of two models' log-probabilities that train both, with the side that is named as the reference."""
     for node in view.slice:
         data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes]
-        if node.op != "sub" or len(data) != 2:
+        if node.op not in DIVERGENCES | {"sub"} or len(data) != 2:
             continue
         first, second = view.live(data[0].source), view.live(data[1].source)
         own = view.own or 0
         if not (first & own and second & own) or first & second:
             continue
         sides = [edge.source for edge in data]
-        if not all(scores_actions(side) for side in sides):
+        if node.op == "sub" and not all(scores_actions(side) for side in sides):
             continue
-        named = [side for side in sides if _named(view.analysis, side, view.live(side))]
+        if node.op in DIVERGENCES and not reinforcement(view.analysis) and not _policies(view):
+            continue
+        named = [
+            side
+            for side, leaves, others in zip(sides, (first, second), (second, first), strict=True)
+            if _named(view.analysis, side, leaves) or _copies(view.analysis, leaves, others)
+        ]
         if len(named) == 1:
             yield node, named[0]
 
 
+def _policies(view: View) -> bool:
+    """Does this loss train by the log-probability of actions?"""
+    return any(node.op == "mul" and any(scores_actions(source) for source in node.arguments()) for node in view.slice)
+
+
+def _copies(analysis: Analysis, leaves: int, others: int) -> bool:
+    facts = roles(analysis)
+    return all(analysis.mask(facts.originals(leaf)) & others for leaf in analysis.leaves(leaves))
+
+
 def _named(analysis: Analysis, side: Node, leaves: int) -> bool:
     facts = roles(analysis)
-    return marks(analysis).named(side, "old") or all(facts.named(leaf, "teacher") for leaf in analysis.leaves(leaves))
+    found = analysis.leaves(leaves)
+    roled = any(all(facts.named(leaf, role) for leaf in found) for role in ("teacher", "target", "ema"))
+    return roled or marks(analysis).named(side, "old")

@@ -79,7 +79,7 @@ def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
 
 def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if _is_ratio(weight):
-        if is_likelihood(score) and not _is_exponential_of(view, weight, score):
+        if is_likelihood(score) and not rating(view, score) and not _is_exponential_of(view, weight, score):
             return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
         return None
     if is_likelihood(weight):
@@ -124,10 +124,15 @@ def _is_ratio(node: Node) -> bool:
             inner = node.inputs[0].source
             differences = [part for part in (inner, *inner.arguments()[:1]) if part.op == "sub"]
             return any(is_log_probability(source) for part in differences for source in part.arguments())
-        if node.op not in PEELED or not node.inputs:
+        if node.op not in PEELED or not node.inputs or (node.op == "mul" and not _is_scaled(node)):
             return False
         node = _main(node)
     return False
+
+
+def _is_scaled(node: Node) -> bool:
+    """A product with a constant."""
+    return any(constant(source) is not None for source in node.arguments())
 
 
 def _main(node: Node) -> Node:
@@ -244,7 +249,8 @@ def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         if value is None or not _is_reduced_term(view, node, term.source):
             continue
         leaves = view.live(value)
-        if leaves and _contains(view, term.source, value):
+        # (x - mean) / std is a standardised value, no term and its scale
+        if leaves and _contains(view, term.source, value, sums=node.op != "div"):
             yield Weight(view, node, factor.source, term.source, NORM, leaves)
             return
 
@@ -284,7 +290,7 @@ def _bare(node: Node) -> Node:
     return node
 
 
-def _contains(view: View, term: Node, value: Node) -> bool:
+def _contains(view: View, term: Node, value: Node, sums: bool) -> bool:
     """Whether the term is the value, or an equal one, by sums, shapes and means: not a weighted mean of something."""
     number = view.analysis.algebra.vn(value)
     seen, waiting = {term}, [term]
@@ -292,7 +298,7 @@ def _contains(view: View, term: Node, value: Node) -> bool:
         node = waiting.pop()
         if view.analysis.algebra.vn(node) == number:
             return True
-        if node.op in ("mul", "div") and not any(constant(source) is not None for source in node.arguments()):
+        if (node.op in ("mul", "div") and not _is_scaled(node)) or (node.op in ("add", "sub") and not sums):
             continue
         if node.op in SHAPED | REDUCTIONS | {"minimum", "where", "stack", "cat"}:
             for edge in node.inputs:
