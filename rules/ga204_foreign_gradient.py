@@ -39,6 +39,7 @@ from collections.abc import Iterator
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.encoder import Shared, shared_encoders
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
@@ -53,6 +54,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             yield _finding(flow)
     for left in forgotten(analysis):
         yield _forgotten(left)
+    for shared in shared_encoders(analysis):
+        yield _shared(shared)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -87,4 +90,25 @@ def _forgotten(left: Forgotten) -> Finding:
         fix=f"zero the gradient of {who} right before its own loss is differentiated, or freeze {who} here",
         leaves=left.leaves,
         through=(left.maker,),
+    )
+
+
+SAYS = {
+    "sibling": "this loss trains {who} through a head before which {who} is stopped elsewhere",
+    "path": "the actor's loss trains {who}, which the critic's loss trains as well",
+}
+
+
+def _shared(shared: Shared) -> Finding:
+    analysis = shared.view.analysis
+    return make_finding(
+        shared.view,
+        CODE,
+        NAME,
+        SAYS[shared.kind].format(who=names_of(analysis, shared.leaves)),
+        "warning",
+        shared.location,
+        fix=f"stop what comes from the shared encoder here: {stop_call(analysis)}",
+        leaves=shared.leaves,
+        through=(shared.node,),
     )

@@ -199,18 +199,25 @@ def forgotten(analysis: Analysis) -> Iterator[Forgotten]:
     """Deposits of losses that go through a network, used by its next step because zero_grad stands before them."""
     cleared = {event.optimizer for event in analysis.tape.events if event.kind == "clear"}
     for view in analysis.views:
-        own = view.own
-        if not own or view.sink.kind != "backward" or not own & view.live(view.sink.loss):
+        if view.sink.kind != "backward":
             continue
-        for leaves in _groups(analysis, view.live(view.sink.loss) & ~own):
+        for leaves, makers in through_makers(view):
             found = analysis.leaves(leaves)
             holders = {held for leaf in found for held in analysis.tape.optimizers if leaf in held.leaves}
-            networks = {network for leaf in found for network in _owners(leaf)}
-            makers = [maker for maker in takers(view, leaves, view.down) if _is_through(view, maker, networks, own, {})]
-            if not makers or not holders <= cleared:
-                continue
-            if all(deposit(analysis.tape, view.sink, leaf) == USED for leaf in found):
+            if holders <= cleared and all(deposit(analysis.tape, view.sink, leaf) == USED for leaf in found):
                 yield Forgotten(view, leaves, made_at(view, makers, view.sink.loss)[-1].location, makers[-1])
+
+
+def through_makers(view: View) -> Iterator[tuple[int, list[Node]]]:
+    """The foreign leaves whose network this loss goes through, one holder's at a time, and where it uses them."""
+    own, reached = view.own, view.live(view.sink.loss)
+    if not own or not own & reached:
+        return
+    for leaves in _groups(view.analysis, reached & ~own):
+        networks = {network for leaf in view.analysis.leaves(leaves) for network in _owners(leaf)}
+        makers = [maker for maker in takers(view, leaves, view.down) if _is_through(view, maker, networks, own, {})]
+        if makers:
+            yield leaves, makers
 
 
 def scalars(analysis: Analysis, leaves: int) -> bool:

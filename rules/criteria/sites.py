@@ -70,6 +70,17 @@ class Sites:
         return site
 
 
+    def beside(self, node: Node, leaves: list[Node]) -> Site:
+        """Where the outermost module call is made that `node` is in and none of these parameters belong to."""
+        owners = {network for leaf in leaves if leaf.leaf and leaf.leaf.owner for network in leaf.leaf.owner.chain()}
+        site = Site(node.location, node.call)
+        for frame in frames(node):
+            if frame.network in owners:
+                break
+            site = self._sites.get(frame, site)
+        return site
+
+
 def sites(analysis: Analysis) -> Sites:
     known = analysis.cache.get("sites")
     if not isinstance(known, Sites):
