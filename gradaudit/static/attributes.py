@@ -7,7 +7,9 @@ from typing import Any
 from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Machine
 from gradaudit.static.values import (
+    FALSE,
     MISSING,
+    TRUE,
     Bound,
     ClassValue,
     Const,
@@ -259,9 +261,7 @@ class Attributes(Machine):
         return Bound(value, name)
 
     def _of_union(self, value: Union, name: str) -> Any:
-        from gradaudit.tape import ALWAYS
-
-        parts = [(self.get_attribute(part, name), ALWAYS) for part in informed(value.alternatives)]
+        parts = [(self.get_attribute(part, name), value.guard_of(part)) for part in informed(value.alternatives)]
         joined = self.join(parts)
         return Unknown(name) if joined is MISSING else joined
 
@@ -323,10 +323,17 @@ class Attributes(Machine):
 
     def _stored(self, new: Any, name: str) -> Any:
         if isinstance(new, Const) and isinstance(new.value, (bool, int, float)):
+            known = self.hypers.get(id(new))
+            if known is not None:
+                return known[1]
             made = Unknown(name)
             made.default = new.value
+            if new is not TRUE and new is not FALSE:  # this one default, in however many objects it is kept
+                self.hypers[id(new)] = (new, made)
             return made
         return new
+
+    hypers: dict[int, tuple[Const, Unknown]]
 
 
 def _unbound(function: Function, owner: ClassValue | None) -> Function:

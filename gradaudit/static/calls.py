@@ -96,9 +96,14 @@ class Calls(Machine):
     def _call_union(self, union: Union, args: Args, keywords: Keywords, extra: Any) -> Any:
         at = self.line_node
         results = []
+        assumed = self.assumed
         for part in most_derived(informed(union.alternatives), self):
-            self.line_node = at
-            results.append((self.call(part, args, keywords, extra), ALWAYS))
+            guard = union.guard_of(part)
+            if any(assumed.get(key, value) is not value for key, value in guard):
+                continue
+            self.line_node, self.assumed = at, {**assumed, **dict(guard)}
+            results.append((self.call(part, args, keywords, extra), guard))
+        self.assumed = assumed
         joined = self.join(results)
         return Unknown("result") if joined is MISSING else joined
 
@@ -241,7 +246,8 @@ class Calls(Machine):
                 return self.get_attribute(extra, parameter.arg)
             return Unknown(parameter.arg, annotation=annotation)
         if default is not None:
-            return self.evaluate(default, function.scope)
+            value = self.evaluate(default, function.scope)
+            return Const(value.value) if isinstance(value, Const) and isinstance(value.value, bool) else value
         return Unknown(parameter.arg, annotation=self.class_from_annotation(parameter.annotation, function.scope))
 
     def entry_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:

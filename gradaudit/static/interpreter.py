@@ -50,6 +50,7 @@ class Interpreter(
         self.hints = Hints(files)
         self.callers = Callers(files)
         self.frozen: dict[Any, Any] = {}
+        self.hypers = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
         self.leaf_networks: dict[Node, Any] = {}
         self.differentiated_groups: list[set[Node]] = []
@@ -62,6 +63,7 @@ class Interpreter(
         self.begin_entry()
         self.current_framework = framework
         self.frozen = {}
+        self.hypers = {}
         self.leaf_parts = {}
         self.leaf_networks = {}
         self.differentiated_groups = []

@@ -26,6 +26,14 @@ from gradaudit.tape import ALWAYS, Edge, Node
 ONE_BY_ONE = 6  # items of a known sequence are gone through one by one up to this many
 
 
+NAMED_ONE_BY_ONE = 24
+
+
+def parameter_name(leaf: Node) -> str:
+    """What `named_parameters` calls it, with all of its owners in front."""
+    return leaf.leaf.path if leaf.leaf is not None else leaf.name
+
+
 class Items(Machine):
     def get_item(self, value: Any, index: Any, text: str = "") -> Any:
         if isinstance(value, Node):
@@ -218,6 +226,8 @@ class Items(Machine):
             ) if value.rest is not None else None
         if isinstance(value, Instance) and value.children is not None:
             return self.iterate(value.children)
+        if isinstance(value, Parameters) and value.named and 0 < len(value.leaves) <= NAMED_ONE_BY_ONE:
+            return [Sequence((Const(parameter_name(leaf)), Parameters((leaf,)))) for leaf in value.leaves], None
         if isinstance(value, Unknown) and value.instance is not None:
             return self.iterate(value.instance)
         return [], self.element(value)

@@ -75,7 +75,7 @@ class Joins(Machine):
         if isinstance(first, Instance) and not self.is_module(first):
             if all(isinstance(v, Instance) and v.cls is not None and v.cls is first.cls for v in values):
                 return self._join_instances(informative, detail)
-        return self._join_union(values)
+        return self._join_union(informative)
 
     def _join_tensors(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
         sources: list[tuple[Node, Guard]] = []
@@ -84,13 +84,13 @@ class Joins(Machine):
             if isinstance(value, Const) and (value.value is None or isinstance(value.value, (str, bool))):
                 continue
             if isinstance(value, OBJECTS) or isinstance(value, Union):
-                objects.append(value)
+                objects.append((value, guard))
             else:
                 node = self.current(value) if isinstance(value, Node) else self.tensor(value)
                 if all(node is not other for other, _ in sources):
                     sources.append((node, guard))
         if objects:
-            return self._join_union([*(node for node, _ in sources), *objects])
+            return self._join_union([*sources, *objects])
         if len(sources) == 1:
             return sources[0][0]
         return self.phi(sources, detail, name=next((node.name for node, _ in sources if node.name), ""))
@@ -128,13 +128,15 @@ class Joins(Machine):
             made.attrs[key] = self.join([(v.attrs.get(key, MISSING), guard) for v, guard in merged], detail)
         return made
 
-    def _join_union(self, values: list[Any]) -> Any:
-        flat: list[Any] = []
-        for value in values:
-            for part in value.alternatives if isinstance(value, Union) else (value,):
-                if all(part is not other and not _same(part, other) for other in flat):
-                    flat.append(part)
-        return flat[0] if len(flat) == 1 else Union(tuple(flat[:MAX_ALTERNATIVES]))
+    def _join_union(self, values: list[tuple[Any, Guard]]) -> Any:
+        flat: list[tuple[Any, Guard]] = []
+        for value, guard in values:
+            parts = zip(value.alternatives, value.guards, strict=True) if isinstance(value, Union) else [(value, ALWAYS)]
+            for part, own in parts:
+                if all(part is not other and not _same(part, other) for other, _ in flat):
+                    flat.append((part, join_guards(guard, own) or ALWAYS))
+        flat = flat[:MAX_ALTERNATIVES]
+        return flat[0][0] if len(flat) == 1 else Union(tuple(v for v, _ in flat), tuple(g for _, g in flat))
 
     # -- branches ----------------------------------------------------------------------------------------------------
     def branches(self, arms: list[tuple[Any, Guard]], scope: Scope, detail: str = "") -> str:

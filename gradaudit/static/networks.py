@@ -461,8 +461,8 @@ class Networks(Machine):
         return self.parameters_of(value)
 
     def adopt_parameter(self, node: Node) -> None:
-        if node.leaf is None:
-            self.as_parameter(node)
+        if node.leaf is None and node.op not in ("phi", "pack"):
+            self.as_parameter(node, held=True)
 
     def lightning_optimizers(self, instance: Instance) -> Any:
         """`self.optimizers()`: what `configure_optimizers` returns."""

@@ -25,7 +25,6 @@ from gradaudit.tape import ALWAYS, Edge, Leaf, Node
 KEEPS_CONSTANTS = frozenset({"pow", "mul", "add", "sub", "div", "where", "maximum", "minimum", "clamp"})
 GRADIENT_FREE_TYPES = ("int", "long", "bool", "short", "byte", "char")
 PARAMETER_WRITES = {"copy_": "copy", "lerp_": "soft_update", "mul_": "scale", "add_": "soft_update"}
-FRESH = frozenset({"alloc", "const", "zeros", "ones", "full", "tensor", "random", "stop", "randn", "rand"})
 VIEWS = frozenset({"getitem", "reshape", "cast", "stop"})
 
 
@@ -239,13 +238,26 @@ class Tensors(Machine):
             self.as_parameter(node)
         return node
 
-    def as_parameter(self, node: Node) -> None:
+    def as_parameter(self, node: Node, held: bool = False) -> None:
         """Storage without a history that is made to require gradient is a parameter; anything else stays what it is."""
-        if node.leaf is None and not any(edge.source.op != "const" for edge in node.inputs) and node.op in FRESH:
+        if node.leaf is None and (held or not self._made_of_data(node)):
             node.op, node.inputs = "leaf", []
             node.leaf = Leaf("param", node.name, scalar=True)
             node.frame = None
             self.versions.pop(node, None)
+
+    def _made_of_data(self, node: Node) -> bool:
+        """Is it computed from inputs or parameters (a batch that wants gradient), and not from constants alone?"""
+        todo, seen = [node], {node}
+        while todo and len(seen) < 40:
+            current = todo.pop()
+            if current.leaf is not None and current.leaf.kind != "const":
+                return True
+            for edge in current.inputs:
+                if edge.source not in seen:
+                    seen.add(edge.source)
+                    todo.append(edge.source)
+        return False
 
     # -- distributions -----------------------------------------------------------------------------------------------
     def distribution_method(self, node: Node, name: str, args: Args, keywords: Keywords) -> Any:

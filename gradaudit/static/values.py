@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from gradaudit.tape import Network, Node, Optimizer
+from gradaudit.tape import ALWAYS, Guard, Network, Node, Optimizer
 
 if TYPE_CHECKING:
     from gradaudit.static.files import Module
@@ -289,10 +289,18 @@ class StateDict(Value):
 class Union(Value):
     """One of several values that cannot be joined (two classes, two functions)."""
 
-    __slots__ = ("alternatives",)
+    __slots__ = ("alternatives", "guards")
 
-    def __init__(self, alternatives: tuple[Any, ...]) -> None:
+    def __init__(self, alternatives: tuple[Any, ...], guards: tuple[Guard, ...] = ()) -> None:
         self.alternatives = alternatives
+        self.guards = guards or (ALWAYS,) * len(alternatives)
+
+    def guard_of(self, alternative: Any) -> Guard:
+        """The literals under which this is the one."""
+        for value, guard in zip(self.alternatives, self.guards, strict=True):
+            if value is alternative:
+                return guard
+        return ALWAYS
 
 
 class Partial(Value):
