@@ -35,7 +35,7 @@ KINDS = frozenset(
         "distribution grad_mode transform raises none"
     ).split()
 )
-_ROW_KEYS = frozenset(("names", "op", "kind", "call", "result", "order"))
+_ROW_KEYS = frozenset(("names", "op", "kind", "call", "result"))
 _FAMILY = {"distribution": "Distribution", "module": "Module", "optimizer": "Optimizer"}
 _NOTHING: frozenset[str | int] = frozenset()
 
