@@ -228,8 +228,11 @@ class View:
         return down
 
     def _carries(self, node: Node, guard: Guard) -> bool:
-        position = self.analysis.graph.index[node]
-        for known, mask in self.analysis.graph.live[position].items():
+        graph = self.analysis.graph
+        lives = graph.live[graph.index[node]]
+        if lives.get(ALWAYS, 0) & self.mask:
+            return True
+        for known, mask in lives.items():
             if mask & self.mask and join_guards(known, guard) is not None:
                 return True
         return False

@@ -19,6 +19,7 @@ ENVIRONMENT = frozenset({"reward", "done", "observation", "next-observation"})
 CHOICES = frozenset({"compare", "argmax", "argmin", "argsort", "sample", "random", "env_step", "shape"})
 """Operations behind which a value no longer is the network's value: a decision, a draw, what the world answers."""
 
+SOURCES = frozenset({"random", "alloc"})
 SHAPES = frozenset({
     "reshape", "getitem", "gather", "cast", "stop", "identity", "clone", "index_select", "copy", "flip", "roll", "tile",
     "pad", "narrow", "diagonal", "scale_gradient", "clip_gradient",
@@ -49,32 +50,43 @@ class Marks:
 
     def _spread(self, nodes: list[Node], users: list[list[int]]) -> None:
         network, sourced = self._network, self._sourced
-        waiting: list[int] = []
         trainable = _trainable(nodes)
+        fixed = bytearray(len(nodes))
         for position, node in enumerate(nodes):
             leaf = node.leaf
             if leaf is not None:
                 network[position] = leaf.kind in ("param", "arg") and node in trainable
                 sourced[position] = leaf.kind == "input"
-            if node.marks & ENVIRONMENT:
-                network[position], sourced[position] = False, True
-            if node.op in ("random", "alloc"):
+            elif node.op in SOURCES:
                 sourced[position] = True
-            if network[position] or sourced[position]:
-                waiting.append(position)
+            if node.marks and node.marks & ENVIRONMENT:
+                network[position], sourced[position] = False, True
+                fixed[position] = True
+            elif leaf is not None:
+                fixed[position] = True
+        waiting: set[int] = set()
+        for position, node in enumerate(nodes):
+            if not fixed[position] and self._gather(position, node):
+                waiting.update(user for user in users[position] if user <= position)
         while waiting:
             position = waiting.pop()
-            node = nodes[position]
-            for place in users[position]:
-                user = nodes[place]
-                if user.leaf is not None or user.marks & ENVIRONMENT or not _takes(user, node):
-                    continue
-                spreads = network[position] and not network[place] and user.op not in CHOICES
-                feeds = sourced[position] and not sourced[place]
-                if spreads or feeds:
-                    network[place] |= spreads
-                    sourced[place] |= feeds
-                    waiting.append(place)
+            if not fixed[position] and self._gather(position, nodes[position]):
+                waiting.update(users[position])
+
+    def _gather(self, position: int, node: Node) -> bool:
+        """Takes over what the inputs are made of; True if that was news."""
+        index = self.index
+        network, sourced = self._network[position], self._sourced[position]
+        keeps = node.op not in CHOICES
+        for source, _, kind, _ in node.inputs:
+            if kind != INDEX:
+                place = index[source]
+                network = network or (keeps and self._network[place])
+                sourced = sourced or self._sourced[place]
+        if network == self._network[position] and sourced == self._sourced[position]:
+            return False
+        self._network[position], self._sourced[position] = network, sourced
+        return True
 
     def network(self, node: Node) -> bool:
         """Did a network (or, in a library function, an argument) produce this value? Stops are ignored."""
@@ -104,10 +116,6 @@ class Marks:
     def reward(self, node: Node) -> bool:
         """A reward by structure (what the environment returned) or by name."""
         return "reward" in _marks(node) or self.named(node, "reward")
-
-
-def _takes(user: Node, source: Node) -> bool:
-    return any(edge.source is source and edge.kind != INDEX for edge in user.inputs)
 
 
 def _trainable(nodes: list[Node]) -> set[Node]:

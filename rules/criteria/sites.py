@@ -40,13 +40,23 @@ class Sites:
         self._sites: dict[Frame, Site] = {}
         inside: dict[Call | None, set[Frame]] = {}
         first: dict[Frame, Node] = {}
+        depth: dict[Call | None, int] = {None: 0}
         for node in analysis.graph.nodes:
+            call = node.call
+            if call not in depth:
+                depth[call] = len(activations(call))
+            if node.frame is None:
+                inside[call] = set()
+                continue
             mine = frames(node)
-            known = inside.get(node.call)
-            inside[node.call] = set(mine) if known is None else known & set(mine) if known else known
+            known = inside.get(call)
+            if known is None:
+                inside[call] = set(mine)
+            elif known:
+                known.intersection_update(mine)
             for frame in mine:
                 held = first.get(frame)
-                if held is None or len(activations(node.call)) < len(activations(held.call)):
+                if held is None or depth[call] < depth[held.call]:
                     first[frame] = node
         for frame, node in first.items():
             call = node.call
@@ -144,8 +154,10 @@ def made_at(view: View, makers: Iterable[Node], consumer: Node | None) -> list[S
 
     A line of a helper that other losses (or the prediction) also run through is not where a stop can stand.
     """
-    known = sites(view.analysis)
     makers = list(makers)
+    if not makers:
+        return []
+    known = sites(view.analysis)
     ways = {maker: _levels(known.outside(maker, consumer)) for maker in makers}
     mine = set(ways.values())
     busy: set[Spot] = set()
