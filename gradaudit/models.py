@@ -7,7 +7,7 @@ A file has
     [aliases]        a dotted prefix -> what it is short for; a last component `*` stands for any one module, and on the
                      right for the last component of the left
     [[prefixes]]     like a row, for every name below `names` that has no row of its own
-    [[rows]]         names (words with shell-like braces), and what they share:
+    [[rows]]         names (words with shell-like braces; `root.*.name`: in any class of root), and what they share:
                      op      canonical name; without it the name's last component
                      kind    see `Row`; a name that ends in "_" is "inplace" unless it says otherwise
                      call    words: the parameters; `-x` carries no gradient, `#x` is an index, `+x` does although
@@ -158,7 +158,8 @@ class Library:
         row = self._built.get(path)
         if row is not None:
             return row
-        group = self.groups.get(path)
+        root, _, rest = path.partition(".")
+        group = self.groups.get(path) or self.groups.get(f"{root}.*.{rest.rpartition('.')[2]}")
         head = path
         while group is None and head:
             group = self.prefixes.get(head)

@@ -48,7 +48,7 @@ def test_every_row_is_well_formed(name: str) -> None:
         assert sorted(row.order) == list(range(len(row.order))), path
         assert row.kind != "transform" or row.extra["handler"] in HANDLERS, path
         assert row.kind != "grad_mode" or row.extra["mode"] in ("off", "on", "set", "keep"), path
-        assert row.op and all(part.isidentifier() for part in path.split(".")), path
+        assert row.op and all(part.isidentifier() or part == "*" for part in path.split(".")), path
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -121,6 +121,14 @@ def test_methods_follow_the_framework() -> None:
     torch, jax = models.method("Distribution", "sample", "torch"), models.method("Distribution", "sample", "jax")
     assert torch is not None and torch.kind == "stop"
     assert jax is not None and jax.op == "rsample"
+
+
+def test_a_star_is_any_class() -> None:
+    models = Models()
+    model, tokenizer = (
+        models.function(f"transformers.{name}.from_pretrained") for name in ("NewModel", "AutoTokenizer")
+    )
+    assert model is not None and model.kind == "module" and tokenizer is not None and tokenizer.kind == "constant"
 
 
 def test_names_in_rows_are_expanded() -> None:

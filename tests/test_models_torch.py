@@ -28,6 +28,10 @@ MODULES = frozenset({"module", "plain_module", "loss_module"})
 EXAMPLES: dict[str, str] = {}
 for line in """
 acosh arccosh: x + 1.5
+torch.nn.init.constant_: x, 0.3
+torch.nn.init.sparse_: x, 0.3
+torch.nn.init.dirac_: k
+torch.nn.init.normal_ torch.nn.init.uniform_ torch.nn.init.zeros_: x
 _foreach_add _foreach_sub _foreach_mul _foreach_div _foreach_maximum _foreach_minimum: [x], [y]
 _foreach_add_ _foreach_sub_ _foreach_mul_ _foreach_div_ _foreach_maximum_ _foreach_minimum_: [x * 1], [y]
 _foreach_lerp: [x], [y], [z]
