@@ -1,0 +1,101 @@
+"""Estimators that have one value and another gradient, told by the sum that they are written as.
+
+`z + stop(q - z)` has the value of q and the gradient of z; `g * s + stop(g) * (1 - s)` has the value of g and a part
+of its gradient. Without the stop the sum is only what it says; with the stop on the wrong term it is the soft value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.selfcancel import cancellations, is_hard, older_side
+from gradaudit.tape import Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+MISSING, WRONG_TERM = "missing", "wrong term"
+
+
+@dataclass(frozen=True, slots=True)
+class Surrogate:
+    """`node` is the sum; `side` is what should have been stopped; `leaves` lose their gradient."""
+
+    view: View
+    node: Node
+    side: Node
+    kind: str
+    leaves: int
+
+
+def broken_surrogates(analysis: Analysis) -> Iterator[Surrogate]:
+    """Every sum that was to be an estimator and is none."""
+    told = set()
+    for found in cancellations(analysis):
+        if found.surrogate and found.node not in told:
+            told.add(found.node)
+            yield Surrogate(found.view, found.node, older_side(found), MISSING, found.leaves)
+    for node in analysis.graph.nodes:
+        if node.op == "add" and node not in told:
+            yield from _wrong_term(analysis, node)
+            yield from _scaled(analysis, node)
+
+
+def _wrong_term(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
+    """`q + stop(z - q)`: the value is z's, and the gradient that z should have had is gone."""
+    form = analysis.algebra.lin(node)
+    forward = form.forward()
+    if len(forward) != 1 or len(form.terms) != 3:
+        return
+    soft = next(term for term in form.terms if term.vn in forward)
+    leaves = analysis.alive(soft.node)
+    if soft.passes or not leaves:
+        return
+    for plus, minus in form.cancelled():
+        if plus.passes != minus.passes and is_hard(analysis, plus.node, leaves):
+            view = view_of(analysis, node)
+            if view is not None and view.mask & leaves:
+                yield Surrogate(view, node, node, WRONG_TERM, leaves & view.mask)
+
+
+def _scaled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
+    """`g * s + g * (1 - s)`, both live: a complicated way to write g."""
+    form = analysis.algebra.lin(node)
+    if len(form.terms) < 2 or form.constant or len({term.node for term in form.terms}) != 1:
+        return
+    value, forward = form.terms[0].node, form.forward()
+    if len(forward) != 1 or abs(next(iter(forward.values())) - 1.0) > 1e-9:
+        return
+    if analysis.algebra.vn(value) not in forward or not all(term.passes for term in form.terms):
+        return
+    view = view_of(analysis, node)
+    if (
+        view is not None
+        and not view.sink.called
+        and view.live(value)
+        and any(_is_scaled(part) for part in node.arguments())
+    ):
+        yield Surrogate(view, node, node, MISSING, view.live(value))
+
+
+def _is_scaled(node: Node) -> bool:
+    return node.op in ("mul", "div")
+
+
+def view_of(analysis: Analysis, node: Node) -> View | None:
+    """A sink that depends on the node, with gradient or without."""
+    graph = analysis.graph
+    losses = {view.sink.loss: view for view in reversed(analysis.views)}
+    seen, waiting = {node}, [node]
+    while waiting:
+        current = waiting.pop()
+        if current in losses:
+            return losses[current]
+        for position in graph.users[graph.index[current]]:
+            user = graph.nodes[position]
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return None

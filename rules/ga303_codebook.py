@@ -1,0 +1,74 @@
+"""A codebook's two losses stop the same side, both, or neither
+
+## What it does
+Finds the two terms of a vector-quantised model, the codebook's and the commitment's: discrepancies between the
+encoder's output and the vectors that were looked up for it. One must stop the encoder's side, the other the codebook's.
+Reported are terms that stop the same side, and a term that stops both.
+
+## Why is this bad?
+With both sides live in both terms, their weights no longer mean anything: the encoder is pulled to the codebook with
+the codebook's weight as well. With the codebook's side stopped twice the codebook is never learnt; with the encoder's
+side stopped twice nothing keeps the encoder near its codes.
+
+## Example
+```python
+codebook_loss = F.mse_loss(q.detach(), z)
+commitment = F.mse_loss(z, q.detach())     # the codebook is never trained
+```
+
+## Use instead
+```python
+codebook_loss = F.mse_loss(q, z.detach())
+commitment = F.mse_loss(z, q.detach())
+```
+
+## When it is all right
+A codebook that is a buffer and follows by a moving average needs the commitment term alone, and a single joint term
+is a choice: neither is reported.
+
+## References
+- van den Oord et al., Neural Discrete Representation Learning, 2017
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.finding import Finding
+from gradaudit.rules.criteria.codebook import JOINT, NEITHER, Codebook, broken_codebooks
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+RANK = 35
+NAME = "codebook"
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    """A finding for every pair of terms that does not train each side once."""
+    for found in broken_codebooks(analysis):
+        yield _finding(found)
+
+
+def _finding(found: Codebook) -> Finding:
+    analysis = found.view.analysis
+    if found.kind == JOINT:
+        message = "neither the codebook's term nor the commitment's stops a side: both train both"
+    elif found.kind == NEITHER:
+        message = "this term stops both of its sides: it trains neither the encoder nor the codebook"
+    else:
+        side = "codebook" if not found.term.hard_live else "encoder"
+        message = f"both terms stop the {side}'s side: no term of this loss trains it"
+    return make_finding(
+        found.view,
+        "GA303",
+        NAME,
+        f"{message} ({names_of(analysis, found.leaves)})",
+        "error",
+        found.term.node.location,
+        fix=f"stop the encoder's side in the codebook's term, the codebook's in the commitment: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=[found.term.node],
+    )

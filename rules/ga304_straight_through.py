@@ -1,0 +1,77 @@
+"""A straight-through estimator, or another surrogate, lacks its stop or has it on the wrong term
+
+## What it does
+Reads a sum as what it is: which values it has and which of them pass gradient. An estimator such as
+`z + (q - z).detach()` has the value of the hard q and the gradient of the soft z. Reported is a sum in which a value is
+added and taken away again with both sides live (the stop is missing), a sum whose stop leaves the soft value as the
+result, and a scaled gradient `g * s + g * (1 - s)` whose second term is not stopped.
+
+## Why is this bad?
+Without the stop, `z + (q - z)` is q: no gradient reaches the encoder, and nothing raises. With the stop on the wrong
+term the decoder is trained on values that it never sees when the code is used.
+
+## Example
+```python
+hard = (p > 0.5).float()
+code = p + (hard - p)
+```
+
+## Use instead
+```python
+code = p + (hard - p).detach()
+```
+
+## When it is all right
+`x - x.detach()`, DiCE's `exp(x - x.detach())` and residual connections `(x + f(x)) - x` are not reported: in each of
+them gradient goes where the value says.
+
+## References
+- Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation, 2013
+- van den Oord et al., Neural Discrete Representation Learning, 2017
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.finding import Finding
+from gradaudit.rules.criteria.place import seen_from
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.surrogate import MISSING, Surrogate, broken_surrogates
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+RANK = 30
+NAME = "straight-through"
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    """A finding for every sum that was to be an estimator and is none."""
+    for found in broken_surrogates(analysis):
+        yield _finding(found)
+
+
+def _finding(found: Surrogate) -> Finding:
+    view, analysis = found.view, found.view.analysis
+    who, stop = names_of(analysis, found.leaves), stop_call(analysis)
+    if found.kind == MISSING:
+        message = (
+            f"the surrogate's stop is missing: its terms cancel, and {who} does not get the gradient that it was to get"
+        )
+        fix = f"stop the difference that only corrects the value: {stop}"
+    else:
+        message = f"the stop is on the wrong term: the value is the soft one, and {who} gets no gradient from it"
+        fix = "write `soft + stop(hard - soft)`: the value of the hard one, the gradient of the soft one"
+    return make_finding(
+        view,
+        "GA304",
+        NAME,
+        message,
+        "warning" if view.sink.kind == "library" else "error",
+        seen_from(found.side, found.node) if found.side.op in ("add", "sub") else found.node.location,
+        fix=fix,
+        leaves=found.leaves,
+        through=[found.node],
+    )
