@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
-from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
@@ -152,7 +152,10 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
     values = [value for value in values if value.sign in signs and (value.factor or named)]
     if not values:
         return False
-    if view.sink.kind == "library" or named:
+    if view.sink.kind == "library":  # an argument that is called a target was finished by the caller
+        pattern = names("networks", "target")
+        return not all(value.node.leaf and pattern.search(value.node.leaf.name.lower()) for value in values)
+    if named:
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())
     return related(analysis, mine, others) or same_code(view, mine, others)

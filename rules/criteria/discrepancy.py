@@ -89,8 +89,8 @@ def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
     return []
 
 
-def _difference(value: Node) -> list[Discrepancy]:
-    """The difference behind a squared value, through shapes, scales and masks."""
+def _difference(value: Node, weighted: bool = True) -> list[Discrepancy]:
+    """The difference behind a squared value, through shapes, scales and (if `weighted`) products."""
     found = []
     seen = {value}
     waiting = [value]
@@ -106,7 +106,7 @@ def _difference(value: Node) -> list[Discrepancy]:
             continue
         if node.op in SCALES or node.op in ("div", "pow"):
             sources = sources[:1]
-        elif node.op not in ("mul", "phi", "where", "store", "stack", "cat"):
+        elif node.op not in ("mul", "phi", "where", "store", "stack", "cat") or (node.op == "mul" and not weighted):
             continue
         for source in sources:
             if source not in seen:
@@ -116,7 +116,7 @@ def _difference(value: Node) -> list[Discrepancy]:
 
 
 def _returned(loss: Node) -> list[Discrepancy]:
-    return _difference(loss)
+    return _difference(loss, weighted=False)  # a weighted difference that is returned is an advantage
 
 
 def _bare(node: Node) -> Node:
