@@ -53,8 +53,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     facts = roles(analysis)
     copies = {
         leaf: analysis.mask(facts.originals(leaf))
-        for leaf in facts.updated
-        if leaf not in facts.held
+        for leaf in {*facts.sources, *facts.updated}
+        if leaf not in facts.held and (leaf in facts.updated or facts.named(leaf, "target"))
     }
     seen: set[Node] = set()
     for view in analysis.views if copies else ():
@@ -80,7 +80,7 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
     made_of = _values(view, total)
     own = made_of & trained
     kept = [leaf for leaf, originals in copies.items() if originals & own]
-    if not own or not kept or any(analysis.bit(leaf) & made_of for leaf in copies):
+    if not own or not kept or any(analysis.bit(leaf) & made_of for leaf in kept):
         return 0
     return own
 

@@ -149,6 +149,8 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
     facts = marks(analysis)
     signs = {reward.sign for reward in rewards}
     named = any(facts.reward(reward.node) for reward in rewards)
+    if named and view.sink.kind != "library" and any(atom.factor for atom in total.atoms):
+        return True
     values = [value for value in values if value.sign in signs and (value.factor or named)]
     if not values:
         return False
