@@ -117,9 +117,16 @@ class Differentiation(Machine):
 
     def _differentiable(self, value: Any, name: str, group: set[Node]) -> Any:
         if isinstance(value, Mapping):
-            return Mapping({key: self._differentiable(part, str(key), group) for key, part in value.entries.items()})
+            if set(value.entries) <= {MISSING}:  # its keys are not known: one leaf, whose parts are made when asked for
+                return self._differentiable(Unknown(name), name, group)
+            return Mapping(
+                {
+                    key: self._differentiable(part, name if key is MISSING else f"{name}.{key}", group)
+                    for key, part in value.entries.items()
+                }
+            )
         if isinstance(value, Sequence) and value.items:
-            names = value.names or tuple(f"{name}[{index}]" for index in range(len(value.items)))
+            names = tuple(f"{name}.{part}" for part in value.names) if value.names else tuple(f"{name}[{index}]" for index in range(len(value.items)))
             made = Sequence([self._differentiable(v, n, group) for v, n in zip(value.items, names, strict=False)])
             made.names, made.kind = value.names, value.kind
             return made
