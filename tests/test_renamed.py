@@ -25,6 +25,8 @@ FROM_NAMES: dict[str, str] = {
 
 NOT_RENAMED = {
     "clean/hf_trainer_torch": "parameters are filled from the keys of a dictionary",
+    "ga101/config_driven_torch_ok": "parameters are filled from the keys of a configuration",
+    "ga101/config_driven_torch_leak": "parameters are filled from the keys of a configuration",
     "language/lightning_module_ok": "hyper-parameters are saved under the names of parameters",
     "language/lightning_module_lost": "hyper-parameters are saved under the names of parameters",
 }
