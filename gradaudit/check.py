@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +16,7 @@ from gradaudit.dynamic.inputs import gather
 from gradaudit.dynamic.judgement import Judgement
 from gradaudit.dynamic.judging import judge
 from gradaudit.dynamic.proof import prove
-from gradaudit.dynamic.recording import Group, LossCall, Proof, Recorder, Recording
+from gradaudit.dynamic.recording import NONZERO, STATES, Group, LossCall, Proof, Recorder, Recording
 from gradaudit.dynamic.roles import Roles
 from gradaudit.finding import SEVERITIES, Finding
 
@@ -36,6 +36,8 @@ class CheckReport:
     rank: int = 0
     recording: Recording | None = None
     judgements: list[Judgement] = field(default_factory=list)
+    parts: list[CheckReport] = field(default_factory=list)
+    """One for each loss of a function that differentiates several itself; else empty."""
 
     def fails(self, threshold: str = "warning") -> bool:
         """Whether a finding is at or above `threshold` (a severity or "never")."""
@@ -112,14 +114,41 @@ def check_case(target: targets.Target, case: Case, options: Options) -> CheckRep
 
 
 def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> CheckReport:
-    """Record, judge, prove."""
+    """Record, judge, prove. A function that differentiates several losses itself has a part for each in its report."""
     recorder = recorder or dynamic.choose(call)
-    recording = recorder.record(call, roles)
-    judgements = judge(recording)
+    every = getattr(recorder, "record_all", None)
+    recordings = every(call, roles) if every is not None else [recorder.record(call, roles)]
+    trained = {group.name for one in recordings for group in one.groups if group.state == NONZERO}
+    parts = [_report(recorder, recording, trained) for recording in recordings]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[CheckReport]) -> CheckReport:
+    """One report of several losses: each group with the strongest of its states."""
+    groups: dict[str, Group] = {}
+    for group in (group for part in parts for group in part.groups):
+        known = groups.get(group.name)
+        if known is None or STATES.index(group.state) > STATES.index(known.state):
+            groups[group.name] = group
+    return replace(
+        parts[0],
+        groups=list(groups.values()),
+        findings=[one for part in parts for one in part.findings],
+        proofs=[one for part in parts for one in part.proofs],
+        judgements=[one for part in parts for one in part.judgements],
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        suppressed=sum(part.suppressed for part in parts),
+        parts=parts,
+    )
+
+
+def _report(recorder: Recorder, recording: Recording, trained: set[str]) -> CheckReport:
+    """The report of one loss; a group that another part of the update trains is not starved."""
+    judgements = [one for one in judge(recording) if not one.starved or not set(one.starved) <= trained]
     judgements, suppressed = _suppress(judgements)
     proved = _proved(recorder, recording, judgements)
     return CheckReport(
-        target=call.target,
+        target=recording.call.target,
         framework=recording.framework,
         loss=recording.value,
         groups=recording.groups,

@@ -259,11 +259,6 @@ ERRORS = {
     "shapes": (extended("def loss_fn(a, b, c): return net(a.T).mean()"), "loss_fn", "raised RuntimeError: mat1 and mat2"),
     "user error": (extended("def loss_fn(a, b, c): return 1 / 0"), "loss_fn", "raised ZeroDivisionError"),
     "too few": (extended("def loss_fn(a, b, c, d): return net(a).mean()"), "loss_fn", "do not fit"),
-    "backward inside": (
-        extended("def loss_fn(a, b, c):\n    loss = net(a).square().mean()\n    loss.backward()\n    return loss"),
-        "loss_fn",
-        "calls backward() itself",
-    ),
     "exits": (extended("def loss_fn(a, b, c): raise SystemExit(3)"), "loss_fn", "ended the process (exit 3)"),
     "cannot import": ("import torch\nraise ValueError('broken')", "loss_fn", "cannot be imported: ValueError: broken"),
     "missing dependency": ("import no_such_package_here", "loss_fn", "No module named 'no_such_package_here'"),

@@ -89,6 +89,7 @@ def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
     Where one operand is the defect, everything that learns must go on to learn.
     """
     tried = list(islice(_candidates(case, finding, roots), MOST_TRIED))
+    tried.sort(key=lambda cut: _stopped(case, cut) & ~roots != 0)
     losses = [_lost(case, cut) for cut in tried]
     everything = case.view.live(case.view.sink.loss)
     if finding.code in OPERAND_CODES:
@@ -99,6 +100,14 @@ def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
         if not lost & ~roots and lost != everything:
             return cut
     return None
+
+
+def _stopped(case: Case, cut: Cut) -> int:
+    """The leaves whose gradient goes through a stopped value."""
+    live = 0
+    for value in (*cut.values, *(node.inputs[index].source for node, index in cut.operands)):
+        live |= case.view.live(value)
+    return live
 
 
 def _candidates(case: Case, finding: Finding, roots: int) -> Iterator[Cut]:
@@ -127,7 +136,7 @@ def _operands(case: Case, nodes: list[Node], roots: int) -> Iterator[Cut]:
     places: dict[tuple[object, str, int], list[tuple[Node, int]]] = {}
     for node in nodes:
         live = [i for i, edge in enumerate(node.inputs) if edge.passes and case.view.live(edge.source) & roots]
-        if len(live) > 1:
+        if len(live) > 1 or case.view.live(node) & ~roots:
             for index in live:
                 places.setdefault((_span(node), node.op, index), []).append((node, index))
     for key in sorted(places, key=lambda key: -key[-1]):

@@ -26,12 +26,18 @@ def leaks(case: Case, frozen: list[Group], trained: list[Group], stated: bool) -
     reached = [group for group in frozen if group.state != NONE and case.mask([group]) & case.view.mask]
     if not reached:
         return
-    others = trained or [group for group in case.groups if group not in frozen]
+    others = _owned(case, frozen) or trained or [group for group in case.groups if group not in frozen]
     parts, through = _by_cut(case, reached, others)
     for spot, groups in parts:
         yield _leak(case, spot, groups, stated)
     if through:
         yield _through(case, through, stated)
+
+
+def _owned(case: Case, frozen: list[Group]) -> list[Group]:
+    """The groups that are stepped with this loss, where that is known."""
+    own = case.view.own
+    return [group for group in case.groups if group not in frozen and own is not None and case.mask([group]) & own]
 
 
 def _by_cut(

@@ -48,13 +48,13 @@ def _untrained(case: Case) -> Iterator[Judgement]:
 
 
 def _own(recording: Recording) -> None:
-    """What this loss is stepped with: the groups that the user trains, else what the events say."""
+    """What this loss is stepped with: what the events say, else the groups that the user trains."""
     tape = recording.tape
+    ownership.own_sets(tape)
     trained = [node for node, role in tape.roles.items() if role == TRAINED]
     for sink in tape.sinks:
-        if trained:
+        if trained and sink.own is None:
             sink.own = frozenset(trained)
-    ownership.own_sets(tape)
 
 
 def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:

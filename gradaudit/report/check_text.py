@@ -24,6 +24,8 @@ COLOURS = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
 def render(report: CheckReport, colour: bool = False) -> str:
     """The report as text; without colour it has no escape codes at all."""
+    if report.parts:
+        return "\n".join(render(part, colour) for part in report.parts)
     buffer = io.StringIO()
     console = Console(
         file=buffer,

@@ -22,7 +22,8 @@ def render(reports: Sequence[CheckReport], suffix: str) -> str:
     """The text of a file of this kind. Raises UsageError for a kind we cannot draw."""
     if suffix not in FORMATS:
         raise UsageError(f"--graph draws {', '.join(FORMATS)} files, not {suffix!r}")
-    drawings = [draw(report) for report in reports if report.recording is not None]
+    every = [part for report in reports for part in (report.parts or [report])]
+    drawings = [draw(report) for report in every if report.recording is not None]
     if suffix == ".html":
         return page(drawings)
     if suffix == ".dot":

@@ -10,6 +10,7 @@ from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recordi
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.torch_recorder import ranks
 from gradaudit.dynamic.torch_recorder.run import Run
+from gradaudit.dynamic.torch_recorder.updates import Differentiated
 
 __all__ = ["RECORDER", "TorchRecorder"]
 
@@ -21,7 +22,14 @@ class TorchRecorder:
         return _mentions_torch([*call.arguments().values(), *call.scope.values()])
 
     def record(self, call: LossCall, roles: Roles) -> Recording:
-        return Run(call, roles).record()
+        return self.record_all(call, roles)[0]
+
+    def record_all(self, call: LossCall, roles: Roles) -> list[Recording]:
+        """One recording; of a function that calls `backward()` itself, one for each of its losses."""
+        try:
+            return [Run(call, roles).record()]
+        except Differentiated as update:
+            return [Run(call, roles, part, update.entries).record() for part in range(update.count)]
 
     def make_input(self, spec: InputSpec, seed: int) -> Any:
         dtype = getattr(torch, spec.dtype)

@@ -77,7 +77,8 @@ def composites(runner: Runner) -> Iterator[None]:
 
 def _subclasses(kind: type) -> list[type]:
     found = [kind]
-    for one in kind.__subclasses__():
+    below: list[type] = type.__subclasses__(kind)
+    for one in below:
         found += _subclasses(one)
     return list(dict.fromkeys(found))
 

@@ -7,12 +7,14 @@ equals another's was copied from it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from gradaudit.dynamic.roles import TRAINED
 from gradaudit.dynamic.torch_recorder.ranks import local
 from gradaudit.dynamic.torch_recorder.reach import Reach, living
+from gradaudit.dynamic.torch_recorder.updates import Entry
 from gradaudit.tape import Event, Location, Network, Node, Optimizer, Sink, Tape
 
 _LAGGING = re.compile(r"target|tgt|targ|ema|momentum|teacher|old|ref|slow|shadow|copy|lag|avg|average|frozen|prev|key")
@@ -21,15 +23,27 @@ _PLAIN = frozenset("optim optimizer optimiser opt loss fn compute step update th
 
 
 def add_events(
-    tape: Tape, reach: Reach, leaves: Mapping[int, Node], tick: Callable[[], int], nowhere: Location
+    tape: Tape,
+    reach: Reach,
+    leaves: Mapping[int, Node],
+    tick: Callable[[], int],
+    nowhere: Location,
+    before: Sequence[Entry] = (),
+    after: Sequence[Entry] = (),
 ) -> None:
-    """A hold event for every living optimizer that takes a parameter in reach, and the step of this loss's own one."""
+    """A hold event for every living optimizer that takes a parameter in reach, and what happens to parameters.
+
+    `before` and `after` are the log of a function that does the whole update; without it, the step of the loss's own
+    optimizer is guessed.
+    """
     records: list[Optimizer] = []
+    of: dict[int, Optimizer] = {}
     for optimizer in living(torch.optim.Optimizer):
         taken = {leaves[id(one)] for group in optimizer.param_groups for one in group["params"] if id(one) in leaves}
         if not taken:
             continue
-        record = Optimizer(reach.optimizers.get(id(optimizer), ""), taken, location=nowhere)
+        name = reach.optimizers[id(optimizer)][1] if id(optimizer) in reach.optimizers else ""
+        record = of[id(optimizer)] = Optimizer(name, taken, location=nowhere)
         records.append(record)
     records.sort(key=lambda record: (record.name, min(leaf.time for leaf in record.leaves)))
     for record in records:
@@ -38,12 +52,24 @@ def add_events(
         tape.events.append(Event("hold", 0, nowhere, optimizer=record, leaves=taken_by))
     sink = tape.sinks[0]
     tape.events.append(Event("backward", sink.time, nowhere, sink=sink))
-    own = _own(records, sink)
+    for entry in before:
+        tape.events += _events(entry, entry.time, of, leaves)
+    for entry in after:
+        tape.events += _events(entry, tick(), of, leaves)
+    own = None if before or after or TRAINED in tape.roles.values() else _own(records, sink)
     if own is not None:
         tape.events.append(Event("step", tick(), nowhere, optimizer=own, leaves=tuple(sorted(own.leaves, key=_time))))
     held = {leaf for record in records for leaf in record.leaves}
     for copy, origin in copies(reach, held, leaves):
         _mark(copy, origin, leaves)
+
+
+def _events(entry: Entry, time: int, of: Mapping[int, Optimizer], leaves: Mapping[int, Node]) -> list[Event]:
+    touched = tuple(leaves[id(one)] for one in entry.tensors if id(one) in leaves)
+    optimizer = of.get(id(entry.optimizer))
+    if entry.kind != "backward" and not touched:
+        return []
+    return [Event(entry.kind, time, entry.location, optimizer=optimizer, leaves=touched)]
 
 
 def _own(records: list[Optimizer], sink: Sink) -> Optimizer | None:

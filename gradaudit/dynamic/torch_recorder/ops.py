@@ -94,6 +94,9 @@ IGNORED = frozenset(
 ESCAPES = frozenset("item tolist numpy __array__ __float__ __int__ __index__ __complex__ cpu_numpy".split())
 """Operations whose result leaves torch: data goes on where no tape can follow."""
 
+FROM_DATA = frozenset(("tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"))
+"""Operations that bring data in from outside: what they make is an input, unless it is a single number."""
+
 INDEX_ARGUMENTS = {
     "where": (0,),
     "gather": (1,),

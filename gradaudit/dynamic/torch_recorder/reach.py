@@ -42,7 +42,7 @@ class Reach:
         self.inputs: dict[int, str] = {}
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: list[torch.Generator] = []
-        self.optimizers: dict[int, str] = {}
+        self.optimizers: dict[int, tuple[torch.optim.Optimizer, str]] = {}
         self._seen: dict[tuple[int, str], None] = {}
         self._visited: set[int] = set()
         for name, value in call.arguments().items():
@@ -64,7 +64,7 @@ class Reach:
         elif isinstance(value, MethodType):
             self._walk(value.__self__, name, owner, depth + 1, argument)
         elif isinstance(value, torch.optim.Optimizer):
-            self.optimizers.setdefault(id(value), name)
+            self.optimizers.setdefault(id(value), (value, name))
         else:
             if id(value) in self._visited:
                 return
@@ -152,6 +152,13 @@ class Reach:
             return Leaf("input", named)
         return Leaf("input" if tensor.requires_grad or tensor.dim() else "const")
 
+    def optimizer_state(self) -> Iterator[torch.Tensor]:
+        """Momentum and step counters of the optimizers in reach."""
+        for optimizer, _ in self.optimizers.values():
+            for state in optimizer.state.values():
+                if isinstance(state, dict):
+                    yield from (one for one in state.values() if isinstance(one, torch.Tensor))
+
     def original_of(self, tensor: torch.Tensor, modules: Iterable[torch.nn.Module]) -> torch.Tensor:
         """The parameter in reach that `tensor` stands in for during a call of one of `modules`, else itself.
 
@@ -214,7 +221,8 @@ def living(kind: type) -> list[Any]:
 
 def _kinds(kind: type) -> Iterator[type]:
     yield kind
-    for one in kind.__subclasses__():
+    below: list[type] = type.__subclasses__(kind)
+    for one in below:
         yield from _kinds(one)
 
 

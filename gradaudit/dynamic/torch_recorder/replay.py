@@ -11,13 +11,21 @@ from torch.overrides import TorchFunctionMode
 
 from gradaudit.dynamic.torch_recorder.ops import Kind, kind_of
 from gradaudit.dynamic.torch_recorder.tracer import operands_of, tensors_in
+from gradaudit.dynamic.torch_recorder.updates import Updates
 
 
 class Replay(TorchFunctionMode):
     """`values`: call number -> outputs to stop (-1: all); `operands`: call number -> tensor operands to stop."""
 
-    def __init__(self, values: Mapping[int, set[int]], operands: Mapping[int, set[int]], sites: list[str]) -> None:
+    def __init__(
+        self,
+        values: Mapping[int, set[int]],
+        operands: Mapping[int, set[int]],
+        sites: list[str],
+        updates: Updates,
+    ) -> None:
         super().__init__()
+        self.updates = updates
         self.values = values
         self.stopped_operands = operands
         self.sites = sites
@@ -31,7 +39,9 @@ class Replay(TorchFunctionMode):
             kind = self.kinds[func]
         except KeyError:
             kind = self.kinds[func] = kind_of(func)
-        if kind is None:
+        if kind is None or self.updates.paused:
+            if func is Tensor.backward:
+                return self.updates.backward(func, args, kwargs or {})
             return func(*args, **kwargs) if kwargs else func(*args)
         return self.run(kind, func, args, kwargs or {})
 

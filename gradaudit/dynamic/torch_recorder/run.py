@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
 from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
+from gradaudit.dynamic.torch_recorder.updates import Differentiated, Entry, Reached, Updates
 from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import Edge, Node, Sink, Tape
 
@@ -42,8 +43,10 @@ class _Gradients:
 class Run:
     """The recorder's own record of one loss: what its operations are called, so that a stop can be put at one."""
 
-    def __init__(self, call: LossCall, roles: Roles) -> None:
+    def __init__(self, call: LossCall, roles: Roles, part: int | None = None, seen: Sequence[Entry] = ()) -> None:
         self.call = call
+        self.part = part
+        self.seen = seen
         self.roles = roles
         self.reach = Reach(call)
         self.lines = Lines(call.roots, (_TORCH,))
@@ -51,7 +54,7 @@ class Run:
         self.notes: list[str] = []
         reach = self.reach
         self.tracer = Tracer(
-            self.tape, self.lines, reach.leaf_of, reach.network_of, reach.original_of, _invoke.__code__
+            self.tape, self.lines, reach.leaf_of, reach.network_of, reach.original_of, _invoke.__code__, self._updates()
         )
         self.gradients: _Gradients | None = None
         self.stated: dict[str, str] = {}
@@ -65,8 +68,11 @@ class Run:
             self.stated = self._assign()
         tracer = self.tracer
         with self._undisturbed():
-            with composites(tracer), tracer:
-                result = _call_user(self.call)
+            updates = tracer.updates
+            with updates.watch(), composites(tracer), tracer:
+                result = self._result()
+            if self.part is None and updates.count:
+                raise Differentiated(updates.entries, updates.count)
             loss, note = loss_of(result)
             if note:
                 self.notes.append(note)
@@ -85,6 +91,19 @@ class Run:
         if not self.stated and self.roles:
             self.stated = self._assign()
         return self._recording(node, grads)
+
+    def _updates(self) -> Updates:
+        return Updates(self.part, self.lines)
+
+    def _result(self) -> Any:
+        """What the function returns, or the loss that it is about to differentiate where that is asked for."""
+        try:
+            result = _call_user(self.call)
+        except Reached as reached:
+            return reached.loss
+        if self.part is not None:
+            raise CheckError("the function does not call backward() as often as before; it cannot be audited")
+        return result
 
     def _assign(self) -> dict[str, str]:
         """The stated role of every parameter by name."""
@@ -113,14 +132,17 @@ class Run:
         self._name_nodes()
         tape = self.tape
         tape.nodes.sort(key=lambda node: node.time)
-        sink = Sink(loss, "backward", loss.location, self.tracer.tick(), function=self.call.target)
+        backward = self.tracer.updates.entries[-1] if self.part is not None else None
+        location = backward.location if backward is not None else loss.location
+        sink = Sink(loss, "backward", location, self.tracer.tick(), function=self.call.target)
         tape.sinks.append(sink)
+        if backward is not None:
+            self.notes.append(f"the loss of {location.path}:{location.line}, where the function calls backward()")
         tape.path = next((node.location.path for node in tape.nodes if node.location.line), "")
-        add_events(tape, self.reach, self.leaf_nodes, self.tracer.tick, self.lines.nowhere)
         rows = [self._row(owned, grads) for owned in self.reach.owned.values()]
-        for row in rows:
-            if row.stated:
-                tape.roles[row.node] = row.role
+        tape.roles.update((row.node, row.role) for row in rows if row.stated)
+        before, after = self._log()
+        add_events(tape, self.reach, self.leaf_nodes, self.tracer.tick, self.lines.nowhere, before, after)
         rows_of = groups.build(rows)
         return Recording(
             framework="torch",
@@ -167,6 +189,13 @@ class Run:
                 return prefix
         return name
 
+    def _log(self) -> tuple[list[Entry], list[Entry]]:
+        """What the function does beside its losses, before this loss is differentiated and after."""
+        if self.part is None:
+            return [], []
+        before = self.tracer.updates.entries[:-1]
+        return before, list(self.seen[len(before) + 1 :])
+
     def _add_leaves(self) -> None:
         for owned in list(self.reach.owned.values()):
             self.leaf_nodes[id(owned.tensor)] = self.tracer.leaf_node(owned.tensor)
@@ -183,8 +212,10 @@ class Run:
     def _undisturbed(self) -> Iterator[None]:
         tensors = {id(one): one for one in tensors_in((self.call.args, self.call.kwargs))}
         tensors.update(self.reach.tensors)
+        tensors.update((id(one), one) for one in self.reach.optimizer_state())
         objects = [*self.call.args, *self.call.kwargs.values(), *self.call.scope.values()]
         objects += [one for one, _ in self.reach.modules.values()]
+        objects += [one for one, _ in self.reach.optimizers.values()]
         with ExitStack() as stack:
             stack.enter_context(untouched(tensors.values(), self.reach.generators, objects, self._writes))
             if hasattr(torch.compiler, "set_stance"):
@@ -200,6 +231,9 @@ class Run:
 
     def _differentiate(self, loss: torch.Tensor) -> _Gradients:
         exact, value = _exact(loss), float(loss.detach())
+        for owned in self.reach.owned.values():
+            if owned.tensor.is_leaf:
+                owned.tensor.grad = None
         leaves = {id(owned.tensor): owned.tensor for owned in self.reach.owned.values()}
         leaves.update((id(tensor), tensor) for _, tensor in self.tracer.unseen_leaves if tensor.is_leaf)
         with warnings.catch_warnings():
@@ -207,11 +241,6 @@ class Run:
             try:
                 loss.backward()
             except RuntimeError as error:
-                if self.tracer.differentiated:
-                    raise CheckError(
-                        "the loss calls backward() itself: name the function that returns the loss, before it is "
-                        "differentiated and stepped"
-                    ) from error
                 raise CheckError(f"the loss cannot be differentiated: {str(error).splitlines()[0]}") from error
         of = {}
         for key, tensor in leaves.items():
@@ -257,11 +286,11 @@ class Run:
         values, operands, missing = self._places(cut)
         if missing:
             return Proof(False, math.nan, note=missing)
-        replay = Replay(values, operands, self.tracer.sites)
+        replay = Replay(values, operands, self.tracer.sites, self._updates())
         with self._undisturbed():
             self._freeze(cut)
-            with composites(replay), replay:
-                result = _call_user(self.call)
+            with replay.updates.watch(), composites(replay), replay:
+                result = self._result()
             if replay.strayed or replay.count != len(replay.sites):
                 return Proof(False, math.nan, note="the loss does not do the same twice, so there is no proof")
             if replay.failed:

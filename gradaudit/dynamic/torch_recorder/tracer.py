@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.torch_recorder.composites import parameters_of
-from gradaudit.dynamic.torch_recorder.ops import Kind, kind_of
+from gradaudit.dynamic.torch_recorder.ops import FROM_DATA, Kind, kind_of
+from gradaudit.dynamic.torch_recorder.updates import Updates
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Frame, Leaf, Network, Node, Tape
 
 _ACCUMULATE = type(torch.zeros(1, requires_grad=True).expand(1).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
@@ -76,6 +77,7 @@ class Tracer(TorchFunctionMode):
         network_of: Callable[[torch.nn.Module], Network],
         original_of: Callable[[Tensor, Iterable[torch.nn.Module]], Tensor],
         stop: CodeType,
+        updates: Updates,
     ) -> None:
         super().__init__()
         self.tape = tape
@@ -84,8 +86,9 @@ class Tracer(TorchFunctionMode):
         self.network_of = network_of
         self.original_of = original_of
         self.stop = stop
+        self.updates = updates
+        updates.now = self.tick
         self.clock = 0
-        self.differentiated = False
         self.count = 0
         self.frame: Frame | None = None
         self.modules: list[torch.nn.Module] = []
@@ -110,9 +113,9 @@ class Tracer(TorchFunctionMode):
             kind = self.kinds[func]
         except KeyError:
             kind = self.kinds[func] = kind_of(func)
-        if kind is None:
+        if kind is None or self.updates.paused:
             if func is Tensor.backward:
-                self.differentiated = True
+                return self.updates.backward(func, args, kwargs or {})
             return func(*args, **kwargs) if kwargs else func(*args)
         return self.run(kind, func, args, kwargs or {})
 
@@ -150,6 +153,8 @@ class Tracer(TorchFunctionMode):
         location, call = self.lines.here(2, self.stop)
         node = Node(kind.op, [], location, self.tick(), detail=_detail(kind, args, kwargs), call=call)
         node.frame = self.frame
+        if kind.name in FROM_DATA and not before and outputs[0].dim():
+            node.op, node.leaf = "leaf", Leaf("input")
         node.grad_mode = torch.is_grad_enabled()
         self.place[node] = (number, -1)
         several = len(outputs) > 1

@@ -1,0 +1,112 @@
+"""Functions that are a whole update: they call `backward()` themselves, step optimizers and clear gradients.
+
+What they do is logged in order. To audit the k-th loss of such a function it is run up to its k-th `backward()`, where
+the loss is taken out of it; everything before that has happened as it would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from gradaudit.dynamic.lines import Lines
+from gradaudit.tape import Location
+
+
+class Reached(BaseException):
+    """Unwinds the user's function with the loss that it was about to differentiate; no `except Exception` stops it."""
+
+    def __init__(self, loss: torch.Tensor) -> None:
+        super().__init__("backward")
+        self.loss = loss
+
+
+class Differentiated(Exception):
+    """The function differentiates `count` losses itself."""
+
+    def __init__(self, entries: list[Entry], count: int) -> None:
+        super().__init__(count)
+        self.entries = entries
+        self.count = count
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """backward, step or clear; `tensors` are the parameters that are stepped or cleared."""
+
+    kind: str
+    time: int
+    location: Location
+    tensors: tuple[torch.Tensor, ...] = ()
+    optimizer: torch.optim.Optimizer | None = None
+
+
+@dataclass(slots=True)
+class Updates:
+    """The log of one run. `part`: the `backward()` to stop at (None: run to the end)."""
+
+    part: int | None
+    lines: Lines
+    entries: list[Entry] = field(default_factory=list)
+    count: int = 0
+    paused: int = 0
+    now: Callable[[], int] = lambda: 0
+
+    def backward(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """In place of `Tensor.backward`."""
+        location, _ = self.lines.here(2)
+        self.entries.append(Entry("backward", self.now(), location))
+        number = self.count
+        self.count += 1
+        if number == self.part:
+            raise Reached(args[0])
+        self.paused += 1
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.paused -= 1
+
+    def before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.paused += 1
+
+    def after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.paused -= 1
+        self._log("step", _held(optimizer), optimizer)
+
+    def _log(self, kind: str, tensors: tuple[torch.Tensor, ...], optimizer: torch.optim.Optimizer | None) -> None:
+        location, _ = self.lines.here(2)
+        self.entries.append(Entry(kind, self.now(), location, tensors, optimizer))
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Log steps and clears for the duration."""
+        hooks = [register_optimizer_step_pre_hook(self.before_step), register_optimizer_step_post_hook(self.after_step)]
+        plain, of_module = torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad
+
+        @wraps(plain)
+        def clear(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+            plain(optimizer, *args, **kwargs)
+            self._log("clear", _held(optimizer), optimizer)
+
+        @wraps(of_module)
+        def clear_module(module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+            of_module(module, *args, **kwargs)
+            self._log("clear", tuple(module.parameters()), None)
+
+        torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad = clear, clear_module
+        try:
+            yield
+        finally:
+            torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad = plain, of_module
+            for hook in hooks:
+                hook.remove()
+
+
+def _held(optimizer: torch.optim.Optimizer) -> tuple[torch.Tensor, ...]:
+    return tuple(one for group in optimizer.param_groups for one in group["params"])
