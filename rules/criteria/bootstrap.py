@@ -17,7 +17,8 @@ from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
-from gradaudit.rules.criteria.sites import complete_at, same_code
+from gradaudit.rules.criteria.sites import activations, complete_at, same_code, takers
+from gradaudit.rules.criteria.stale import stale_of
 from gradaudit.tape import Edge, Location, Node
 
 if TYPE_CHECKING:
@@ -232,6 +233,9 @@ def _settled(group: list[Use], uses: list[Use]) -> Leak:
     for use in group[1:]:
         shared &= set(use.chain)
     chain = [node for node in group[0].chain if node in shared] or list(group[0].chain)
+    old = _recorded(group[0])
+    if old is not None:
+        return Leak(tuple(group), chain[-1], old)
     meetings = {(use.node.location.path, use.node.location.line) for use in group}
     nodes = {use.node for use in uses}
     first = group[0]
@@ -243,3 +247,19 @@ def _settled(group: list[Use], uses: list[Use]) -> Leak:
     # What another loss rightly takes gradient from must be stopped where this one takes it.
     node = alone[0] if alone else first.node
     return Leak(tuple(group), node, complete_at(first.view, node, first.leaves, first.node))
+
+
+def _recorded(use: Use) -> Location | None:
+    """Where a rollout made the values that the update found in storage: there they should have become constants."""
+    view = use.view
+    old = {maker: stale for each in view.analysis.views for stale in stale_of(each) for maker in stale.makers}
+    if not old:
+        return None
+    makers = takers(view, use.leaves, view.backward(use.value, use.leaves))
+    built = use.chain[0]
+    home = activations(built.call)
+    for maker in makers:
+        near = maker.call is None or maker.call in home
+        if maker not in old or (near and maker.loops == built.loops[: len(maker.loops)]):
+            return None
+    return old[makers[0]].location if makers else None

@@ -31,10 +31,14 @@ class Stale:
     """The call at `site` made a value before a step; `uses`: what the loss takes it for, and the node that does."""
 
     view: View
-    maker: Node
+    makers: tuple[Node, ...]
     site: Site
     leaves: int
     uses: dict[str, Node]
+
+    @property
+    def maker(self) -> Node:
+        return self.makers[0]
 
     @property
     def location(self) -> Location:
@@ -47,12 +51,19 @@ def stale_values(analysis: Analysis) -> list[Stale]:
     if known is None:
         found: dict[tuple[str, int, int], Stale] = {}
         for view in analysis.views:
-            if view.sink.kind in ("library", "grad"):
-                continue
-            for entry in _of_view(view):
+            for entry in stale_of(view):
                 where = entry.location
                 found.setdefault((where.path, where.line, where.column), entry)
         known = analysis.cache["stale"] = list(found.values())
+    assert isinstance(known, list)
+    return known
+
+
+def stale_of(view: View) -> list[Stale]:
+    """The stale calls that the loss of one sink differentiates."""
+    known = view.analysis.cache.get(("stale", view))
+    if known is None:
+        known = view.analysis.cache["stale", view] = [] if view.sink.kind in ("library", "grad") else _of_view(view)
     assert isinstance(known, list)
     return known
 
@@ -83,7 +94,7 @@ def _of_view(view: View) -> list[Stale]:
             leaves = 0
             for maker in makers:
                 leaves |= stale[maker]
-            found.append(Stale(view, makers[0], site, leaves, uses))
+            found.append(Stale(view, tuple(makers), site, leaves, uses))
     return found
 
 
