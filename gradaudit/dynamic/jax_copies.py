@@ -11,7 +11,9 @@ import numpy as np
 from gradaudit.dynamic.jax_trees import Slot
 from gradaudit.tape import Node
 
-LAGGING = re.compile(r"target|ema|old|lag|shadow|slow|momentum|teacher|frozen|ref|avg|average|copy|bar$|prev")
+LAGGING = re.compile(
+    r"target|tgt|(^|_)ema($|_)|(^|_)old($|_)|lag|shadow|slow|moment|teacher|frozen|(^|_)ref|avg|average|copy|bar$|prev"
+)
 
 
 def mark(
@@ -33,19 +35,42 @@ def mark(
 def copies(
     slots: Sequence[Slot], arrays: Sequence[Any], stems: Sequence[str], among: set[int]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """(copy, original) as slot numbers: networks that equal another one array by array."""
+    """(copy, original) as slot numbers: a network that equals another array by array, or one of the same form whose
+    name says that it lags behind (a target network after some training)."""
     networks: dict[str, list[int]] = {}
     for number in sorted(among):
         networks.setdefault(stems[number], []).append(number)
-    seen: dict[tuple[object, ...], list[str]] = {}
+    forms: dict[tuple[object, ...], list[str]] = {}
     for stem, members in networks.items():
         form = tuple((slots[i].name.removeprefix(stem), np.shape(arrays[i])) for i in members)
-        for other in seen.get(form, []):
-            if _equal([arrays[i] for i in members], [arrays[i] for i in networks[other]]):
-                late = bool(LAGGING.search(stem.lower())) >= bool(LAGGING.search(other.lower()))
-                yield (members, networks[other]) if late else (networks[other], members)
-                break
-        seen.setdefault(form, []).append(stem)
+        forms.setdefault(form, []).append(stem)
+    for twins in forms.values():
+        for stem in twins:
+            origin = _origin(stem, twins, {one: [arrays[i] for i in networks[one]] for one in twins})
+            if origin is not None:
+                yield networks[stem], networks[origin]
+
+
+def _origin(stem: str, twins: Sequence[str], arrays: Mapping[str, Sequence[Any]]) -> str | None:
+    """What the network is a copy of; None for an original."""
+    lags = lagging(stem)
+    originals = [one for one in twins if one != stem and lagging(one) <= lags]
+    equal = [one for one in originals if _equal(arrays[one], arrays[stem])]
+    equal = [one for one in equal if lags > lagging(one) or twins.index(one) < twins.index(stem)]
+    if equal:
+        return equal[0]
+    originals = [one for one in originals if not lagging(one)] if lags else []
+    named = [one for one in originals if _last(one) in _last(stem)]
+    return (named or originals)[0] if len(named or originals) == 1 else None
+
+
+def lagging(path: str) -> bool:
+    """Does a name on the way say that this network follows another one?"""
+    return any(LAGGING.search(part) for part in path.lower().split("."))
+
+
+def _last(stem: str) -> str:
+    return stem.lower().removesuffix(".params").rpartition(".")[2]
 
 
 def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:

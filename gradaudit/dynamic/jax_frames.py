@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gradaudit.tape import Frame, Network, Node
+from gradaudit.tape import PARAMETER, Frame, Network, Node
 
 
 def assign(nodes: list[Node], network_of: Callable[[Node], Network | None], by_library: Callable[[Node], bool]) -> None:
@@ -27,6 +27,8 @@ def assign(nodes: list[Node], network_of: Callable[[Node], Network | None], by_l
             _frame(part, region, network, pure)
             if _one_line(part) and by_library(part[-1]):
                 part[-1].op = "module_call"
+            for node in part:
+                _layer(node, pure)
 
 
 def _direct(
@@ -114,6 +116,24 @@ def _frame(part: list[Node], region: set[Node], network: Network, pure: dict[Nod
     frame = Frame(network, tuple(arguments))
     for node in part:
         node.frame = frame
+
+
+def _layer(node: Node, pure: dict[Node, Network]) -> None:
+    """A product with a weight is a layer: a call of its own inside the network's."""
+    if node.op not in ("matmul", "einsum") and not node.detail.startswith("conv"):
+        return
+    weights = [edge.source for edge in node.inputs if edge.source in pure]
+    data = tuple(edge.source for edge in node.inputs if edge.source not in pure)
+    if not weights or not data:
+        return
+    leaf = weights[0]
+    while leaf.leaf is None:
+        leaf = leaf.inputs[0].source
+    owner = leaf.leaf.owner
+    node.op, node.detail = "module_call", node.detail if node.detail.startswith("conv") else "linear"
+    node.inputs[:] = [edge._replace(kind=PARAMETER) if edge.source in pure else edge for edge in node.inputs]
+    if owner is not None:
+        node.frame = Frame(owner, data, node.frame)
 
 
 def _one_line(part: list[Node]) -> bool:

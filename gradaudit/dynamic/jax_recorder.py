@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gradaudit.dynamic.groups import build
+from gradaudit.dynamic.jax_copies import lagging
 from gradaudit.dynamic.jax_frames import assign
 from gradaudit.dynamic.jax_leaves import Leaves
 from gradaudit.dynamic.jax_numbers import gradients
@@ -23,7 +24,7 @@ from gradaudit.dynamic.jax_tape import Writer, Written
 from gradaudit.dynamic.jax_trees import has_jax
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
-from gradaudit.tape import Location, Sink, Tape
+from gradaudit.tape import Location, Node, Sink, Tape
 
 
 class JaxRecorder:
@@ -51,6 +52,7 @@ class JaxRecorder:
         rows = leaves.rows(written, numbers, program.reached)
         tape.sinks.append(_sink(program, written, call))
         tape.roles.update({row.node: row.role for row in rows if row.stated})
+        tape.sinks[0].own = _own(tape)
         return Recording(
             framework="jax",
             call=call,
@@ -90,6 +92,18 @@ def _sink(program: Program, written: Written, call: LossCall) -> Sink:
     differentiated = frozenset(written.nodes[inputs[slot]] for slot in program.differentiated if slot in inputs)
     time = max((node.time for node in written.tape.nodes), default=0) + 1
     return Sink(loss, "grad", loss.location, time, differentiated, function=getattr(call.function, "__name__", ""))
+
+
+def _own(tape: Tape) -> frozenset[Node] | None:
+    """What is stepped with this gradient: what is differentiated, but for networks that follow another one of these."""
+    differentiated = tape.sinks[0].differentiated or frozenset()
+    leaves = {node.leaf for node in differentiated}
+    follows = {
+        node
+        for node in differentiated
+        if node.leaf is not None and node.leaf.copied_from in leaves and lagging(node.leaf.path.rpartition(".")[0])
+    }
+    return differentiated - follows if follows and follows != differentiated else None
 
 
 def _definition(function: Callable[..., Any], program: Program) -> Location:
