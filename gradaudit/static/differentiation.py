@@ -42,7 +42,7 @@ class Differentiation(Machine):
         leaves = None
         if differentiated is not None and not (isinstance(differentiated, Const) and differentiated.value is None):
             found = self.parameters_of(differentiated)
-            leaves = frozenset(found) if found else None
+            leaves = frozenset(found)  # not understood: nothing is known to be reached
         self.event("backward", sink=self.make_sink(self.tensor(loss), kind, leaves))
 
     def make_sink(self, loss: Node, kind: str, differentiated: frozenset[Node] | None) -> Sink:

@@ -156,6 +156,9 @@ class Entries:
     def _training_step(self, instance: Instance, cls: ClassValue, name: str) -> None:
         """A framework differentiates what this returns and steps the optimizers that were configured."""
         run = self.run
+        if name == "compute_loss":
+            self._trained_by_trainer(instance, cls, name)
+            return
         result = self._call_member(instance, cls, name)
         if isinstance(result, Sequence) and result.items:
             result = result.items[0]
@@ -169,6 +172,25 @@ class Entries:
                 if part is not None and hasattr(part, "optimizer"):
                     run.call_method(part, "step", [], {})
                     run.call_method(part, "zero_grad", [], {})
+
+    def _trained_by_trainer(self, instance: Instance, cls: ClassValue, name: str) -> None:
+        """`compute_loss(self, model, inputs)` of a trainer: the model is what the framework steps, and nothing else."""
+        run = self.run
+        method, owner = run.member(cls, name)
+        if not isinstance(method, Function):
+            return
+        model = Unknown("model", annotation=External("torch.nn.Module"))
+        run.file = method.module.display
+        optimizer = run.make_optimizer(model, "optimizer")
+        spec = method.node.args
+        names = [parameter.arg for parameter in (*spec.posonlyargs, *spec.args)][1:]
+        result = run.call_function(method.bind(instance, owner), [], {names[0]: model} if names else {}, entry=True)
+        if isinstance(result, Sequence) and result.items:
+            result = result.items[0]
+        if isinstance(result, Node):
+            run.backward(result, "return")
+            run.call_method(optimizer, "step", [], {})
+            run.call_method(optimizer, "zero_grad", [], {})
 
     def _returned_losses(self, cls: ClassValue) -> list[str]:
         found = []
@@ -220,6 +242,8 @@ class Entries:
             names: set[str] = set()
             sink = False
             for node in ast.walk(function):
+                if isinstance(node, ast.Call) and _calls_optimizer(node.func):
+                    sink = True
                 if isinstance(node, ast.Attribute):
                     owner = node.value
                     if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
@@ -317,6 +341,13 @@ class Entries:
 
 def _is_dataclass(cls: ClassValue) -> bool:
     return any("dataclass" in ast.unparse(decorator) for decorator in cls.node.decorator_list)
+
+
+def _calls_optimizer(function: ast.expr) -> bool:
+    """`self.actor_opt(loss, ...)`: an optimizer of the project that does the whole step."""
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    made = name.startswith(("get", "make", "create", "build", "set"))
+    return name.lower().endswith(("_opt", "_optim", "_optimizer")) and not made
 
 
 def _differentiates(node: ast.Attribute) -> bool:

@@ -51,7 +51,11 @@ class Library(Machine):
         row = self.hints.models.function(path)
         if row is None:
             return self._unmodelled_name(path, root, args, keywords)
-        return KINDS[row.kind](self, row, args, keywords)
+        made = KINDS[row.kind](self, row, args, keywords)
+        wants = keywords.get("requires_grad")
+        if isinstance(made, Node) and made.leaf is None and isinstance(wants, Const) and wants.value:
+            self.as_parameter(made, held=True)
+        return made
 
     def _unmodelled_name(self, path: str, root: str, args: Args, keywords: Keywords) -> Any:
         tail = path.rsplit(".", 1)[-1]
@@ -105,7 +109,7 @@ class Library(Machine):
         return None
 
     def _stop(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        if row.op == "stop":
+        if row.op == "stop" and "tensor" not in row.path and "array" not in row.path:
             return self.stop_value(args[0]) if args else NONE
         nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
         if not nodes:

@@ -218,7 +218,8 @@ class Names(Machine):
         if isinstance(value, ClassValue):
             return value
         if isinstance(value, External):
-            if self.hints.models.canonical(value.path) in MODULE_CLASSES or value.path in MODULE_CLASSES:
+            known = self.hints.models.canonical(value.path) in MODULE_CLASSES or value.path in MODULE_CLASSES
+            if known or value.tail in ("LightningModule", "PreTrainedModel", "PreTrainedModelWrapper"):
                 return External("torch.nn.Module")
             return External(value.path) if value.tail in ("Optimizer", "GradientTransformation") else None
         if (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 from typing import Any
 
 from gradaudit.models import Row
@@ -121,7 +123,11 @@ class Networks(Machine):
             elif isinstance(part, Instance):
                 if self.is_module(part):
                     self._collect(part, found, seen)
+            elif isinstance(part, Union):
+                self._collect(Union(tuple(p for p in part.alternatives if self.is_module(p))), found, seen)
             elif isinstance(part, Unknown):
+                if part.call and part.name in self.called_attributes(instance):
+                    part.is_module = True  # an unknown layer: something made it, and forward calls it
                 if (
                     part.instance is not None
                     and self.is_module(part.instance)
@@ -136,6 +142,12 @@ class Networks(Machine):
             if self.is_module(instance) and self._is_opaque(instance):  # of bases that we do not see
                 instance.leaf = self.leaf("param", "", instance.network)
                 found[instance.leaf] = None
+
+    def called_attributes(self, instance: Instance) -> frozenset[str]:
+        """The attributes of a module that its own methods call: `self.backbone(x)`."""
+        if instance.cls is None or not self.is_module_class(instance.cls):
+            return frozenset()
+        return called_on_self(instance.cls.node)
 
     def _collect_container(self, value: Any, found: dict[Node, None], seen: set[int]) -> None:
         parts = list(value.items) + [value.rest] if isinstance(value, Sequence) else list(value.entries.values())
@@ -339,6 +351,8 @@ class Networks(Machine):
             return args[0]
         if name == "prepare" and len(args) > 1:
             return Sequence(args)
+        if isinstance(parent, Instance) and function.call and name in self.called_attributes(parent):
+            function.is_module = True
         if self.unknown_is_module(function):
             return self.call_module_opaquely(function, args, keywords)
         if (
@@ -397,7 +411,7 @@ class Networks(Machine):
             if sources:
                 self.event("soft_update", leaves=tuple(leaves), sources=tuple(sources))
                 return NONE
-        if name.startswith(SETTERS) or name in NO_RESULT_IN:
+        if name.startswith(SETTERS) or name in NO_RESULT_IN and name not in ("sample", "get"):
             made = Unknown(name)
             made.call = True
             return made
@@ -672,6 +686,18 @@ class Networks(Machine):
                     seen.add(edge.source)
                     todo.append(edge.source)
         return list(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def called_on_self(node: ast.ClassDef) -> frozenset[str]:
+    return frozenset(
+        call.func.attr
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "self"
+    )
 
 
 NOT_OPTIMIZERS = (
