@@ -144,7 +144,7 @@ def _joined(parts: list[CheckReport]) -> CheckReport:
 
 def _report(recorder: Recorder, recording: Recording, trained: set[str]) -> CheckReport:
     """The report of one loss; a group that another part of the update trains is not starved."""
-    judgements = [one for one in judge(recording) if not one.starved or not set(one.starved) <= trained]
+    judgements = [one for one in judge(recording, trained) if not one.starved or not set(one.starved) <= trained]
     judgements, suppressed = _suppress(judgements)
     proved = _proved(recorder, recording, judgements)
     return CheckReport(

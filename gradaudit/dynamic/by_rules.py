@@ -19,6 +19,9 @@ from gradaudit.tape import Node
 OPERAND_CODES = frozenset(("GA201", "GA303", "GA304"))
 """Rules whose defect is one operand of an operation: a stop at the operation's result would stop the learning, too."""
 
+STARVING = frozenset(("GA401", "GA402"))
+"""Rules that miss gradient; where roles are stated, `starved` speaks."""
+
 MOST_TRIED = 12
 
 
@@ -31,11 +34,17 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
     loaded = load_rules() if rules is None else rules
     found: list[Finding] = []
     for rule in loaded:
-        found += [finding for finding in rule.check(case.analysis) if finding.location.line]
+        if rule.code not in STARVING or whole_update(case):
+            found += [finding for finding in rule.check(case.analysis) if finding.location.line]
     for finding in who_speaks(found, loaded):
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
         yield Judgement(_moved(case, _placed(finding), cut), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+
+
+def whole_update(case: Case) -> bool:
+    """Whether the run shows what steps: of a loss alone nobody knows what else trains the groups it leaves out."""
+    return any(event.kind == "step" and event.location.line for event in case.recording.tape.events)
 
 
 def _placed(finding: Finding) -> Finding:

@@ -23,7 +23,8 @@ def by_roles(case: Case) -> Iterator[Judgement]:
 
 def leaks(case: Case, frozen: list[Group], trained: list[Group], stated: bool) -> Iterator[Judgement]:
     """Frozen groups with a path from the loss: one judgement for each place where a stop belongs."""
-    reached = [group for group in frozen if group.state != NONE and case.mask([group]) & case.view.mask]
+    live = case.view.live(case.view.sink.loss)
+    reached = [group for group in frozen if group.state != NONE and case.mask([group]) & live]
     if not reached:
         return
     others = _owned(case, frozen) or trained or [group for group in case.groups if group not in frozen]

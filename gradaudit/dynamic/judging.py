@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from gradaudit import ownership
-from gradaudit.dynamic.by_rules import by_rules, roots_of
+from gradaudit.dynamic.by_rules import by_rules, roots_of, whole_update
 from gradaudit.dynamic.judge import by_roles
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement
 from gradaudit.dynamic.recording import NONE, Recording
@@ -24,11 +24,12 @@ NOTHING = (
 )
 
 
-def judge(recording: Recording) -> list[Judgement]:
-    """Everything that check says of a recording, not yet proved."""
+def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement]:
+    """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains."""
     _own(recording)
     case = Case(recording)
     stated = list(by_roles(case)) or list(_untrained(case))
+    stated += _left_out(case, trained)
     shared = list(by_rules(case))
     merged = [_shaped(judgement, shared) for judgement in stated]
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
@@ -45,6 +46,15 @@ def _untrained(case: Case) -> Iterator[Judgement]:
     if not used:
         raise CheckError(NOTHING)
     yield from starved(case, used)
+
+
+def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:
+    """In a whole update: groups that are stepped after this loss, that it is made of, and that no loss trains."""
+    own, depends = case.view.own, case.analysis.dep(case.view.sink.loss)
+    if own is None or not whole_update(case):
+        return
+    groups = [group for group in case.groups if group.state == NONE and not group.stated and group.name not in trained]
+    yield from starved(case, [group for group in groups if case.mask([group]) & own & depends])
 
 
 def _own(recording: Recording) -> None:

@@ -10,7 +10,7 @@ from gradaudit.dynamic.recording import NONE, ZERO, Group
 from gradaudit.finding import Step
 from gradaudit.tape import INDEX, Location, Node
 
-FLAT = frozenset(("round", "sign"))
+FLAT = frozenset(("round", "sign", "floor", "ceil"))
 """Operations with a gradient that is zero wherever it is defined."""
 
 

@@ -97,6 +97,9 @@ ESCAPES = frozenset("item tolist numpy __array__ __float__ __int__ __index__ __c
 FROM_DATA = frozenset(("tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"))
 """Operations that bring data in from outside: what they make is an input, unless it is a single number."""
 
+FLAT = frozenset(("round", "sign", "floor", "ceil"))
+"""Operations that autograd follows and whose gradient is zero wherever it is defined: stops, to the rules."""
+
 INDEX_ARGUMENTS = {
     "where": (0,),
     "gather": (1,),

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.torch_recorder.composites import parameters_of
-from gradaudit.dynamic.torch_recorder.ops import FROM_DATA, Kind, kind_of
+from gradaudit.dynamic.torch_recorder.ops import FLAT, FROM_DATA, Kind, kind_of
 from gradaudit.dynamic.torch_recorder.updates import Updates
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Frame, Leaf, Network, Node, Tape
 
@@ -199,6 +199,7 @@ class Tracer(TorchFunctionMode):
         positions: list[int] = []
         met: set[Any] = set()
         layered = False
+        flat = kind.op in FLAT
         written = len(before) - 1 if kind.name == "__setitem__" and isinstance(args[2], Tensor) else 0
         for position, ((tensor, source, _), key) in enumerate(zip(before, keys, strict=True)):
             passes = key in found
@@ -209,7 +210,7 @@ class Tracer(TorchFunctionMode):
                 edge_kind = INDEX
             elif isinstance(tensor, torch.nn.Parameter) and self.in_layer():
                 edge_kind, layered = PARAMETER, True
-            edges.append(Edge(source, passes, edge_kind))
+            edges.append(Edge(source, passes and not flat, edge_kind))
             positions.append(position)
         if kind.swapped and len(edges) == 2:
             edges.reverse()
