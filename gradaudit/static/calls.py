@@ -146,9 +146,9 @@ class Calls(Machine):
             args = [function.self_value, *args]
             scope.self_value = function.self_value
         self._bind_arguments(function, scope, args, keywords, entry, extra)
-        receiver = function.self_value
-        if isinstance(receiver, Instance) and self._enters(receiver, function.name):
-            return self._run_inside(function, scope, receiver, args[1:], keywords)
+        inside: Any = function.self_value
+        if isinstance(inside, Instance) and self._enters(inside, function.name):
+            return self._run_inside(function, scope, inside, args[1:], keywords)
         return self._run(function, scope)
 
     def _enters(self, receiver: Instance, name: str) -> bool:

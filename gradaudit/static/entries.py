@@ -299,7 +299,7 @@ class Entries:
             for node in run.nodes_of(part)[:4]:
                 if node.leaf is None:
                     run.make_sink(node, "library", None)
-        called = bool(run.sinks) and run.callers.internal(function.node.name, self.module.file)
+        called = bool(run.sinks) and run.callers.internal(function.name, self.module.file)
         for sink in run.sinks:
             sink.called = called
 

@@ -64,8 +64,8 @@ def definitions(tree: ast.Module) -> tuple[dict[str, list[tuple[ast.stmt, ast.al
                 visit(statement.body)
                 for handler in getattr(statement, "handlers", ()):
                     fallback, _ = definitions(ast.Module(handler.body, []))
-                    for name, entries in fallback.items():  # the try's own binding is the one that counts
-                        bound.setdefault(name, entries)
+                    for key, entries in fallback.items():  # the try's own binding is the one that counts
+                        bound.setdefault(key, entries)
                 visit(getattr(statement, "orelse", ()))
 
     visit(tree.body)

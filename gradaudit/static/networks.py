@@ -554,8 +554,7 @@ class Networks(Machine):
             return self.node("getitem", [Edge(tree)], detail=f"[{name!r}]", name=name)
         found = instance.attrs.get(key)
         if found is None:
-            found = self.leaf("param", name, instance.network)
-            found.leaf.scalar = True  # type: ignore[union-attr]
+            found = self.leaf("param", name, instance.network, scalar=True)
             instance.attrs[key] = found
         return found
 

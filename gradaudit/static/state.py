@@ -63,7 +63,7 @@ class Scope:
         self.vars: dict[Any, Any] = {}
         self.parent = parent
         self.module = module
-        self.function = function or (parent.function if parent is not None else "")
+        self.function: str = function or (parent.function if parent is not None else "")
         self.cls: Any = parent.cls if parent is not None else None
         self.self_value: Any = parent.self_value if parent is not None else None
         self.returns: list[tuple[Any, Guard]] = []

@@ -320,10 +320,12 @@ class Statements(Machine):
                 break
         if rest is not None:
             stored, read = loop_names(statement)
-            ending = self.loop(
-                lambda: (self.assign(statement.target, rest, scope), self.block(statement.body, scope))[1],
-                scope, stored, read,
-            )  # fmt: skip
+
+            def body() -> str:
+                self.assign(statement.target, rest, scope)
+                return self.block(statement.body, scope)
+
+            self.loop(body, scope, stored, read)
         return self.block(statement.orelse, scope) if statement.orelse else GOES_ON
 
     def _while(self, statement: ast.While, scope: Scope) -> str:

@@ -7,6 +7,7 @@ journal can undo and merge them (see `state.State.put`).
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gradaudit.tape import ALWAYS, Guard, Network, Node, Optimizer
@@ -65,7 +66,7 @@ class Unknown(Value):
         self.name = name
         self.parent = parent
         self.annotation = annotation  # a ClassValue, or External("torch.nn.Module")
-        self.attrs: dict[Any, Value] = {}
+        self.attrs: dict[Any, Any] = {}
         self.call = False  # the result of a call that is not understood
         self.default: object = MISSING
         self.flag_of: object = None
@@ -103,22 +104,20 @@ class Sequence(Value):
 
     __slots__ = ("cell", "kind", "names", "time")
 
-    def __init__(
-        self, items: tuple[Value, ...] | list[Value] = (), rest: Value | None = None, kind: str = "tuple"
-    ) -> None:
+    def __init__(self, items: Iterable[Any] = (), rest: Any = None, kind: str = "tuple") -> None:
         self.cell: dict[str, Any] = {"items": tuple(items), "rest": rest}
         self.kind = kind
         self.names: tuple[str, ...] | None = None
         self.time = 0
 
     @property
-    def items(self) -> tuple[Value, ...]:
-        items: tuple[Value, ...] = self.cell["items"]
+    def items(self) -> tuple[Any, ...]:
+        items: tuple[Any, ...] = self.cell["items"]
         return items
 
     @property
-    def rest(self) -> Value | None:
-        rest: Value | None = self.cell.get("rest")
+    def rest(self) -> Any:
+        rest = self.cell.get("rest")
         return rest
 
     def __repr__(self) -> str:
@@ -130,16 +129,16 @@ class Mapping(Value):
 
     __slots__ = ("entries",)
 
-    def __init__(self, entries: dict[Any, Value] | None = None, rest: Value | None = None) -> None:
-        self.entries: dict[Any, Value] = entries if entries is not None else {}
+    def __init__(self, entries: dict[Any, Any] | None = None, rest: Any = None) -> None:
+        self.entries: dict[Any, Any] = entries if entries is not None else {}
         if rest is not None:
             self.entries[MISSING] = rest
 
     @property
-    def rest(self) -> Value | None:
+    def rest(self) -> Any:
         return self.entries.get(MISSING)
 
-    def known(self) -> dict[Any, Value]:
+    def known(self) -> dict[Any, Any]:
         return {key: value for key, value in self.entries.items() if key is not MISSING}
 
     def __repr__(self) -> str:
@@ -158,7 +157,7 @@ class ClassValue(Value):
         self.name = node.name
         self.mro: list[Value] | None = None
         self.members: dict[str, ast.stmt] | None = None
-        self.attrs: dict[Any, Value] = {}
+        self.attrs: dict[Any, Any] = {}
         self.record: bool | None = None
         self.is_module: bool | None = None
         self.fields: list[tuple[str, ast.AnnAssign, ClassValue]] | None = None
@@ -247,7 +246,7 @@ class Instance(Value):
     def __init__(self, cls: ClassValue | None = None, external: str = "", name: str = "") -> None:
         self.cls = cls
         self.external = external
-        self.attrs: dict[Any, Value] = {}
+        self.attrs: dict[Any, Any] = {}
         self.leaf: Node | None = None
         self.network = Network(name, cls.name if cls is not None else external.rsplit(".", 1)[-1])
         self.children: Sequence | Mapping | None = None  # of a Sequential, ModuleList, ModuleDict
@@ -263,7 +262,7 @@ class OptimizerValue(Value):
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.attrs: dict[Any, Value] = {}
+        self.attrs: dict[Any, Any] = {}
 
 
 class Parameters(Value):
