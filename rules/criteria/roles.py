@@ -25,7 +25,7 @@ class Roles:
         for optimizer in tape.optimizers:
             self.held |= optimizer.leaves
         for sink in tape.sinks:  # an update by hand: what is differentiated by name is trained by somebody
-            self.held |= sink.differentiated or frozenset()
+            self.held |= sink.own or sink.differentiated or frozenset()
         copies: dict[Node, int] = {}
         for event in tape.events:
             if event.kind not in ("copy", "soft_update"):
