@@ -42,14 +42,15 @@ from typing import TYPE_CHECKING
 from gradaudit import ownership
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows, scalars
-from gradaudit.rules.criteria.place import place
+from gradaudit.rules.criteria.place import place, private
 from gradaudit.rules.criteria.product import Product, broken_products
 from gradaudit.rules.criteria.report import label, make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
+from gradaudit.rules.criteria.sites import takers
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
-    from gradaudit.tape import Node
+    from gradaudit.tape import Location, Node
 
 RANK = 70
 NAME = "temperature-loss"
@@ -111,11 +112,20 @@ def _product(product: Product, uses: list[Node]) -> Finding:
         NAME,
         _message(product.dual, name, names_of(analysis, product.leaves), used),
         "info" if decided(view, product.wrong, product.leaves) else level,
-        place(view, product.node, product.wrong, product.leaves, uses),
+        _place(product, uses),
         fix=_fix(product.dual, name, stop_call(analysis)),
         leaves=product.leaves,
         through=(product.node, product.wrong),
     )
+
+
+def _place(product: Product, uses: list[Node]) -> Location:
+    """What is computed from values that other losses rightly use is stopped where the multiplier takes it."""
+    view = product.view
+    makers = takers(view, product.leaves, view.backward(product.wrong, product.leaves))
+    if product.dual and not all(private(view, maker, {product.node, *uses}) for maker in makers):
+        return product.node.location
+    return place(view, product.node, product.wrong, product.leaves, uses)
 
 
 def _message(dual: bool, name: str, leaked: str, used: bool) -> str:

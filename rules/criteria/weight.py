@@ -248,6 +248,8 @@ def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         value = _reduced(factor.source, inverted=node.op == "div")
         if value is None or not _is_reduced_term(view, node, term.source):
             continue
+        if view.sink.kind == "library" and not _is_reduction(term.source):
+            continue  # what a function returns is normalised, not scaled
         leaves = view.live(value)
         # (x - mean) / std is a standardised value, no term and its scale
         if leaves and _contains(view, term.source, value, sums=node.op != "div"):
@@ -275,6 +277,16 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
         else:
             return None
     return None
+
+
+def _is_reduction(node: Node) -> bool:
+    for _ in range(8):
+        if node.op in ("mean", "sum"):
+            return True
+        if node.op not in PEELED or not node.inputs:
+            return False
+        node = _main(node)
+    return False
 
 
 def _is_full(node: Node) -> bool:
