@@ -13,6 +13,7 @@ from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import raw_inputs
 from gradaudit.dynamic.starved import starved
+from gradaudit.dynamic.undifferentiated import guessed
 from gradaudit.errors import CheckError
 
 SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206", "GA301", "GA302"))
@@ -34,6 +35,7 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     merged = [_shaped(judgement, shared) for judgement in stated]
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
+    merged += guessed(recording)
     return sorted(merged, key=lambda judgement: judgement.finding.sort_key)
 
 
