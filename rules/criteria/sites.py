@@ -100,7 +100,7 @@ def sites(analysis: Analysis) -> Sites:
 
 def frames(node: Node) -> list[Frame]:
     """The module calls that a node is in, innermost first."""
-    found = []
+    found: list[Frame] = []
     frame = node.frame
     while frame is not None and len(found) < 32:
         found.append(frame)
@@ -110,7 +110,7 @@ def frames(node: Node) -> list[Frame]:
 
 def activations(call: Call | None) -> list[Call]:
     """The user functions on the stack, innermost first."""
-    found = []
+    found: list[Call] = []
     while call is not None and len(found) < 64:
         found.append(call)
         call = call.parent
@@ -126,6 +126,15 @@ def common(calls: Iterable[Call | None]) -> Call | None:
             break
         found = level[0]
     return found
+
+
+def nearest(call: Call | None, made: list[Site]) -> Call | None:
+    """The innermost activation around `call` that also makes one of these values; `call` where there are none.
+
+    What comes out of storage was made elsewhere and says nothing of where the value belongs.
+    """
+    shared = [common([call, site.call]) for site in made]
+    return max(shared, key=lambda step: len(activations(step))) if shared else call
 
 
 def takers(view: View, leaves: int, area: Iterable[Node]) -> list[Node]:
@@ -160,16 +169,21 @@ def made_at(view: View, makers: Iterable[Node], consumer: Node | None) -> list[S
     known = sites(view.analysis)
     ways = {maker: _levels(known.outside(maker, consumer)) for maker in makers}
     mine = set(ways.values())
-    busy: set[Spot] = set()
+    others: dict[Spot, set[tuple[Spot, ...]]] = {}
     for way in _all_ways(view.analysis):
         if way not in mine:
-            busy.update(way)
+            for depth, spot in enumerate(way):
+                others.setdefault(spot, set()).add(way[depth:])
     found = []
     for maker in makers:
-        site = start = known.outside(maker, consumer)
-        while _spot(site.location) in busy and site.call is not None:
-            site = Site(site.call.location, site.call.parent)
-        found.append(start if _spot(site.location) in busy else site)
+        site = known.outside(maker, consumer)
+        levels = [site, *(Site(call.location, call.parent) for call in activations(site.call))]
+        free = (
+            level
+            for depth, level in enumerate(levels)
+            if not others.get(_spot(level.location), set()) - {ways[maker][depth:]}
+        )
+        found.append(next(free, site))
     return found
 
 
@@ -213,7 +227,7 @@ def complete_at(view: View, node: Node, leaves: int, use: Node | None = None) ->
     known = sites(view.analysis)
     mine = known.outside(node, view.sink.loss)
     makers = takers(view, leaves, view.backward(node, leaves))
-    activation = common([mine.call, *(site.call for site in made_at(view, makers, view.sink.loss))])
+    activation = nearest(mine.call, made_at(view, makers, view.sink.loss))
     helper = _below(activation, mine.call)
     if helper is None or not _makes_others(view, helper, makers):
         if use is not None and helper is not None and helper in activations(use.call):
@@ -263,8 +277,7 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     """
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(operand, leaves))
-    calls = [site.call for site in made_at(view, makers, consumer)]
-    activation = common([known.outside(consumer, operand).call, *calls])
+    activation = nearest(known.outside(consumer, operand).call, made_at(view, makers, consumer))
     use = known.outside(consumer, operand).seen_from(activation)
     dedicated = all(private(view, maker, {consumer}) for maker in makers)
     for node in view.dominators(operand, leaves):
