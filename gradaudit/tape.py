@@ -40,7 +40,7 @@ def join_guards(first: Guard, second: Guard) -> Guard | None:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
-    """A span of source text. Lines and columns are 1-based, `end_column` is exclusive; `path` is as the user gave it."""
+    """A span of source text: 1-based, `end_column` exclusive; `path` is as the user gave it."""
 
     path: str
     line: int

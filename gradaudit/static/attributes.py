@@ -39,7 +39,8 @@ MODULE_METHODS = frozenset({
     "named_children", "double", "float", "half", "bfloat16", "share_memory", "buffers", "named_buffers", "init", "bind",
     "zero_grad", "trainable_variables", "trainable_weights", "variables", "weights", "get_weights", "set_weights",
     "param", "variable", "tabulate", "__call__", "register_forward_hook", "register_module", "get_parameter", "copy",
-    "lazy_init", "init_with_output", "sow", "perturb", "has_variable", "is_initializing", "get_variable", "manual_backward",
+    "lazy_init", "init_with_output", "sow", "perturb", "has_variable", "is_initializing", "get_variable",
+    "manual_backward",
     "optimizers", "log", "log_dict", "toggle_optimizer", "untoggle_optimizer", "clip_gradients", "save_hyperparameters",
     "lr_schedulers", "compile",
 })  # fmt: skip

@@ -73,11 +73,17 @@ class Builtin(Machine):
         return made
 
     def _zip(self, args: Args, keywords: Keywords) -> Any:
-        if args and all(isinstance(value, Sequence) and value.rest is None for value in args):
-            return Sequence(
-                [Sequence(row) for row in zip(*(value.items for value in args), strict=False)], None, "list"
-            )
+        known = [value for value in args if isinstance(value, Sequence) and value.rest is None and value.items]
+        if known:
+            length = min(len(value.items) for value in known)
+            rows = [Sequence([self._nth(value, index) for value in args]) for index in range(length)]
+            return Sequence(rows, None, "list")
         return Sequence((), Sequence([self.element(value) for value in args]), "list")
+
+    def _nth(self, value: Any, index: int) -> Any:
+        if isinstance(value, Sequence) and index < len(value.items):
+            return value.items[index]
+        return self.element(value)
 
     def _enumerate(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else NONE

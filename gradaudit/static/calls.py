@@ -17,8 +17,8 @@ from gradaudit.static.values import (
     Const,
     External,
     Function,
-    GradMode,
     Gradient,
+    GradMode,
     Instance,
     Mapping,
     OptimizerValue,
@@ -34,7 +34,8 @@ from gradaudit.static.values import (
 from gradaudit.tape import ALWAYS, Call, Edge, Frame, Node
 
 NO_RESULT_IN = frozenset({
-    "step", "reset", "sample", "get", "add", "append", "push", "store", "insert", "put", "record", "log", "info", "debug",
+    "step", "reset", "sample", "get", "add", "append", "push", "store", "insert", "put", "record", "log", "info",
+    "debug",
     "warning", "close", "render", "seed", "add_scalar", "add_text", "write", "update_stats", "print", "save", "load",
     "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
@@ -153,7 +154,9 @@ class Calls(Machine):
 
     def _enters(self, receiver: Instance, name: str) -> bool:
         """Is this a call of a network from outside of it, by whatever method?"""
-        if receiver.cls is None or name.startswith("__") or name in NOT_ENTERED or not self.is_module_class(receiver.cls):
+        if name.startswith("__") or name in NOT_ENTERED or receiver.cls is None:
+            return False
+        if not self.is_module_class(receiver.cls):
             return False
         return self.frame is None or self.frame.network is not receiver.network
 

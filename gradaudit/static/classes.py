@@ -260,7 +260,7 @@ class Classes(Machine):
         return unknown.instance
 
     def concrete(self, cls: ClassValue) -> ClassValue:
-        """A class that can be instantiated: of an abstract one, a subclass in the project, one with parameters first."""
+        """A class that can be instantiated: of an abstract one, a subclass (one with parameters first)."""
         if not self._is_abstract(cls):
             return cls
         best: ClassValue | None = None

@@ -126,7 +126,9 @@ class Differentiation(Machine):
                 }
             )
         if isinstance(value, Sequence) and value.items:
-            names = tuple(f"{name}.{part}" for part in value.names) if value.names else tuple(f"{name}[{index}]" for index in range(len(value.items)))
+            names = tuple(f"{name}[{index}]" for index in range(len(value.items)))
+            if value.names:
+                names = tuple(f"{name}.{part}" for part in value.names)
             made = Sequence([self._differentiable(v, n, group) for v, n in zip(value.items, names, strict=False)])
             made.names, made.kind = value.names, value.kind
             return made

@@ -48,6 +48,7 @@ OPERATOR_METHODS = {
     "add": "__add__", "sub": "__sub__", "mul": "__mul__", "div": "__truediv__", "matmul": "__matmul__",
 }  # fmt: skip
 GRADIENTLESS = frozenset({"floordiv", "and", "or", "xor", "shift"})
+VARIABLE_PROPERTIES = frozenset({"trainable_variables", "trainable_weights", "variables", "weights"})
 NOT_VALUES = frozenset({
     "size", "dim", "numel", "item", "numpy", "tolist", "detach", "cpu", "cuda", "to", "float", "double", "half",
     "backward", "shape", "dtype", "device", "ndim",
@@ -80,8 +81,11 @@ class Expressions(Machine):
 
     def settle(self, value: Any) -> Any:
         """A method of a tensor that is used as a value (`dist.logits`, `out.loss`) is a part of that tensor."""
-        if type(value) is Bound and isinstance(value.receiver, Node):
-            return self.attribute_value(value.receiver, value.name)
+        if type(value) is Bound:
+            if isinstance(value.receiver, Node):
+                return self.attribute_value(value.receiver, value.name)
+            if value.name in VARIABLE_PROPERTIES:
+                return self.call_method(value.receiver, value.name, [], {})
         return value
 
     def attribute_value(self, node: Node, name: str) -> Any:

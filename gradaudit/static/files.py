@@ -1,4 +1,4 @@
-"""Files of the project: where its root is, which module a dotted name means, and each file's text and tree, read once."""
+"""Files of the project: where its root is, which module a dotted name means, and each file's text and tree."""
 
 from __future__ import annotations
 

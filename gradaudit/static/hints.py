@@ -68,7 +68,7 @@ class Hints:
         return name in self._stepped and name in self._cleared and name not in self._names
 
     def used_elsewhere(self, name: str, file: str) -> bool:
-        """Does another file of the project (or the rest of this one) use this function? Re-exporting is not using it."""
+        """Does another file of the project (or the rest of this one) use it? Re-exporting is not using."""
         root = self.files.project(file)
         if root not in self._corpus:
             texts = [(path, self.files.text(path)) for path in self.files.python_files(root)]

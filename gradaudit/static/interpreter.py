@@ -6,13 +6,13 @@ from typing import Any
 
 from gradaudit.static.attributes import Attributes
 from gradaudit.static.builtin import Builtin
+from gradaudit.static.callers import Callers
 from gradaudit.static.calls import Calls
 from gradaudit.static.classes import Classes
 from gradaudit.static.conditions import Conditions
 from gradaudit.static.differentiation import Differentiation
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
-from gradaudit.static.callers import Callers
 from gradaudit.static.hints import Hints
 from gradaudit.static.items import Items
 from gradaudit.static.joins import Joins

@@ -131,7 +131,9 @@ class Joins(Machine):
     def _join_union(self, values: list[tuple[Any, Guard]]) -> Any:
         flat: list[tuple[Any, Guard]] = []
         for value, guard in values:
-            parts = zip(value.alternatives, value.guards, strict=True) if isinstance(value, Union) else [(value, ALWAYS)]
+            parts = [(value, ALWAYS)]
+            if isinstance(value, Union):
+                parts = list(zip(value.alternatives, value.guards, strict=True))
             for part, own in parts:
                 if all(part is not other and not _same(part, other) for other, _ in flat):
                     flat.append((part, join_guards(guard, own) or ALWAYS))

@@ -15,8 +15,8 @@ from gradaudit.static.values import (
     Const,
     External,
     Function,
-    GradMode,
     Gradient,
+    GradMode,
     Instance,
     Mapping,
     Parameters,
@@ -28,15 +28,18 @@ from gradaudit.static.values import (
     Unknown,
     plain,
 )
-from gradaudit.tape import ALWAYS, Edge, Node
+from gradaudit.tape import ALWAYS, Edge, Network, Node
 
+FUNCTIONAL_LAYERS = ("tf.layers.", "tf.contrib.layers.", "tf.contrib.slim.", "tf.slim.", "tf.compat.v1.layers.")
 FRAMEWORK_ROOTS = frozenset({
     "torch", "jax", "tensorflow", "tf", "flax", "haiku", "optax", "rlax", "equinox", "distrax", "einops", "keras",
     "tensordict", "torchrl", "kornia", "chex", "tensorflow_probability",
 })  # fmt: skip
 SILENT_ROOTS = frozenset({
-    "random", "time", "os", "logging", "warnings", "gym", "gymnasium", "sys", "json", "re", "pathlib", "argparse", "wandb",
-    "absl", "tqdm", "pickle", "datetime", "shutil", "glob", "yaml", "hydra", "omegaconf", "matplotlib", "math", "mlflow",
+    "random", "time", "os", "logging", "warnings", "gym", "gymnasium", "sys", "json", "re", "pathlib", "argparse",
+    "wandb",
+    "absl", "tqdm", "pickle", "datetime", "shutil", "glob", "yaml", "hydra", "omegaconf", "matplotlib", "math",
+    "mlflow",
 })  # fmt: skip
 
 
@@ -119,6 +122,11 @@ class Library(Machine):
         return self.apply_row(row, args, keywords)
 
     def _row_constant(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        if row.path.startswith(FUNCTIONAL_LAYERS) and args and self.nodes_of(args[0]):
+            name = keywords.get("name", keywords.get("scope"))
+            text = str(name.value) if isinstance(name, Const) else row.path.rsplit(".", 1)[-1]
+            network = Network(text)
+            return self.module_call(self.leaf("param", "", network), network, args[:1], {})
         return plain(row.path.rsplit(".", 1)[-1])
 
     def _alloc(self, row: Row, args: Args, keywords: Keywords) -> Any:
@@ -538,6 +546,9 @@ class Library(Machine):
     def _t_averaged(self, row: Row, args: Args, keywords: Keywords) -> Any:
         return self.clone(args[0]) if args else NONE
 
+    def _t_tape(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return Transformed(NONE, "gradient_tape")
+
     def _t_haiku(self, row: Row, args: Args, keywords: Keywords) -> Any:
         return Transformed(args[0] if args else NONE, "haiku", row.path)
 
@@ -728,6 +739,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "incremental_update": Library._t_incremental,
     "periodic_update": Library._t_incremental,
     "haiku_transform": Library._t_haiku,
+    "gradient_tape": Library._t_tape,
     "jacobian_transform": Library._t_jacobian,
     "jacrev": Library._t_jacobian,
     "jacfwd": Library._t_jacobian,

@@ -6,9 +6,9 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from gradaudit.models import Row
 from gradaudit.static.files import Files, Module
 from gradaudit.static.state import Scope, State
-from gradaudit.models import Row
 from gradaudit.static.values import ClassValue, Function, Gradient, Instance, Transformed, Unknown
 from gradaudit.tape import Guard, Node, Symbol
 

@@ -14,6 +14,7 @@ from gradaudit.static.values import (
     External,
     Function,
     Gradient,
+    GradMode,
     Instance,
     Mapping,
     OptimizerValue,
@@ -346,6 +347,8 @@ class Methods(Machine):
         return Unknown(name)
 
     def _callable(self, value: Any, name: str, args: Args, keywords: Keywords) -> Any:
+        if isinstance(value, Transformed) and value.how == "gradient_tape":
+            return self._on_tape(name, args, keywords)
         if isinstance(value, Transformed) and value.how == "haiku":
             if name == "apply" and args:
                 return self.module_call(self.tensor(args[0]), self.haiku_network(value), args[1:], keywords)
@@ -353,6 +356,16 @@ class Methods(Machine):
         if name in ("__call__", "apply"):
             return self.call(value, args, keywords)
         return Unknown(name)
+
+    def _on_tape(self, name: str, args: Args, keywords: Keywords) -> Any:
+        """TensorFlow's GradientTape: what is recorded in it is differentiated for the variables that are named."""
+        if name in ("gradient", "jacobian", "batch_jacobian") and args:
+            variables = args[1] if len(args) > 1 else keywords.get("sources", NONE)
+            self.backward(args[0], "grad", variables)
+            return Unknown("gradients")
+        if name == "stop_recording":
+            return GradMode("off")
+        return NONE
 
     def _on_super(self, value: Super, name: str, args: Args, keywords: Keywords) -> Any:
         instance = value.self_value

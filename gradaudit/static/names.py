@@ -85,7 +85,8 @@ class Names(Machine):
     def _step_aside(self, module: Module) -> Any:
         """A global is the same for everyone: it is evaluated outside of whatever is running."""
         saved = (
-            self.journal, self.assumed, self.grad_on, self.grad_guard, self.frame, self.loops, self.loop_keys, self.file,
+            self.journal, self.assumed, self.grad_on, self.grad_guard, self.frame, self.loops, self.loop_keys,
+            self.file,
             self.line_node, self.function, self.applied, self.call_site,
         )  # fmt: skip
         self.journal, self.assumed, self.grad_on, self.grad_guard = None, {}, True, frozenset()
@@ -95,7 +96,8 @@ class Names(Machine):
 
     def _step_back(self, saved: Any) -> None:
         (
-            self.journal, self.assumed, self.grad_on, self.grad_guard, self.frame, self.loops, self.loop_keys, self.file,
+            self.journal, self.assumed, self.grad_on, self.grad_guard, self.frame, self.loops, self.loop_keys,
+            self.file,
             self.line_node, self.function, self.applied, self.call_site,
         ) = saved  # fmt: skip
 

@@ -31,7 +31,8 @@ from gradaudit.tape import ALWAYS, PARAMETER, Edge, Frame, Leaf, Network, Node, 
 
 CALL_METHODS = ("__call__", "forward", "call")
 SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduce", "broadcast", "random", "update",
-           "register", "clear", "close", "log", "record", "seed", "share", "add_", "track", "watch", "summary")  # fmt: skip
+           "register", "clear", "close", "log", "record", "seed", "share", "add_", "track", "watch",
+           "summary")  # fmt: skip
 UPDATES = ("update", "sync", "soft", "hard", "copy", "polyak", "load", "ema", "assign")
 
 

@@ -14,7 +14,9 @@ from gradaudit.tape import Tape
 
 RECURSION_LIMIT = 20_000
 MANY_PARTS = 3
-DIFFERENTIATES = re.compile(r"backward\(|minimize\(|\bgrad\(|value_and_grad|GradientTape|zero_grad|apply_gradients|\bdef training_step")
+DIFFERENTIATES = re.compile(
+    r"backward\(|minimize\(|\bgrad\(|value_and_grad|GradientTape|zero_grad|apply_gradients|\bdef training_step"
+)
 
 
 class Recorder:

@@ -328,13 +328,15 @@ class Tensors(Machine):
 
 AT_METHODS = frozenset({"set", "add", "subtract", "multiply", "mul", "divide", "min", "max", "get", "power"})
 DISCRETE = frozenset({
-    "Categorical", "OneHotCategorical", "Bernoulli", "EpsilonGreedy", "Greedy", "Softmax", "Multinomial", "Binomial", "Poisson",
+    "Categorical", "OneHotCategorical", "Bernoulli", "EpsilonGreedy", "Greedy", "Softmax", "Multinomial", "Binomial",
+    "Poisson",
     "Geometric",
 })  # fmt: skip
 DISTRIBUTION_LIKE = {
     "sample": "sample", "rsample": "rsample", "log_prob": "log_prob", "entropy": "entropy", "mean": "getitem",
     "mode": "getitem", "kl_divergence": "kl_divergence", "logits": "getitem", "probs": "getitem", "stddev": "getitem",
-    "scale": "getitem", "loc": "getitem", "prob": "log_prob", "log_cdf": "log_prob", "cdf": "log_prob", "variance": "getitem",
+    "scale": "getitem", "loc": "getitem", "prob": "log_prob", "log_cdf": "log_prob", "cdf": "log_prob",
+    "variance": "getitem",
     "sample_and_log_prob": "sample",
 }  # fmt: skip
 
