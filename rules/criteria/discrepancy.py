@@ -69,6 +69,11 @@ def first_order(view: View) -> list[Node]:
     return known
 
 
+def meetings_at(analysis: Analysis, node: Node) -> list[Discrepancy]:
+    """The discrepancies that one operation makes, live or not."""
+    return _at(analysis, node)
+
+
 def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
     data = [edge for edge in node.inputs if edge.kind == DATA]
     if node.op in LOSSES and len(data) >= 2:

@@ -1,0 +1,150 @@
+"""K12: what a loss is to train and does not: the value depends on the parameters, and no gradient gets to them.
+
+A *starved* leaf is one that the optimizers stepping at a sink hold, on which the loss depends, and that no loss of the
+program reaches. The *event* is where its gradient ends: the operation with a live input and no live output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.bootstrap import is_bootstrap
+from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
+from gradaudit.rules.criteria.expand import Sum, expand
+from gradaudit.rules.criteria.marks import marks
+from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+
+@dataclass(frozen=True, slots=True)
+class Starved:
+    """`event` stops the gradient of `leaves` on the prediction's side of `meeting`."""
+
+    view: View
+    meeting: Node
+    event: Node
+    leaves: int
+
+
+def owned(view: View) -> int:
+    """The leaves that are stepped with this loss's gradient, if that is known."""
+    return view.own or 0
+
+
+def starved_predictions(analysis: Analysis) -> list[Starved]:
+    """Discrepancies that train nothing although their prediction is made of what the loss is to train."""
+    known = analysis.cache.get("starved")
+    if not isinstance(known, list):
+        known = analysis.cache["starved"] = [found for view in analysis.views for found in _in_view(view)]
+    return known
+
+
+def _in_view(view: View) -> Iterator[Starved]:
+    own = owned(view)
+    if not own or view.sink.kind == "library":
+        return
+    fed = 0
+    for other in view.analysis.views:
+        fed |= other.live(other.sink.loss)
+    told: set[Node] = set()
+    for meeting in _reached(view):
+        if any(edge.passes and view.analysis.alive(edge.source) for edge in meeting.sides):
+            yield from _beside(view, meeting, own & ~fed, told)
+            continue
+        prediction = _prediction(view, meeting, own)
+        if prediction is None:
+            continue
+        leaves = view.analysis.dep(prediction.source) & own
+        for event in _events(view.analysis, prediction, leaves):
+            if event not in told:
+                told.add(event)
+                yield Starved(view, meeting.node, event, leaves)
+
+
+def _beside(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> Iterator[Starved]:
+    """A prediction that is live in part: leaves that nothing feeds, stopped on its side."""
+    prediction = _prediction(view, meeting, hungry)
+    if prediction is None or not hungry:
+        return
+    leaves = view.analysis.dep(prediction.source) & hungry
+    for event in _events(view.analysis, prediction, leaves):
+        if event not in told:
+            told.add(event)
+            yield Starved(view, meeting.node, event, leaves)
+
+
+def _reached(view: View) -> Iterator[Discrepancy]:
+    """The discrepancies that gradient of the loss gets to, whether it goes on from there or not."""
+    seen, waiting = {view.sink.loss}, [view.sink.loss]
+    while waiting:
+        node = waiting.pop()
+        for edge in node.inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    for node in sorted(seen, key=lambda node: node.time):
+        yield from (meeting for meeting in meetings_at(view.analysis, node) if len(meeting.sides) == 2)
+
+
+def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
+    """The side that should learn: the other one holds the reward, or is plain data."""
+    facts = marks(view.analysis)
+    for target, prediction in (meeting.sides, meeting.sides[::-1]):
+        if not view.analysis.dep(prediction.source) & own:
+            continue
+        if not facts.network(target.source) and facts.raw(target.source):
+            return prediction
+        total = expand(view.analysis, target.source)
+        # behind an argmax or numpy a prediction no longer looks like a network's
+        against = expand(view.analysis, prediction.source) if facts.network(prediction.source) else Sum((), False)
+        if is_bootstrap(view, total, against, meeting.entropy):
+            return prediction
+    return None
+
+
+def _events(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
+    """Where gradient of these leaves ends on the way to a side of a discrepancy, the nearest to the leaves."""
+    if not leaves:
+        return []
+    found: list[Node] = []
+    start = side.source
+    seen, waiting = {start}, [start]
+    while waiting:
+        node = waiting.pop()
+        if analysis.alive(node) & leaves:
+            if node is start and not side.passes:
+                return [node]
+            continue
+        if _ends(analysis, node, leaves):
+            found.append(node)
+        for edge in node.inputs:
+            if edge.kind != INDEX and edge.source not in seen and analysis.dep(edge.source) & leaves:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return [] if any(_is_frozen(analysis, node, leaves) for node in found) else found
+
+
+def _ends(analysis: Analysis, node: Node, leaves: int) -> bool:
+    return any(edge.kind in (DATA, PARAMETER) and analysis.alive(edge.source) & leaves for edge in node.inputs)
+
+
+def _is_frozen(analysis: Analysis, node: Node, leaves: int) -> bool:
+    """Parameters that do not require gradient are not stopped: they are meant to stay."""
+    return node.grad_mode and any(
+        edge.kind == PARAMETER and not edge.passes and analysis.bit(edge.source) & leaves for edge in node.inputs
+    )
+
+
+def without_gradient(analysis: Analysis) -> Iterator[View]:
+    """Sinks whose loss depends on what it is to train and reaches none of it."""
+    for view in analysis.views:
+        own = owned(view)
+        if view.sink.kind == "library" or not own:
+            continue
+        loss = view.sink.loss
+        if not view.live(loss) and analysis.dep(loss) & own:
+            yield view

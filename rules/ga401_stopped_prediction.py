@@ -1,0 +1,76 @@
+"""The prediction is stopped: the side that should learn gets no gradient
+
+## What it does
+Finds a discrepancy whose prediction is made of the parameters that the loss is to train while nothing of its gradient
+gets there: a `detach()`, `.data`, `numpy()` or `argmax` on the wrong side, a `no_grad` block or decorator somewhere up
+the call stack. The finding stands where the gradient ends.
+
+## Why is this bad?
+The parameters that the optimizer holds are never changed by this loss. Nothing raises as long as some other term, a
+regulariser or another head, still has gradient; the loss just does not go down.
+
+## Example
+```python
+@torch.no_grad()
+def encode(self, x):
+    return self.encoder(x)
+
+loss = F.mse_loss(self.head(self.encode(x)), y)   # the encoder is in the optimizer and is never trained
+```
+
+## Use instead
+```python
+def encode(self, x):
+    return self.encoder(x)
+```
+
+## When it is all right
+A linear probe's encoder that no optimizer holds, frozen parameters (`requires_grad_(False)`) and parameters that
+another loss of the program trains are not reported.
+
+## References
+- PyTorch: Locally disabling gradient computation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.finding import Finding
+from gradaudit.rules.criteria.codebook import broken_codebooks
+from gradaudit.rules.criteria.report import make_finding, names_of
+from gradaudit.rules.criteria.starved import Starved, starved_predictions
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+RANK = 170
+NAME = "stopped-prediction"
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    """A finding for every operation that ends the gradient of a prediction."""
+    quantised = 0
+    for codebook in broken_codebooks(analysis):
+        quantised |= codebook.leaves
+    for found in starved_predictions(analysis):
+        if not found.leaves & quantised:  # what a codebook's terms stop is GA303's
+            yield _finding(found)
+
+
+def _finding(found: Starved) -> Finding:
+    view, event = found.view, found.event
+    who = names_of(view.analysis, found.leaves)
+    what = "gradient is switched off here" if not event.grad_mode else f"`{event.detail or event.op}` ends the gradient"
+    return make_finding(
+        view,
+        "GA401",
+        NAME,
+        f"the prediction is stopped: {what}, so the loss does not train {who}",
+        "error",
+        event.location,
+        fix="stop the target, not the prediction",
+        leaves=found.leaves,
+        through=[found.meeting],
+    )
