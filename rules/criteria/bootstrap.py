@@ -238,15 +238,16 @@ def _settled(group: list[Use], uses: list[Use]) -> Leak:
         return Leak(tuple(group), chain[-1], old)
     meetings = {(use.node.location.path, use.node.location.line) for use in group}
     nodes = {use.node for use in uses}
+    wrong = frozenset(node for use in uses for node in use.view.backward(use.value))
     first = group[0]
     alone = [node for node in chain if private(first.view, node, nodes)]
     for node in alone:
-        location = complete_at(first.view, node, first.leaves, first.node)
+        location = complete_at(first.view, node, first.leaves, first.node, wrong)
         if (location.path, location.line) not in meetings:
             return Leak(tuple(group), node, location)
     # What another loss rightly takes gradient from must be stopped where this one takes it.
     node = alone[0] if alone else first.node
-    return Leak(tuple(group), node, complete_at(first.view, node, first.leaves, first.node))
+    return Leak(tuple(group), node, complete_at(first.view, node, first.leaves, first.node, wrong))
 
 
 def _recorded(use: Use) -> Location | None:

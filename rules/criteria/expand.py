@@ -75,6 +75,8 @@ def _expand(facts: Marks, root: Node) -> Sum:
         seen.add(item)
         node, sign, factor = item
         if not facts.network(node):
+            if _is_flag(node):
+                continue
             if facts.raw(node) or node.op == "leaf" or facts.reward(node):
                 atoms.append(Atom(node, sign, factor, node.op != "const" and node.op != "leaf" or facts.raw(node)))
             continue
@@ -88,6 +90,20 @@ def _expand(facts: Marks, root: Node) -> Sum:
         else:
             atoms.append(Atom(node, sign, factor, False))
     return Sum(tuple(atoms), affine)
+
+
+FLAGS = frozenset({"compare", "not", "bitwise", "logical_and", "logical_or", "logical_not", "isnan", "one_hot"})
+
+
+def _is_flag(node: Node) -> bool:
+    """A mask or an indicator is no summand of a return."""
+    for _ in range(6):
+        if node.op in FLAGS:
+            return True
+        if node.op not in SHAPES or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
 
 
 def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tuple[Node, int, bool]], bool]:

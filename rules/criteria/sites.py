@@ -158,10 +158,13 @@ def _makers(view: View, leaves: int) -> list[Node]:
     return list(found)
 
 
-def made_at(view: View, makers: Iterable[Node], consumer: Node | None) -> list[Site]:
+def made_at(
+    view: View, makers: Iterable[Node], consumer: Node | None, wrong: frozenset[Node] = frozenset()
+) -> list[Site]:
     """Where each of these values is made: the innermost call that makes nothing else that gradient rightly reaches.
 
-    A line of a helper that other losses (or the prediction) also run through is not where a stop can stand.
+    A line of a helper that other losses (or the prediction) also run through is not where a stop can stand. `wrong`:
+    what leaks as well, and so claims nothing.
     """
     makers = list(makers)
     if not makers:
@@ -170,8 +173,8 @@ def made_at(view: View, makers: Iterable[Node], consumer: Node | None) -> list[S
     ways = {maker: _levels(known.outside(maker, consumer)) for maker in makers}
     mine = set(ways.values())
     others: dict[Spot, set[tuple[Spot, ...]]] = {}
-    for way in _all_ways(view.analysis):
-        if way not in mine:
+    for way, users in _all_ways(view.analysis).items():
+        if way not in mine and not users <= wrong:
             for depth, spot in enumerate(way):
                 others.setdefault(spot, set()).add(way[depth:])
     found = []
@@ -204,22 +207,23 @@ def _levels(site: Site) -> tuple[Spot, ...]:
     return (_spot(site.location), *(_spot(call.location) for call in activations(site.call)))
 
 
-def _all_ways(analysis: Analysis) -> set[tuple[Spot, ...]]:
-    """The lines, innermost first, on which each parameter of the tape is used with gradient."""
+def _all_ways(analysis: Analysis) -> dict[tuple[Spot, ...], set[Node]]:
+    """The lines, innermost first, on which each parameter of the tape is used with gradient, and by what."""
     known = analysis.cache.get("ways")
     if known is None:
         spots = sites(analysis)
-        known = {
-            _levels(spots.outside(maker, view.sink.loss))
-            for view in analysis.views
-            for maker in _makers(view, view.live(view.sink.loss))
-        }
+        known = {}
+        for view in analysis.views:
+            for maker in _makers(view, view.live(view.sink.loss)):
+                known.setdefault(_levels(spots.outside(maker, view.sink.loss)), set()).add(maker)
         analysis.cache["ways"] = known
-    assert isinstance(known, set)
+    assert isinstance(known, dict)
     return known
 
 
-def complete_at(view: View, node: Node, leaves: int, use: Node | None = None) -> Location:
+def complete_at(
+    view: View, node: Node, leaves: int, use: Node | None = None, wrong: frozenset[Node] = frozenset()
+) -> Location:
     """Where `node` stands for the reader: in the innermost activation that also calls the networks it is made of.
 
     `use` is the operation that must not have its gradient: a helper that holds both is not left.
@@ -227,7 +231,7 @@ def complete_at(view: View, node: Node, leaves: int, use: Node | None = None) ->
     known = sites(view.analysis)
     mine = known.outside(node, view.sink.loss)
     makers = takers(view, leaves, view.backward(node, leaves))
-    activation = nearest(mine.call, made_at(view, makers, view.sink.loss))
+    activation = nearest(mine.call, made_at(view, makers, view.sink.loss, wrong))
     helper = _below(activation, mine.call)
     if helper is None or not _makes_others(view, helper, makers):
         if use is not None and helper is not None and helper in activations(use.call):
