@@ -41,6 +41,7 @@ from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import broken_codebooks
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.starved import Starved, starved_predictions
+from gradaudit.rules.criteria.surrogate import broken_surrogates
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -54,8 +55,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     quantised = 0
     for codebook in broken_codebooks(analysis):
         quantised |= codebook.leaves
+    for surrogate in broken_surrogates(analysis):
+        quantised |= surrogate.leaves
     for found in starved_predictions(analysis):
-        if not found.leaves & quantised:  # what a codebook's terms stop is GA303's
+        if not found.leaves & quantised:  # what a codebook or an estimator stops is GA303's and GA304's
             yield _finding(found)
 
 

@@ -19,6 +19,9 @@ from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"})
+"""What is true or false of a value is no prediction of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Starved:
@@ -87,7 +90,29 @@ def _reached(view: View) -> Iterator[Discrepancy]:
                 seen.add(edge.source)
                 waiting.append(edge.source)
     for node in sorted(seen, key=lambda node: node.time):
-        yield from (meeting for meeting in meetings_at(view.analysis, node) if len(meeting.sides) == 2)
+        for meeting in meetings_at(view.analysis, node):
+            if len(meeting.sides) == 2 and _is_term(view, meeting.node):
+                yield meeting
+
+
+def _is_term(view: View, node: Node) -> bool:
+    """Whether what is measured is a summand of the loss, and not the weight of something else in it."""
+    graph = view.analysis.graph
+    seen, waiting = {node}, [node]
+    while waiting:
+        current = waiting.pop()
+        if current is view.sink.loss:
+            return True
+        for position in graph.users[graph.index[current]]:
+            user = graph.nodes[position]
+            if user in seen or not any(edge.passes and edge.source is current for edge in user.inputs):
+                continue
+            others = [source for source in user.arguments() if source is not current]
+            if user.op in ("mul", "div") and any(view.analysis.alive(source) for source in others):
+                continue
+            seen.add(user)
+            waiting.append(user)
+    return False
 
 
 def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
@@ -125,7 +150,9 @@ def _events(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
             if edge.kind != INDEX and edge.source not in seen and analysis.dep(edge.source) & leaves:
                 seen.add(edge.source)
                 waiting.append(edge.source)
-    return [] if any(_is_frozen(analysis, node, leaves) for node in found) else found
+    if any(node.op in INDICATORS or _is_frozen(analysis, node, leaves) for node in found):
+        return []
+    return found
 
 
 def _ends(analysis: Analysis, node: Node, leaves: int) -> bool:
