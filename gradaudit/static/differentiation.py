@@ -141,8 +141,9 @@ class Differentiation(Machine):
     def _differentiable_instance(self, value: Instance, group: set[Node]) -> Instance:
         """A module (equinox, nnx) or a struct: a copy whose parameters are the leaves; the frame stays its own."""
         if self.is_module(value):
-            group.update(self.parameters_of(value))
-            return value
+            made = self.independent(value)  # `target = model` is a copy here: only what comes in here is differentiated
+            group.update(self.parameters_of(made))
+            return made
         made = Instance(value.cls, name=value.network.name)
         for key, part in value.attrs.items():
             made.attrs[key] = (

@@ -323,7 +323,6 @@ class Entries:
         run.file = self.module.display
         return run.leaf("arg", parameter.arg)
 
-
     def _library_struct(self, cls: Any, parameter: ast.arg) -> Any:
         """A struct of arrays (a NamedTuple or dataclass whose fields are annotated): each array is a leaf."""
         run = self.run

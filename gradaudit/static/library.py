@@ -529,7 +529,14 @@ class Library(Machine):
         return NONE
 
     def _t_partition(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return Sequence([args[0], args[0]]) if args else NONE
+        """equinox: the differentiated half of a model and the rest; which is which is known for the usual filters."""
+        spec = args[1] if len(args) > 1 else NONE
+        if isinstance(spec, External):
+            return Sequence([args[0], plain("static")])
+        return Sequence([Unknown("trainable"), Unknown("static")])
+
+    def _t_combine(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return Unknown("model") if not args or isinstance(args[0], (Node, Unknown)) else args[0]
 
     def _t_train_state(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = Unknown("state")
@@ -749,7 +756,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "grad_and_value": Library._t_gradient,
     "dataclass": Library._t_first,
     "tree_transpose": Library._t_first,
-    "combine": Library._t_first,
+    "combine": Library._t_combine,
     "module_scan": Library._t_first,
     "module_method": Library._t_first,
     "nnx_state": Library._t_first,

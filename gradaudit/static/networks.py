@@ -568,6 +568,18 @@ class Networks(Machine):
             self.event("copy", leaves=tuple(new for new, _ in pairs), sources=tuple(old for _, old in pairs))
         return made
 
+    def independent(self, value: Instance) -> Instance:
+        """The same network with leaves of its own; it counts as no copy of the other one."""
+        made: Instance = self._clone(value, {}, [])
+        made.network.name, made.network.parent = value.network.name, value.network.parent
+        made.network.copied_from = None
+        for leaf in self.parameters_of(made):
+            assert leaf.leaf is not None
+            leaf.leaf.copied_from = None
+            for network in leaf.leaf.owner.chain() if leaf.leaf.owner is not None else ():
+                network.copied_from = None
+        return made
+
     def _clone(self, value: Any, memo: dict[int, Any], pairs: list[tuple[Node, Node]]) -> Any:
         if id(value) in memo:
             return memo[id(value)]

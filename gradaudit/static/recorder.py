@@ -79,4 +79,3 @@ class Recorder:
         if isinstance(statement, ast.ImportFrom):
             return bool(statement.level) or self.files.find(statement.module or "", module.file) is not None
         return self.files.find(alias.name.split(".")[0], module.file) is not None
-

@@ -89,8 +89,10 @@ class Tensors(Machine):
         return edges, constants
 
     def _unstopped(self, row: Row, args: Args, keywords: Keywords, edges: list[Edge]) -> list[Edge]:
-        """A loss with a switch that the caller turned off: what it stops by default passes."""
+        """A loss with a switch that the caller set: off, what it stops by default passes; on, nothing passes."""
         flag = keywords[row.extra["flag"]]
+        if isinstance(flag, Const) and flag.value and not row.extra.get("default", True):
+            return [Edge(edge.source, False, edge.kind, edge.guard) for edge in edges]
         if not isinstance(flag, Const) or bool(flag.value) or not row.extra.get("default", True):
             return edges
         names = set(row.extra.get("unstopped", "").split())
@@ -128,6 +130,9 @@ class Tensors(Machine):
         if name == "backward":
             self.backward(node, "backward", keywords.get("inputs"))
             return NONE
+        if name == "detach_":
+            self._set_version(receiver, self.stop(node, "detach_"))
+            return receiver
         if name == "requires_grad_":
             return self._requires_grad(node, args, keywords)
         if name in PARAMETER_WRITES and self._parameters_behind(receiver):
@@ -285,8 +290,6 @@ class Tensors(Machine):
             for part in self.nodes_of(value)
             if not isinstance(value, Const)
         ]
-        if row.op in ("detach", "stop"):
-            return self.stop(node, row.op)
         if row.op in ("fill", "zero", "normal", "uniform", "copy") and not written:
             fresh = self.node("alloc")
             self._set_version(receiver, fresh)
