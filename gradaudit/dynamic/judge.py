@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from gradaudit.dynamic.cuts import Purity, Spot, line_cut
@@ -12,6 +13,12 @@ from gradaudit.dynamic.shapes import leak_code
 from gradaudit.dynamic.starved import starved
 from gradaudit.tape import Location, Node
 
+_LAGGING = re.compile(
+    r"(^|_)(target|targets|targ|tgt|ema|momentum|teacher|ref|reference|old|frozen|lagged|lagging|shadow|slow)($|_|\d)"
+    r"|target$|^target|teacher"
+)
+_SUFFIX = re.compile(r"_?(t|tar|bar|prime|minus|lag|copy)")
+
 
 def by_roles(case: Case) -> Iterator[Judgement]:
     """What the stated roles alone decide."""
@@ -19,6 +26,34 @@ def by_roles(case: Case) -> Iterator[Judgement]:
     trained = [group for group in case.groups if group.stated and group.role == TRAINED]
     yield from leaks(case, frozen, trained, stated=True)
     yield from starved(case, trained)
+
+
+def by_names(case: Case) -> Iterator[Judgement]:
+    """Unstated groups that nobody steps and whose names say that they lag behind another or teach it.
+
+    Names come last: only a leak that a stop keeps out is told, as a warning.
+    """
+    free = [group for group in case.groups if not group.stated]
+    held = case.analysis.mask(leaf for one in case.recording.tape.optimizers for leaf in one.leaves)
+    lagging = [group for group in free if not case.mask([group]) & held and lags(group)]
+    others = [group for group in case.groups if group not in lagging and group.state != NONE]
+    if not others:
+        return
+    for group in lagging:
+        group.role = "target"
+    yield from (one for one in leaks(case, lagging, others, stated=False) if not one.freeze)
+
+
+def lags(group: Group) -> bool:
+    """Whether a name on the way to the group is a target's, or the name of what it is a copy of and a `t`."""
+    if any(_LAGGING.search(part) for part in re.split(r"[.]", group.name.lower())):
+        return True
+    owners = [leaf.leaf.owner for leaf in group.leaves if leaf.leaf is not None]
+    for network in {one for owner in owners if owner is not None for one in owner.chain()}:
+        origin = network.copied_from
+        if origin is not None and _SUFFIX.fullmatch(network.name.lower().removeprefix(origin.name.lower())):
+            return network.name.lower().startswith(origin.name.lower())
+    return False
 
 
 def leaks(case: Case, frozen: list[Group], trained: list[Group], stated: bool) -> Iterator[Judgement]:
@@ -74,7 +109,7 @@ def _leak(case: Case, spot: Spot, groups: list[Group], stated: bool) -> Judgemen
     severity = "error" if stated else "warning"
     zero = [group for group in groups if group.state == ZERO]
     evidence = "" if len(zero) < len(groups) else " (it happens to be zero on these inputs)"
-    role = "stated as frozen" if stated else "not trained by this loss"
+    role = "stated as frozen" if stated else "a target by its name"
     message = f"{names(groups)}, {role}, {_verb(groups)} gradient from the loss{evidence}"
     what = next((node.name for node in reversed(spot.nodes) if node.name), "")
     return Judgement(

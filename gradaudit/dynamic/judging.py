@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from gradaudit import ownership
+from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import by_rules, roots_of, whole_update
-from gradaudit.dynamic.judge import by_roles
+from gradaudit.dynamic.judge import by_names, by_roles
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement
 from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.dynamic.roles import FROZEN, TRAINED
@@ -16,12 +17,12 @@ from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
 from gradaudit.errors import CheckError
 
-SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206", "GA301", "GA302"))
+SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206", "GA301"))
 """Codes that say more of a leak into a frozen group than that it is one."""
 
 NOTHING = (
-    "the loss depends on no parameter in reach, so there is nothing to audit: name the function that calls the networks, "
-    "and pass them as arguments, keep them at module level or on the object whose method it is"
+    "the loss depends on no parameter in reach, so there is nothing to audit: name the function that calls the "
+    "networks, and pass them as arguments, keep them at module level or on the object whose method it is"
 )
 
 
@@ -35,12 +36,17 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     merged = [_shaped(judgement, shared) for judgement in stated]
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
+    merged += [judgement for judgement in by_names(case) if not _known(case, judgement, merged)]
     merged += guessed(recording)
+    lines = {(one.finding.location.path, one.finding.location.line) for one in merged if one.finding.code == "GA603"}
+    merged += [
+        one for one in broadcasts(case) if (one.finding.location.path, one.finding.location.line) not in lines
+    ]
     return sorted(merged, key=lambda judgement: judgement.finding.sort_key)
 
 
 def _untrained(case: Case) -> Iterator[Judgement]:
-    """A loss that trains nothing at all, whatever anyone said of roles: what cut it off from the groups it is made of."""
+    """A loss that trains nothing at all, whatever the roles: what cut it off from the groups it is made of."""
     if any(group.state != NONE for group in case.groups) or case.view.live(case.view.sink.loss):
         return
     depends = case.analysis.dep(case.view.sink.loss)
@@ -80,6 +86,17 @@ def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:
             code = other.finding.code
             judgement.finding = replace(judgement.finding, code=code, name=NAMES[code])
     return judgement
+
+
+def _known(case: Case, judgement: Judgement, before: list[Judgement]) -> bool:
+    """Whether something has been said of its line, or of any of its groups."""
+    where = judgement.finding.location
+    mine = case.mask(group for group in case.groups if group.name in judgement.leaks)
+    for other in before:
+        place = other.finding.location
+        if (place.path, place.line) == (where.path, where.line) or roots_of(case, other.finding) & mine:
+            return True
+    return False
 
 
 def _said(case: Case, judgement: Judgement, before: list[Judgement], frozen: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from gradaudit.dynamic.cuts import Spot
 from gradaudit.dynamic.judgement import Case
-from gradaudit.dynamic.recording import Group
+from gradaudit.dynamic.recording import NONE, Group
 from gradaudit.tape import DATA, INDEX, PARAMETER, Node
 
 LOSSES = frozenset(
@@ -92,9 +92,13 @@ def squares(user: Node) -> bool:
 
 def leak_code(case: Case, spot: Spot, groups: list[Group]) -> str:
     """Which rule speaks of a leak into groups that must not learn from this loss."""
+    meets = _meetings(case, spot)
+    if _scalars(groups) or _scalars([group for group in case.groups if group.stated and group not in groups]):
+        return "GA102" if any(raw_inputs(node) for node in spot.nodes) else "GA203"
+    if any(_weighs_score(case, meet, spot) for meet in meets):
+        return "GA105"
     if any(raw_inputs(node) for node in spot.nodes):
         return "GA102"
-    meets = _meetings(case, spot)
     if any(_in_ratio(case, meet) for meet in meets):
         return "GA201"
     words = " ".join(group.name.lower() for group in groups)
@@ -107,7 +111,25 @@ def leak_code(case: Case, spot: Spot, groups: list[Group]) -> str:
     if any(word in words for word in _AVERAGE):
         return "GA301"
     probable = any(meet.op in PROBABLE for meet in meets) or _past(spot.nodes, "softmax", "log_softmax")
-    return "GA301" if not probable and _has_twin(case, groups) else "GA302"
+    if probable:
+        return "GA302"
+    return "GA301" if _has_twin(case, groups) else "GA102"
+
+
+def _scalars(groups: list[Group]) -> bool:
+    """Only single numbers that are no network's: a temperature, a multiplier."""
+    leaves = [leaf.leaf for group in groups for leaf in group.leaves]
+    return bool(leaves) and all(leaf is not None and leaf.scalar and leaf.owner is None for leaf in leaves)
+
+
+def _weighs_score(case: Case, meet: Node, spot: Spot) -> bool:
+    """A product with a log-probability that something else makes."""
+    if meet.op != "mul":
+        return False
+    inside = {node for node in spot.nodes}
+    sides = [edge.source for edge in meet.inputs if edge.kind == DATA]
+    scores = [side for side in sides if side not in inside and _past([side], "log_prob")]
+    return len(sides) == 2 and len(scores) == 1
 
 
 def _meetings(case: Case, spot: Spot) -> list[Node]:
@@ -157,6 +179,6 @@ def _past(nodes: Iterable[Node], *ops: str) -> bool:
 def _has_twin(case: Case, groups: list[Group]) -> bool:
     """A trained group with tensors of the same shapes: the frozen one is its copy."""
     shapes = case.recording.shapes
-    rest = [group for group in case.groups if group not in groups]
+    rest = [group for group in case.groups if group not in groups and group.state != NONE]
     forms = [sorted(shapes.get(leaf, ()) for leaf in group.leaves) for group in rest]
     return any(sorted(shapes.get(leaf, ()) for leaf in group.leaves) in forms for group in groups)
