@@ -8,11 +8,10 @@ import re
 from gradaudit.models import Models
 from gradaudit.static.files import Files
 
-AS_NETWORK = re.compile(
-    r"(\w+)(?:\[[^\]]*\])?\s*\.\s*(?:parameters|named_parameters|state_dict|load_state_dict|trainable_variables|trainable_weights)\b"
+ASKED = re.compile(
+    r"\b(\w+)(?:\[[^\]\n]*\])?\.(parameters|named_parameters|state_dict|load_state_dict|trainable_variables|"
+    r"trainable_weights|step|zero_grad)\b"
 )
-STEPPED = re.compile(r"(\w+)\s*\.\s*step\(")
-CLEARED = re.compile(r"(\w+)\s*\.\s*zero_grad\(")
 NETWORK_WORDS = re.compile(
     r"(net(work)?s?|actor|critic|policy|model|encoder|decoder|extractor|predictor|projector|learner|agent|teacher|student"
     r"|^q|qf|vf|q_?func|v_?func|backbone|discriminator|generator|critics?|q_?funcs)_?\d*(_?(target|tgt|old|online|local|ema|ref))?_?\d*$"
@@ -39,6 +38,7 @@ class Hints:
         self._names: set[str] = set()
         self._stepped: set[str] = set()
         self._cleared: set[str] = set()
+        self._uses = {"step": self._stepped, "zero_grad": self._cleared}
 
     def is_network_name(self, name: str) -> bool:
         """Is anything of this name asked for its parameters in a file that was read, or named like a network?"""
@@ -57,9 +57,8 @@ class Hints:
         for file in list(self.files.texts)[self._seen :]:
             text = self.files.texts[file]
             if text:
-                self._names.update(AS_NETWORK.findall(text))
-                self._stepped.update(STEPPED.findall(text))
-                self._cleared.update(CLEARED.findall(text))
+                for name, method in ASKED.findall(text):
+                    self._uses.get(method, self._names).add(name)
         self._seen = len(self.files.texts)
 
     def is_optimizer_name(self, name: str) -> bool:
