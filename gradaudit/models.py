@@ -174,7 +174,7 @@ class Library:
         parts = path.split(".")
         for length in range(len(parts), 0, -1):
             target = self.aliases.get(".".join(parts[:length]))
-            if target is None and 1 < length < len(parts) and parts[length - 1][:1].islower():
+            if target is None and 1 < length < len(parts) and parts[length - 1].lstrip("_")[:1].islower():
                 target = self.aliases.get(".".join([*parts[: length - 1], "*"]))
             if target is not None:
                 return ".".join([target, *parts[length:]])

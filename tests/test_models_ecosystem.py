@@ -35,6 +35,8 @@ hinge_loss perceptron_loss: c, c * 2 - 1
 ntxent: x, i
 triplet_margin_loss: x, y, z
 smooth_labels: x, 0.1
+bias_correction: x, 0.9, 3
+update_moment: x, y, 0.9, 1
 safe_norm safe_root_mean_squares: x, 0.1
 ctc_loss: t, jnp.zeros((1, 4)), jnp.ones((1, 2), int), jnp.zeros((1, 2))
 scale_gradient: x, 0.3

@@ -70,6 +70,7 @@ orthogonal: k, 2
 scatter scatter_add: x, jnp.array([[0]]), y[:1], jax.lax.ScatterDimensionNumbers((1,), (0,), (0,))
 scatter_mul: x, jnp.array([[0]]), y[:1], jax.lax.ScatterDimensionNumbers((1,), (0,), (0,)), unique_indices=True
 jax.lax.gather: x, jnp.array([[0]]), jax.lax.GatherDimensionNumbers((1,), (0,), (0,)), (1, 3)
+checkpoint_name: x, "name"
 reduce_and reduce_or reduce_xor: m, (0,)
 lognormal rayleigh wald: k, x
 double_sided_maxwell: k, v, w

@@ -28,6 +28,11 @@ MODULES = frozenset({"module", "plain_module", "loss_module"})
 EXAMPLES: dict[str, str] = {}
 for line in """
 acosh arccosh: x + 1.5
+probs_to_logits logits_to_probs: x
+broadcast_all: x, y
+_sum_rightmost: x, 1
+_flatten_dense_tensors: [x, y]
+_unflatten_dense_tensors: x.reshape(-1), [y]
 torch.nn.init.constant_: x, 0.3
 torch.nn.init.sparse_: x, 0.3
 torch.nn.init.dirac_: k
