@@ -25,7 +25,7 @@ stop = jax.lax.stop_gradient
 
 
 def record(function: Callable[..., Any], *args: Any, frozen: Any = (), trained: Any = (), **fields: Any) -> Recording:
-    names = fields.pop("names", tuple(function.__code__.co_varnames[: len(args)]))
+    names = fields.pop("names", None) or tuple(function.__code__.co_varnames[: len(args)])
     call = LossCall("here:loss", function, args, names=names, **fields)
     return RECORDER.record(call, Roles(tuple(frozen), tuple(trained)))
 
@@ -149,14 +149,14 @@ def test_names_and_lines() -> None:
         ("params.target", "frozen"),
     ]
     leaves = {node.leaf.path: node.leaf.kind for node in recording.tape.nodes if node.leaf is not None}
-    assert leaves["params.online.kernel"] == "arg" and leaves["batch.reward"] == "input"
+    assert leaves["params.online.kernel"] == "param" and leaves["batch.reward"] == "input"
     goal = next(node for node in recording.tape.nodes if node.name == "goal")
     assert goal.op == "add" and goal.location.line == td.__code__.co_firstlineno + 1
     assert goal.location.path.endswith("test_check_jax_recorder.py") and goal.location.function == "td"
-    inside = next(node for node in recording.tape.nodes if node.op == "matmul")
+    inside = next(node for node in recording.tape.nodes if node.op == "module_call")
     assert inside.call is not None and inside.call.location.line in (goal.location.line, goal.location.line + 1)
-    frames = {id(node.frame): node.frame.network.name for node in recording.tape.nodes if node.frame is not None}
-    assert sorted(frames.values()) == ["online", "target"]
+    calls = {node.frame.parent or node.frame for node in recording.tape.nodes if node.frame is not None}
+    assert sorted(call.network.name for call in calls) == ["online", "target"]
     assert recording.notes == ["the loss is the first of the returned values"]
 
 
@@ -318,3 +318,72 @@ def test_generated_inputs() -> None:
     assert whole.shape == (7,) and whole.dtype == jnp.int32 and set(np.unique(whole)) <= {0, 1, 2}
     assert RECORDER.make_input(InputSpec("x", "float32", (2, 3)), 1).dtype == jnp.float32
     assert re.match("bool", str(RECORDER.make_input(InputSpec("m", "bool", (4,)), 1).dtype))
+
+
+def test_flax_modules_and_their_state() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Body(nnx.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, rngs: Any) -> None:
+            self.linear = nnx.Linear(4, 3, rngs=rngs)
+            self.norm = nnx.BatchNorm(3, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.norm(self.linear(x))
+
+    @nnx.jit
+    def compiled(model: Any, x: Any) -> Any:
+        return (model(x) ** 4).mean() + model.norm.bias.sum()
+
+    def parts(graph: Any, state: Any, x: Any) -> Any:
+        return compiled(nnx.merge(graph, state), x)
+
+    model = Body(nnx.Rngs(0))
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+    whole = record(compiled, model, X, names=("model", "x"))
+    assert states(whole)["model"] == "nonzero"
+    assert {leaf.leaf.path for leaf in whole.tape.sinks[0].differentiated} == {
+        "model.linear.kernel", "model.linear.bias", "model.norm.scale", "model.norm.bias",
+    }  # fmt: skip
+    assert all(np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(model), strict=True))
+    split = record(parts, *nnx.split(model), X)
+    assert states(split)["state"] == "nonzero"
+    assert split.notes == ["differentiated for `state`, the first argument with parameters"]
+
+
+def test_library_calls_are_one_node() -> None:
+    distrax, optax = pytest.importorskip("distrax"), pytest.importorskip("optax")
+
+    def loss(x: Any, y: Any) -> Any:
+        policy = distrax.MultivariateNormalDiag(x, jnp.exp(x))
+        log_prob = policy.log_prob(y)
+        table = jax.nn.softmax(x)
+        return (log_prob + optax.huber_loss(table, y).sum(-1)).mean()
+
+    recording = record(loss, X, X + 1.0, argnums=(0, 1))
+    ops = {node.op: node for node in recording.tape.nodes if node.location.line}
+    assert ops["log_prob"].name == "log_prob" and ops["log_prob"].inputs[0].source.op == "dist"
+    assert ops["softmax"].name == "table" and [edge.source.op for edge in ops["huber_loss"].inputs] == [
+        "softmax",
+        "leaf",
+    ]
+    proof = RECORDER.counterfactual(recording, Cut(operands=frozenset(((ops["huber_loss"], 1), (ops["log_prob"], 1)))))
+    assert proof.identical and proof.states == {"x": "nonzero", "y": "none"}
+
+
+def test_copies() -> None:
+    net, other = pair()
+    params = {"critic": net, "critic_target": jax.tree.map(jnp.copy, net), "actor": other, "actor_ema": net}
+
+    def loss(params: Any, x: Any) -> Any:
+        return sum(globals()["net"](one, x).mean() for one in params.values())
+
+    recording = record(loss, params, X)
+    copies = {
+        node.leaf.path: node.leaf.copied_from.path
+        for node in recording.tape.nodes
+        if node.leaf is not None and node.leaf.copied_from is not None
+    }
+    assert copies["params.critic_target.kernel"] == "params.critic.kernel"
+    own = recording.tape.sinks[0].own
+    assert own is not None and {node.leaf.owner.name for node in own if node.leaf} == {"actor", "critic"}

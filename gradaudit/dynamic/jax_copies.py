@@ -58,7 +58,7 @@ def _origin(stem: str, twins: Sequence[str], arrays: Mapping[str, Sequence[Any]]
     equal = [one for one in originals if _equal(arrays[one], arrays[stem])]
     equal = [one for one in equal if lags > lagging(one) or twins.index(one) < twins.index(stem)]
     if equal:
-        return equal[0]
+        return min(equal, key=lagging)
     originals = [one for one in originals if not lagging(one)] if lags else []
     named = [one for one in originals if _last(one) in _last(stem)]
     return (named or originals)[0] if len(named or originals) == 1 else None

@@ -16,7 +16,7 @@ from gradaudit.dynamic.jax_trees import PARAM, Slot, is_inexact, stems
 from gradaudit.tape import Leaf, Network, Node
 
 _PARAMETERS = re.compile(
-    r"(^|_)(params?|variables|weights|theta|model|net|network|critic|actor|policy|target|teacher|ema|online|state)s?($|_)"
+    r"(^|_)(params?|variables|weights|theta|model|net|network|critic|actor|policy|target|teacher|ema|online)s?($|_)"
 )
 
 

@@ -65,12 +65,14 @@ class Program:
 def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
     """Trace the loss of a call. Raises `CheckError` with one clear line where that cannot be done."""
     values, names, invoke, chosen = _bind(call)
+    notes: list[str] = []
     arguments = Arguments(values, names, chosen)
+    if call.argnums is None and not any(slot.argument in chosen for slot in arguments.slots):
+        chosen = _first_with_arrays(arguments, names, notes) or chosen
     scope = arrays_in(call.scope)
     stated = _stated(roles, arguments.slots, arguments.arrays, scope, names, chosen, call.aliases)
     differentiated = _differentiated(arguments, names, chosen)
     differentiated |= {i for i in stated[0] if is_inexact(arguments.arrays[i])}
-    notes: list[str] = []
     restore = save_python([*values, *call.scope.values()])
     try:
         seed_python(call.seed)
@@ -133,6 +135,16 @@ def _positional(call: LossCall) -> tuple[Callable[..., Any], list[Any], dict[str
     return call.function, list(bound.args), dict(bound.kwargs), names[: len(bound.args)]
 
 
+def _first_with_arrays(arguments: Arguments, names: list[str], notes: list[str]) -> set[int]:
+    """Where argument 0 holds no array at all (a function, a graph definition), the first that does."""
+    pairs = zip(arguments.slots, arguments.arrays, strict=True)
+    found = next((slot.argument for slot, array in pairs if slot.kind == PARAM and is_inexact(array)), None)
+    if found is None:
+        return set()
+    notes.append(f"differentiated for `{names[found]}`, the first argument with parameters")
+    return {found}
+
+
 def _argnum(number: int, count: int) -> int:
     if not -count <= number < count:
         raise CheckError(f"--argnums {number}: the loss takes {count} positional argument{'s' if count != 1 else ''}")
@@ -191,12 +203,12 @@ def _stated(
 def _make_jaxpr(
     arguments: Arguments, invoke: Callable[[Sequence[Any]], Any], differentiated: set[int], notes: list[str]
 ) -> tuple[list[int], Any]:
-    everything = list(range(len(arguments.arrays)))
+    everything, kept = list(range(len(arguments.arrays))), len(notes)
     try:
         return everything, _trace(arguments, invoke, everything, notes)
     except _CONCRETE:
         # Python decides on an input's value: allowed under jax.grad without jit, so keep the inputs concrete.
-        notes.clear()
+        del notes[kept:]
         notes.append("the loss looks at the values of its inputs: they were kept as constants")
     some = sorted(differentiated)
     try:
@@ -224,7 +236,9 @@ def _trace(
     except (CheckError, UserCodeError, *_CONCRETE):
         raise
     except Exception as error:
-        raise UserCodeError(f"the loss raised {type(error).__name__}: {_first_line(error)}", error) from error
+        kind = type(error).__name__
+        hint = "; pass the module that it changes as an argument" if kind == "TraceContextError" else ""
+        raise UserCodeError(f"the loss raised {kind}: {_first_line(error)}{hint}", error) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -242,7 +256,10 @@ def scalar(result: Any, notes: list[str]) -> Any:
     if isinstance(result, bool | int | float):
         return jnp.asarray(float(result))
     if not hasattr(result, "dtype") or not hasattr(result, "shape"):
-        raise CheckError(f"the loss function returned {type(result).__name__}, not a scalar array")
+        raise CheckError(
+            f"the loss function returned {type(result).__name__}, not a scalar array"
+            "; name the function that jax.grad is taken of, not the step around it"
+        )
     if result.shape != ():
         raise CheckError(f"the loss has shape {list(result.shape)}: take its mean or sum, a loss is a scalar")
     if not jnp.issubdtype(result.dtype, jnp.floating):

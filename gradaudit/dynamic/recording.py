@@ -15,7 +15,7 @@ What the judgement (`dynamic.judge`) reads off the tape, whatever the framework:
   torch: all that require gradient). A loss of several outputs that is a dict or tuple is their first scalar or sum;
   the recorder says which in `Recording.notes`.
 - every parameter in reach is a leaf node, also one that the loss never touches; arguments and batch entries are leaf
-  nodes of kind "input" (in jax the differentiated ones are "arg"), named as the user names them: `batch.next_obs`.
+  nodes of kind "input" (in jax the differentiated ones are "param"), named as the user names them: `batch.next_obs`.
 - edges tell the truth of this run: `passes` is False where autodiff carries nothing, whatever the operation is called.
 - `node.location` is the innermost line of the user's own code (never a library's, never ours); `node.call` is the chain
   of user calls around it: `call.location` is where the user's caller stands, up to the loss function itself.
