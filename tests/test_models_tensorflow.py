@@ -128,6 +128,7 @@ tf.compat.v1.losses.softmax_cross_entropy: p, x
 tf.compat.v1.losses.sigmoid_cross_entropy: y, x
 huber_loss mean_squared_error absolute_difference: x, y
 sparse_categorical_crossentropy: i, p
+sparse_softmax_cross_entropy: i, x
 categorical_crossentropy binary_crossentropy: p, x
 Dense: 4 | x
 EinsumDense: "ab,bc->ac", (4,), bias_axes="c" | x
