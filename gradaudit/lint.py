@@ -27,6 +27,8 @@ Failed = Callable[[str, Exception], None]
 
 SYNTAX_ERROR = "GA900"
 UNUSED = "GA901"
+GARBAGE = 1_500_000
+"""New objects between two collections: some hundred megabytes at most, and none in a project of ordinary size."""
 
 
 def lint_paths(
@@ -49,6 +51,7 @@ def lint_paths(
     with quiet_collector():
         for file in progress(files) if progress else files:
             found += lint_file(recorder, _shown(file), rules, None if debug else _noted(_shown(file), problems))
+            collect_much()
     kept, suppressed = settle(found, {_shown(file) for file in files}, config, rules, texts)
     return Report(
         findings=tuple(kept),
@@ -197,6 +200,13 @@ def _normal(finding: Finding) -> Finding:
 def _located(location: Location) -> Location:
     shown = _shown(Path(location.path))
     return location if shown == location.path else replace(location, path=shown)
+
+
+def collect_much() -> None:
+    """Collect garbage once there may be a lot of it, and never look again at what is still in use."""
+    if gc.get_count()[0] > GARBAGE:
+        gc.collect()
+        gc.freeze()
 
 
 @contextmanager
