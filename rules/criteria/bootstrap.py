@@ -112,7 +112,7 @@ def _target(view: View, meeting: Discrepancy) -> tuple[Edge, Node | None, int] |
         if not leaves or not _predicts(view, other):
             continue
         total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
-        if is_bootstrap(view, total, against, meeting.entropy):
+        if is_bootstrap(view, total, against, meeting.entropy, meeting.node.op == "mul"):
             return edge, other.source, leaves
     return None
 
@@ -136,13 +136,15 @@ def _mixed(view: View, edge: Edge) -> tuple[Edge, Node | None, int] | None:
     return None
 
 
-def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool) -> bool:
+def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: bool = False) -> bool:
     """Reward plus discounted network value on this side, no reward on the other."""
     analysis = view.analysis
     if backups(total) and not backups(against):
         return True
     if entropy and total.affine:
         return any(not atom.raw for atom in total.atoms)
+    if by_hand:  # any other product with a logarithm is a score and its weight
+        return False
     rewards = _rewards(view, total)
     values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
     if not rewards or not values or _rewards(view, against):

@@ -88,9 +88,11 @@ def _together(view: View, flows: list[Foreign]) -> list[Foreign]:
 
 def owned(view: View) -> int:
     """What the loss is to train. Where no optimizer is in sight: all that it reaches but copies of what it reaches."""
-    if view.own is not None:
-        return view.own
     reached = view.live(view.sink.loss)
+    if view.own is not None:  # a copy that is updated again and again is nobody's to train, though an optimizer has it
+        facts = roles(view.analysis)
+        kept = [leaf for leaf in view.analysis.leaves(view.own & reached) if leaf in facts.updated]
+        return view.own & ~view.analysis.mask(leaf for leaf in kept if copied_from(view.analysis, leaf, reached))
     if view.sink.kind == "library":
         return reached
     analysis, facts = view.analysis, roles(view.analysis)
@@ -127,7 +129,7 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
     analysis = view.analysis
     starts = analysis.leaves(leaves)
     networks = {network for leaf in starts for network in _owners(leaf)}
-    held = any(leaf in roles(analysis).held for leaf in starts)
+    held = any(leaf in roles(analysis).held for leaf in starts) and not (view.own or 0) & leaves
     through: dict[Frame, bool] = {}
     seen = set(starts)
     waiting = list(starts)

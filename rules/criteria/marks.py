@@ -114,8 +114,26 @@ class Marks:
         return False
 
     def reward(self, node: Node) -> bool:
-        """A reward by structure (what the environment returned) or by name."""
-        return "reward" in _marks(node) or self.named(node, "reward")
+        """A reward by structure (what the environment returned) or by name, scaled or shifted as it may be."""
+        waiting = [node]
+        for _ in range(12):
+            if not waiting:
+                return False
+            current = waiting.pop()
+            if "reward" in _marks(current) or self.named(current, "reward"):
+                return True
+            core = _core(current)
+            if core.op in ("mul", "div", "add", "sub", "clamp", "normalize") and not self.network(core):
+                waiting += core.arguments()
+        return False
+
+
+def _core(node: Node) -> Node:
+    for _ in range(12):
+        if node.op not in SHAPES or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return node
 
 
 def _trainable(nodes: list[Node]) -> set[Node]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import View
 
 LOG_PROBABILITIES = frozenset({"log_prob", "log_softmax", "cross_entropy", "nll_loss", "binary_cross_entropy"})
+OPAQUE = frozenset({"call", "getitem", "module_call", "gather", "reshape"})
 NAMED = re.compile(r"log_?p(rob|i)?(s|$|_)|logp", re.IGNORECASE)
 THROUGH = SHAPES | {"neg", "clamp", "sum", "mean", "minimum", "maximum", "min", "max", "where", "phi", "cat", "stack"}
 
@@ -54,9 +55,11 @@ def is_score(node: Node) -> bool:
     waiting = [node]
     while waiting and len(seen) < 60:
         current = waiting.pop()
-        if current.op in LOG_PROBABILITIES or _is_ratio(current):
+        if current.op in LOG_PROBABILITIES or _is_ratio(current) or _is_log_of_probability(current):
             return True
         if current.op == "call" and NAMED.search(current.detail.split(".")[-1]):
+            return True
+        if current.op in OPAQUE and current.name and NAMED.search(current.name):
             return True
         if current.op in THROUGH:
             sources = [edge.source for edge in current.inputs if edge.kind == DATA]
@@ -70,6 +73,20 @@ def is_score(node: Node) -> bool:
             if source not in seen:
                 seen.add(source)
                 waiting.append(source)
+    return False
+
+
+def _is_log_of_probability(node: Node) -> bool:
+    """`log(pi.gather(1, a))` of a softmax output."""
+    if node.op != "log" or not node.inputs:
+        return False
+    inner = node.inputs[0].source
+    for _ in range(8):
+        if inner.op in ("softmax", "sigmoid"):
+            return True
+        if inner.op not in SHAPES | {"clamp", "add", "sum", "phi"} or not inner.inputs:
+            return False
+        inner = inner.inputs[0].source
     return False
 
 
@@ -91,7 +108,7 @@ def is_log_probability(node: Node) -> bool:
     waiting = [node]
     while waiting and len(seen) < 40:
         current = waiting.pop()
-        if current.op in LOG_PROBABILITIES:
+        if current.op in LOG_PROBABILITIES or _is_log_of_probability(current):
             return True
         if (current.op == "call" and NAMED.search(current.detail)) or (current.name and NAMED.search(current.name)):
             return True
