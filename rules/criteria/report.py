@@ -62,11 +62,15 @@ def trace(view: View, leaves: int, through: Sequence[Node] = ()) -> tuple[Step, 
             continue
         step = Step(node.location, _says(node))
         if _line(step.location) == _line(steps[-1].location):
-            if node.leaf is not None or len(steps) > 1:
-                steps[-1] = Step(steps[-1].location, _says(node) if node.leaf is None else steps[-1].message)
+            if len(steps) > 1 and node.leaf is None and not steps[-1].message.endswith(MADE):
+                steps[-1] = Step(steps[-1].location, _says(node))
             continue
         steps.append(step)
     return tuple(steps)
+
+
+MADE = "is made here"
+"""What tells most of a line: the name that the user gave to what is on it."""
 
 
 def _line(location: Location) -> tuple[str, int]:
@@ -76,8 +80,8 @@ def _line(location: Location) -> tuple[str, int]:
 def _says(node: Node) -> str:
     if node.leaf is not None:
         return f"parameters of {label(node)}"
-    if node.name:
-        return f"{node.name} is made here"
+    if node.name.isidentifier():
+        return f"{node.name} {MADE}"
     if node.op == "module_call":
         owner = node.frame.network.path if node.frame is not None else ""
         return f"output of {owner}" if owner else "output of a network"
