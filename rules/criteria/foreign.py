@@ -42,20 +42,30 @@ class Foreign:
         """Where the stop belongs."""
         if self.at is not None:
             return self.at
-        return stop_at(self.view, self.joint, self.value, self.leaves)
+        return stop_at(self.view, self.joint, self.value, self.leaves, _wrong(self.view.analysis))
 
 
 def foreign_flows(analysis: Analysis) -> list[Foreign]:
     """Every such flow of a tape, those into bootstrapped values and advantages left out (they are K2's)."""
     known = analysis.cache.get("foreign")
     if known is None:
-        known = [flow for view in analysis.views for flow in _flows(view)]
-        analysis.cache["foreign"] = known
+        groups = [flows for view in analysis.views for flows in _flows(view)]
+        analysis.cache["foreign wrong"] = frozenset(
+            node for flows in groups for flow in flows for node in flow.view.backward(flow.value, flow.leaves)
+        )
+        known = analysis.cache["foreign"] = [flow for flows in groups for flow in _together(flows)]
     assert isinstance(known, list)
     return known
 
 
-def _flows(view: View) -> Iterator[Foreign]:
+def _wrong(analysis: Analysis) -> frozenset[Node]:
+    """Everything that some loss differentiates and should not: it claims no line as rightly its own."""
+    known = analysis.cache.get("foreign wrong")
+    assert isinstance(known, frozenset)
+    return known
+
+
+def _flows(view: View) -> Iterator[list[Foreign]]:
     own = owned(view)
     reached = view.live(view.sink.loss)
     foreign = reached & ~own
@@ -64,13 +74,15 @@ def _flows(view: View) -> Iterator[Foreign]:
     own_values = view.forward(view.analysis.leaves(own & reached))
     targets = covered(view)
     for leaves in _groups(view.analysis, foreign):
-        yield from _together(view, list(_joints(view, leaves, own, own_values, targets)))
+        yield list(_joints(view, leaves, own, own_values, targets))
 
 
-def _together(view: View, flows: list[Foreign]) -> list[Foreign]:
+def _together(flows: list[Foreign]) -> list[Foreign]:
     """One flow where all of them pass one value that is made for them alone: the stop belongs there, once."""
     if len(flows) < 2:
         return flows
+    view = flows[0].view
+    wrong = _wrong(view.analysis)
     joints = {flow.joint for flow in flows}
     leaves = 0
     for flow in flows:
@@ -78,9 +90,9 @@ def _together(view: View, flows: list[Foreign]) -> list[Foreign]:
     ways = [view.dominators(flow.value, flow.leaves) for flow in flows]
     for node in ways[0]:
         if node.op not in SHAPES and all(node in way for way in ways) and private(view, node, joints):
-            there = cut_at(view, node, leaves, joints)
+            there = cut_at(view, node, leaves, joints, wrong)
             return [Foreign(view, leaves, node, flows[0].joint, flows[0].held, there)]
-    call = one_call(view, leaves, joints, [flow.value for flow in flows])
+    call = one_call(view, leaves, joints, [flow.value for flow in flows], wrong)
     if call is not None:
         return [Foreign(view, leaves, flows[0].value, flows[0].joint, flows[0].held, call)]
     return flows

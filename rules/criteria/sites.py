@@ -273,7 +273,9 @@ def _handed_over(
     return None
 
 
-def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
+def stop_at(
+    view: View, consumer: Node, operand: Node, leaves: int, wrong: frozenset[Node] = frozenset()
+) -> Location:
     """Where to stop what `consumer` takes from `operand`: the latest expression before it that is made for it alone.
 
     A value that other losses rightly use with gradient must be stopped where this one takes it; one that is made for
@@ -281,7 +283,7 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     """
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(operand, leaves))
-    activation = nearest(known.outside(consumer, operand).call, made_at(view, makers, consumer))
+    activation = nearest(known.outside(consumer, operand).call, made_at(view, makers, consumer, wrong))
     use = known.outside(consumer, operand).seen_from(activation)
     dedicated = all(private(view, maker, {consumer}) for maker in makers)
     for node in view.dominators(operand, leaves):
@@ -296,29 +298,33 @@ def stop_at(view: View, consumer: Node, operand: Node, leaves: int) -> Location:
     return use
 
 
-def cut_at(view: View, node: Node, leaves: int, uses: set[Node]) -> Location:
+def cut_at(
+    view: View, node: Node, leaves: int, uses: set[Node], wrong: frozenset[Node] = frozenset()
+) -> Location:
     """Where to stop a value that is made for several uses, none of which may have its gradient."""
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(node, leaves))
     if not all(private(view, maker, {node}) for maker in makers) and node not in makers:
         return node.location
-    spots = made_at(view, makers, node)
+    spots = made_at(view, makers, node, wrong)
     activation = common([*(known.outside(use, node).call for use in uses), *(spot.call for spot in spots)])
     lines = [known.outside(use, node).seen_from(activation) for use in uses]
     for value in view.dominators(node, leaves):
         there = known.outside(value, view.sink.loss).seen_from(activation)
         if value.op not in SHAPES and not any(same_line(there, line) for line in lines):
             return there
-    return complete_at(view, node, leaves)
+    return complete_at(view, node, leaves, None, wrong)
 
 
-def one_call(view: View, leaves: int, uses: set[Node], values: Iterable[Node]) -> Location | None:
+def one_call(
+    view: View, leaves: int, uses: set[Node], values: Iterable[Node], wrong: frozenset[Node] = frozenset()
+) -> Location | None:
     """The one call that makes all of these values, if it makes nothing else that any loss uses."""
     area = {node for value in values for node in view.backward(value, leaves)}
     makers = takers(view, leaves, area)
     if not makers or not all(private(view, maker, uses) for maker in makers):
         return None
-    found = {site.location for site in made_at(view, makers, next(iter(uses)))}
+    found = {site.location for site in made_at(view, makers, next(iter(uses)), wrong)}
     return found.pop() if len(found) == 1 else None
 
 
