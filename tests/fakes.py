@@ -20,6 +20,7 @@ KINDS = {
     "GA102": ("target-network", "warning"),
     "GA104": ("unsafe-default", "info"),
     "GA204": ("foreign-gradient", "warning"),
+    "GA403": ("discarded-stop", "warning"),
 }
 
 
