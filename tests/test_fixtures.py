@@ -70,9 +70,18 @@ def execute(fixture: Fixture) -> None:
         namespace["loss_fn"](*namespace["make_inputs"]())
 
 
+def quick_compilation(request: pytest.FixtureRequest) -> None:
+    """Compiling takes most of the time of a small jax program: do it without the optimiser."""
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    request.addfinalizer(lambda: jax.config.update("jax_disable_most_optimizations", before))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fixture", RUNNABLE, ids=lambda fixture: fixture.name)
-def test_runs(fixture: Fixture, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs(fixture: Fixture, request: pytest.FixtureRequest) -> None:
     source = fixture.source
     if missing := missing_frameworks(source):
         pytest.skip(f"not installed: {', '.join(missing)}")
@@ -81,6 +90,8 @@ def test_runs(fixture: Fixture, capsys: pytest.CaptureFixture[str]) -> None:
 
         torch.manual_seed(0)
         torch.set_num_threads(1)
+    if re.search(r"^\s*(?:import|from) jax\b", source, re.MULTILINE):
+        quick_compilation(request)
     raises = RAISES.search(source)
     if raises is None:
         execute(fixture)
