@@ -135,13 +135,22 @@ class Entries:
         if not isinstance(instance, Instance):
             return
         instance.network.name = instance.network.name or ""
-        for _ in range(2):
-            for name in roots:
-                run.evaluations = 0
-                self._call_member(instance, cls, name)
-            for name in returned:
-                run.evaluations = 0
-                self._training_step(instance, cls, name)
+        made = len(run.events)
+        self._round(instance, cls, roots, returned)
+        first = len(run.sinks)
+        toggled = any(event.kind == "freeze" for event in run.events[made:])
+        self._round(instance, cls, roots, returned)
+        if toggled and len(run.sinks) >= 2 * first:
+            del run.sinks[:first]  # which parameters are frozen is settled when everything has run once
+
+    def _round(self, instance: Instance, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
+        run = self.run
+        for name in roots:
+            run.evaluations = 0
+            self._call_member(instance, cls, name)
+        for name in returned:
+            run.evaluations = 0
+            self._training_step(instance, cls, name)
 
     def _call_member(self, instance: Instance, cls: ClassValue, name: str) -> Any:
         method, owner = self.run.member(cls, name)

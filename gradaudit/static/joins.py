@@ -72,6 +72,10 @@ class Joins(Machine):
             return self._join_mappings(informative, detail)
         if all(isinstance(value, Const) for value in values):
             return _unknown_of(merged)
+        optimizers = [value for value in values if isinstance(value, OptimizerValue)]
+        if optimizers and all(isinstance(value, (OptimizerValue, Unknown)) for value in values):
+            if all(value.optimizer.leaves == optimizers[0].optimizer.leaves for value in optimizers):
+                return optimizers[0]  # Adam or SGD, by a setting: whichever it is, it holds the same
         if isinstance(first, Instance) and not self.is_module(first):
             if all(isinstance(v, Instance) and v.cls is not None and v.cls is first.cls for v in values):
                 return self._join_instances(informative, detail)

@@ -274,14 +274,24 @@ class Statements(Machine):
 
     def _with(self, statement: ast.With | ast.AsyncWith, scope: Scope) -> str:
         saved = self.grad_on, self.grad_guard
+        managers: list[Any] = []
         for item in statement.items:
             value = self.settle(self.evaluate(item.context_expr, scope))
             entered = self._enter(value)
+            managers.append(value)
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, entered, scope)
         ending = self.block(statement.body, scope)
+        for value in reversed(managers):
+            self._leave(value)
         self.grad_on, self.grad_guard = saved
         return ending
+
+    def _leave(self, value: Any) -> None:
+        if isinstance(value, Instance) and value.cls is not None:
+            method, owner = self.member(value.cls, "__exit__")
+            if isinstance(method, Function):
+                self.call_function(method.bind(value, owner), [NONE, NONE, NONE], {})
 
     def _enter(self, value: Any) -> Any:
         if isinstance(value, GradMode):
