@@ -23,7 +23,8 @@ def trainer(name: str) -> Any:
     """A small agent with a hundred random transitions."""
     env = gymnasium.make("CartPole-v1" if name == "DQN" else "Pendulum-v1")
     env.action_space.seed(0)
-    model = getattr(sb3, name)("MlpPolicy", env, buffer_size=200, seed=0, device="cpu", policy_kwargs={"net_arch": [16]})
+    options = {"buffer_size": 200, "seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [16]}}
+    model = getattr(sb3, name)("MlpPolicy", env, **options)
     model._setup_learn(100)
     obs, _ = env.reset(seed=0)
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""The dynamic half: a run of a loss on a tape, judged and proved; one recorder a framework, chosen by what is loaded."""
+"""The dynamic half: a run of a loss on a tape, judged and proved. One recorder a framework, chosen by what is there."""
 
 from __future__ import annotations
 

@@ -11,25 +11,30 @@ import numpy as np
 from gradaudit.dynamic.jax_trees import Slot
 from gradaudit.tape import Node
 
-LAGGING = re.compile(
-    r"target|tgt|(^|_)ema($|_)|(^|_)old($|_)|lag|shadow|slow|moment|teacher|frozen|(^|_)ref|avg|average|copy|bar$|prev"
-)
+LAGGING = re.compile(r"target|tgt|(^|_)ema($|_)|(^|_)old($|_)|lag|shadow|slow|moment|avg|average|copy|bar$|prev")
+GIVEN = re.compile(r"teacher|frozen|(^|_)ref(erence)?($|_)")
+"""Names of networks that others are compared with: not copies, and not trained beside them."""
 
 
 def mark(
-    slots: Sequence[Slot],
-    arrays: Sequence[Any],
-    stems: Sequence[str],
-    nodes: Mapping[int, Node],
-) -> None:
-    """Set `copied_from` of leaves and networks. `nodes` are the leaf nodes of parameter slots."""
+    slots: Sequence[Slot], arrays: Sequence[Any], stems: Sequence[str], nodes: Mapping[int, Node]
+) -> frozenset[Node]:
+    """Set `copied_from` of leaves and networks. `nodes` are the leaf nodes of parameter slots. Returns those of
+    networks that stand beside the one they follow, in one argument: nobody steps them."""
+    followers: set[Node] = set()
     for copy, origin in copies(slots, arrays, stems, set(nodes)):
+        given = bool(GIVEN.search(stems[copy[0]].lower()))
         for one, other in zip(copy, origin, strict=True):
             leaf, source = nodes[one].leaf, nodes[other].leaf
-            if leaf is not None and source is not None:
+            if leaf is None or source is None:
+                continue
+            if not given or _equal([arrays[one]], [arrays[other]]):
                 leaf.copied_from = source
                 if leaf.owner is not None and leaf.owner is not source.owner:
                     leaf.owner.copied_from = source.owner
+        if slots[copy[0]].argument == slots[origin[0]].argument and lagging(stems[copy[0]]):
+            followers.update(nodes[one] for one in copy)
+    return frozenset(followers)
 
 
 def copies(
@@ -66,7 +71,7 @@ def _origin(stem: str, twins: Sequence[str], arrays: Mapping[str, Sequence[Any]]
 
 def lagging(path: str) -> bool:
     """Does a name on the way say that this network follows another one?"""
-    return any(LAGGING.search(part) for part in path.lower().split("."))
+    return any(LAGGING.search(part) or GIVEN.search(part) for part in path.lower().split("."))
 
 
 def _last(stem: str) -> str:

@@ -30,6 +30,8 @@ class Leaves:
         self.stems = stems(program.slots)
         self.others = _parameter_like(program)
         self._stem_network: dict[Leaf, Network] = {}
+        self.followers: frozenset[Node] = frozenset()
+        """Differentiated leaves of networks that follow another one of the same argument."""
 
     def leaf(self, value: Value) -> Leaf:
         """The leaf of an input, or of a captured constant."""
@@ -89,7 +91,7 @@ class Leaves:
                 )
             )
         nodes = {number: row.node for number, row in zip(numbered, rows, strict=True)}
-        mark(program.slots, program.arguments.arrays, self.stems, nodes)
+        self.followers = mark(program.slots, program.arguments.arrays, self.stems, nodes)
         return rows + self._captured(written)
 
     def _captured(self, written: Written) -> list[LeafGradient]:

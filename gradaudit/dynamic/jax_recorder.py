@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from gradaudit.dynamic.groups import build
-from gradaudit.dynamic.jax_copies import lagging
 from gradaudit.dynamic.jax_frames import assign
 from gradaudit.dynamic.jax_leaves import Leaves
 from gradaudit.dynamic.jax_numbers import gradients
@@ -52,7 +51,7 @@ class JaxRecorder:
         rows = leaves.rows(written, numbers, program.reached)
         tape.sinks.append(_sink(program, written, call))
         tape.roles.update({row.node: row.role for row in rows if row.stated})
-        tape.sinks[0].own = _own(tape)
+        tape.sinks[0].own = _own(tape, leaves.followers)
         return Recording(
             framework="jax",
             call=call,
@@ -94,16 +93,11 @@ def _sink(program: Program, written: Written, call: LossCall) -> Sink:
     return Sink(loss, "grad", loss.location, time, differentiated, function=getattr(call.function, "__name__", ""))
 
 
-def _own(tape: Tape) -> frozenset[Node] | None:
+def _own(tape: Tape, followers: frozenset[Node]) -> frozenset[Node] | None:
     """What is stepped with this gradient: what is differentiated, but for networks that follow another one of these."""
     differentiated = tape.sinks[0].differentiated or frozenset()
-    leaves = {node.leaf for node in differentiated}
-    follows = {
-        node
-        for node in differentiated
-        if node.leaf is not None and node.leaf.copied_from in leaves and lagging(node.leaf.path.rpartition(".")[0])
-    }
-    return differentiated - follows if follows and follows != differentiated else None
+    rest = differentiated - followers
+    return rest if rest and rest != differentiated else None
 
 
 def _definition(function: Callable[..., Any], program: Program) -> Location:

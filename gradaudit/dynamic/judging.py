@@ -17,7 +17,7 @@ from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
 from gradaudit.errors import CheckError
 
-SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206", "GA301"))
+SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206"))
 """Codes that say more of a leak into a frozen group than that it is one."""
 
 NOTHING = (
