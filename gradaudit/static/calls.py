@@ -40,6 +40,7 @@ NO_RESULT_IN = frozenset({
     "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
 })  # fmt: skip
+NOWHERE = ast.Pass(lineno=0, col_offset=0, end_lineno=0, end_col_offset=0)
 NOT_ENTERED = frozenset({"setup", "configure_optimizers", "training_step", "_init_weights", "init_weights"})
 NAMELESS = frozenset({"random", "alloc", "const"})
 
@@ -150,6 +151,8 @@ class Calls(Machine):
         inside: Any = function.self_value
         if isinstance(inside, Instance) and self._enters(inside, function.name):
             return self._run_inside(function, scope, inside, args[1:], keywords)
+        if entry and self.call_site is None:
+            self.line_node = NOWHERE  # nobody's line: the entry itself calls it
         return self._run(function, scope)
 
     def _enters(self, receiver: Instance, name: str) -> bool:

@@ -79,7 +79,7 @@ def _deepest_common(first: Call | None, second: Call | None) -> Call | None:
 def _child(ancestor: Call | None, call: Call | None) -> Call | None:
     """The call made directly from `ancestor` that leads to `call`; None where `call` is `ancestor` itself."""
     child = None
-    while call is not None and call is not ancestor:
+    while call is not None and call is not ancestor and call.location.line:
         child, call = call, call.parent
     return child
 
@@ -97,7 +97,7 @@ def seen_from(node: Node, viewer: Node) -> Location:
 
 def _calls(call: Call | None) -> list[Call]:
     found = []
-    while call is not None:
+    while call is not None and call.location.line:
         found.append(call)
         call = call.parent
     return found

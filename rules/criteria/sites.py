@@ -60,7 +60,7 @@ class Sites:
                     first[frame] = node
         for frame, node in first.items():
             call = node.call
-            if call is not None and frame in inside[call] and node.frame is not None and self._entered(node, frame):
+            if call is not None and call.location.line and frame in inside[call] and node.frame is not None and self._entered(node, frame):
                 self._sites[frame] = Site(call.location, call.parent)
             else:
                 self._sites[frame] = Site(node.location, call)
@@ -109,9 +109,9 @@ def frames(node: Node) -> list[Frame]:
 
 
 def activations(call: Call | None) -> list[Call]:
-    """The user functions on the stack, innermost first."""
+    """The user functions on the stack, innermost first; the entry that nobody's text calls is the outermost, None."""
     found: list[Call] = []
-    while call is not None and len(found) < 64:
+    while call is not None and call.location.line and len(found) < 64:
         found.append(call)
         call = call.parent
     return found
@@ -287,7 +287,7 @@ def stop_at(
     use = known.outside(consumer, operand).seen_from(activation)
     dedicated = all(private(view, maker, {consumer}) for maker in makers)
     for node in view.dominators(operand, leaves):
-        if not private(view, node, {consumer}):
+        if not private(view, node, {consumer}) or stopped_beside(view, node):
             break
         site = known.outside(node, consumer)
         if not dedicated and (site.call is not activation or node in makers):
@@ -296,6 +296,21 @@ def stop_at(
         if node.op not in SHAPES and not same_line(there, use):
             return there
     return use
+
+
+def stopped_beside(view: View, node: Node) -> bool:
+    """Does another loss take this value through a stop? Then the program stops it where it is used."""
+    graph = view.analysis.graph
+    waiting, seen = [node], {node}
+    while waiting:
+        for position in graph.users[graph.index[waiting.pop()]]:
+            user = graph.nodes[position]
+            if user.op == "stop":
+                return True
+            if user.op in SHAPES and user not in seen and len(seen) < 12:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def cut_at(
