@@ -67,7 +67,7 @@ def test_encoder_of_the_critic_learns_from_the_actor():
     action = t.at(6).module(actor, z)
     t.at(7).train(t.op("neg", t.op("mean", t.module(critic, t.stop(z), action))), a)
     (found,) = findings(t)
-    assert (found.code, found.location.line) == ("GA204", 5)
+    assert (found.code, found.location.line) == ("GA204", 6)
 
 
 def test_a_shared_value_is_stopped_where_it_is_taken():

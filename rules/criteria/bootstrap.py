@@ -17,7 +17,7 @@ from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
-from gradaudit.rules.criteria.sites import activations, complete_at, same_code, takers
+from gradaudit.rules.criteria.sites import activations, complete_at, same_code, stopped_beside, takers
 from gradaudit.rules.criteria.stale import stale_of
 from gradaudit.tape import Edge, Location, Node
 
@@ -243,6 +243,8 @@ def _settled(group: list[Use], uses: list[Use]) -> Leak:
     wrong = frozenset(node for use in uses for node in use.view.backward(use.value))
     first = group[0]
     alone = [node for node in chain if private(first.view, node, nodes)]
+    if alone and len({use.node for use in group}) == 1 and stopped_beside(first.view, alone[0]):
+        alone = []
     for node in alone:
         location = complete_at(first.view, node, first.leaves, first.node, wrong)
         if (location.path, location.line) not in meetings:
