@@ -61,7 +61,14 @@ class Row:
             raises, none  returns nothing
     args    parameter names, in order; a method's first one is "self"
     stops   parameters (by name and by position) from which no gradient passes; `index` are those of them that say where
-    result  tensor | first (values, indices) | pair | tuple:N | lstm (output, (h, c)) | input | none | list | same
+    result  tensor | first (values, indices) | pair | tuple:N | lstm (output, (h, c)) | none | list | struct | dict
+    extra   property     an attribute, not a method
+            overloads    max, min, median (a reduction, values and indices along a dim, or elementwise); cast (a type
+                         without gradient stops); where, select, unique
+            single       the op where only the first argument is given (`l2_loss(error)`)
+            flag, default, unstopped   a switch, its default (for which `stops` holds), what passes as well without it
+            rsample, discrete, wraps   of distributions: pathwise samples, samples that carry nothing, built of another
+            parameters, handler, mode  see `kind`
     """
 
     path: str

@@ -15,7 +15,7 @@ FILES = sorted(
     file.name.removesuffix(".toml") for file in resources.files("gradaudit.rules").joinpath("models").iterdir()
 )
 LIBRARIES = [name for name in FILES if name != "index"]
-RESULTS = frozenset("tensor first pair lstm input none list same struct dict".split())
+RESULTS = frozenset("tensor first pair lstm none list struct dict".split())
 KEYS = frozenset(
     "names op kind call result order unverified property parameters handler mode overloads single wraps rsample "
     "discrete straight_through random initializer replace flag default unstopped kind_of returns".split()
