@@ -74,9 +74,8 @@ def quick_compilation(request: pytest.FixtureRequest) -> None:
     """Compiling takes most of the time of a small jax program: do it without the optimiser."""
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
-    request.addfinalizer(lambda: jax.config.update("jax_disable_most_optimizations", before))
+    request.addfinalizer(lambda: jax.config.update("jax_disable_most_optimizations", False))
 
 
 @pytest.mark.filterwarnings("ignore")
