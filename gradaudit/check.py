@@ -6,10 +6,12 @@ import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gradaudit import dynamic, suppress
+from gradaudit.dynamic import collect
 from gradaudit.dynamic import target as targets
 from gradaudit.dynamic.case import Case, cases_of, numbers, words
 from gradaudit.dynamic.inputs import gather
@@ -18,6 +20,7 @@ from gradaudit.dynamic.judging import judge
 from gradaudit.dynamic.proof import prove
 from gradaudit.dynamic.recording import NONZERO, STATES, Group, LossCall, Proof, Recorder, Recording
 from gradaudit.dynamic.roles import Roles
+from gradaudit.errors import GradauditError
 from gradaudit.finding import SEVERITIES, Finding
 
 
@@ -229,12 +232,28 @@ def assert_no_leak(
     return report
 
 
-def reports_of(paths: Sequence[str], options: Options) -> Iterator[CheckReport]:
-    """Every case in the files below `paths`."""
-    from gradaudit.dynamic.collect import collect
+Show = Callable[[Sequence[Path]], Iterable[Path]]
+"""Hands files on, and may show how many are done."""
 
-    for target, one in collect(paths, options.app_dir, options.seed or 0):
-        yield check_case(target, one, options)
+
+def reports_of(
+    paths: Sequence[str], options: Options, failed: Callable[[str, GradauditError], None], show: Show = iter
+) -> Iterator[CheckReport]:
+    """Every case in the files below `paths`.
+
+    What cannot be imported or audited is told to `failed` (the file or target, the error), and the rest goes on.
+    """
+    for file in show(collect.files(paths)):
+        try:
+            cases = list(collect.collect_file(file, options.app_dir, options.seed or 0))
+        except GradauditError as error:
+            failed(str(file), error)
+            continue
+        for target, one in cases:
+            try:
+                yield check_case(target, one, options)
+            except GradauditError as error:
+                failed(target.text, error)
 
 
 class _CallableModule(ModuleType):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,24 +68,48 @@ def check(
     options = Options(
         inputs, specs, _patterns(frozen), _patterns(trained), _numbers(argnums), framework or "", app_dir, factory, seed
     )
+    failures: list[str] = []
     with _user_errors(), redirect_stdout(sys.stderr):
-        reports = list(_reports(targets, options))
+        reports = list(_reports(targets, options, failures))
     if any(report.rank for report in reports):
         sys.exit(CLEAN)
-    _print(reports, output_format, single=len(targets) == 1 and not _is_path(targets[0]))
+    _print(reports, output_format, single=len(targets) == 1 and not _is_path(targets[0]), failures=failures)
     if graph:
         _draw(reports, graph)
+    if failures:
+        sys.exit(USAGE)
     sys.exit(FINDINGS if any(report.fails(fail_on) for report in reports) else CLEAN)
 
 
-def _reports(targets: tuple[str, ...], options: Options) -> Iterator[CheckReport]:
+def _reports(targets: tuple[str, ...], options: Options, failures: list[str]) -> Iterator[CheckReport]:
     from gradaudit.check import check_target, reports_of
+
+    def failed(where: str, error: GradauditError) -> None:
+        if isinstance(error, UserCodeError):
+            click.echo(_traceback(error.cause), err=True, nl=False)
+        click.echo(f"gradaudit: error: {where}: {error}", err=True)
+        failures.append(where)
 
     for target in targets:
         if _is_path(target):
-            yield from reports_of([target], options)
+            yield from reports_of([target], options, failed, _bar if sys.stderr.isatty() else iter)
         else:
             yield from check_target(target, options)
+
+
+def _bar(files: Sequence[Path]) -> Iterator[Path]:
+    """The files, with a bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    name = TextColumn("{task.fields[file]}")
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), name)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(files), file="")
+        for file in files:
+            progress.update(task, file=file.name)
+            yield file
+            progress.advance(task)
 
 
 def _is_path(target: str) -> bool:
@@ -105,7 +129,7 @@ def _numbers(text: str) -> tuple[int, ...] | None:
         raise click.BadParameter(f"{text!r} is no list of numbers", param_hint="--argnums") from None
 
 
-def _print(reports: list[CheckReport], output_format: str, single: bool) -> None:
+def _print(reports: list[CheckReport], output_format: str, single: bool, failures: list[str]) -> None:
     from gradaudit.report import check_json, check_text
 
     if output_format == "json":
@@ -114,15 +138,23 @@ def _print(reports: list[CheckReport], output_format: str, single: bool) -> None
         in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         text = "\n".join(check_text.render(report, in_colour) for report in reports)
         if not single:
-            text += "\n" + _tally(reports)
+            text += ("\n" if reports else "") + _tally(reports, failures)
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", errors="surrogateescape"))
     sys.stdout.buffer.flush()
 
 
-def _tally(reports: list[CheckReport]) -> str:
+def _tally(reports: list[CheckReport], failures: list[str]) -> str:
+    """The last lines: every case with its outcome, and the numbers."""
+    lines = []
+    for report in reports:
+        codes = sorted({finding.code for finding in report.findings})
+        lines.append(f"{'found' if codes else 'clean'}  {report.target}{'  ' + ', '.join(codes) if codes else ''}")
+    lines += [f"error  {where}" for where in failures]
     wrong = sum(bool(report.findings) for report in reports)
-    return f"{len(reports)} case{'' if len(reports) == 1 else 's'}, {wrong} with findings.\n"
+    count = f"{len(reports)} case{'' if len(reports) == 1 else 's'}, {wrong} with findings"
+    ending = f", {len(failures)} could not be audited" if failures else ""
+    return "\n".join([*lines, f"{count}{ending}."]) + "\n"
 
 
 def _draw(reports: list[CheckReport], path: str) -> None:

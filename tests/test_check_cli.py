@@ -357,7 +357,10 @@ def test_suppressed(run: Run) -> None:
     assert result.code == 0 and "No findings" in result.out and "1 suppressed" in result.out
 
 
-def test_cases_below_a_path(run: Run, tmp_path: Path) -> None:
+def test_cases_below_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     program = extended("""
         import gradaudit
         @gradaudit.case(make_inputs, frozen="target_net", name="first")
@@ -369,12 +372,19 @@ def test_cases_below_a_path(run: Run, tmp_path: Path) -> None:
         """)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "cases_here.py").write_text(program, encoding="utf-8")
-    (tmp_path / "sub" / "broken.py").write_text("import nothing_like_this", encoding="utf-8")
-    result = run("", "sub", target="")
-    assert result.code in (0, 2)
+    (tmp_path / "sub" / "unrelated.py").write_text("import nothing_like_this", encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
         main(["check", "sub"])
+    told = capfd.readouterr().out
     assert stop.value.code == 1
+    assert "2 cases, 1 with findings.\n" in told
+    assert "found  sub/cases_here.py:one [first]  GA102" in told and "clean  sub/cases_here.py:two\n" in told
+    (tmp_path / "sub" / "broken.py").write_text("import gradaudit.case_of_nothing", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "sub"])
+    told, errors = capfd.readouterr()
+    assert stop.value.code == 2
+    assert "1 with findings, 1 could not be audited." in told and "sub/broken.py cannot be imported" in errors
 
 
 def test_light_import() -> None:

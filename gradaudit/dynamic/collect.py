@@ -20,13 +20,8 @@ def files(paths: Sequence[str]) -> list[Path]:
     return [file for file in found if not _skipped(file) and _mentions(file)]
 
 
-def collect(paths: Sequence[str], app_dir: str = "", seed: int = 0) -> Iterator[tuple[Target, Case]]:
-    """Every case with its loss."""
-    for file in files(paths):
-        yield from collect_file(file, app_dir, seed)
-
-
 def collect_file(file: Path, app_dir: str = "", seed: int = 0) -> Iterator[tuple[Target, Case]]:
+    """Every case of a file with its loss."""
     module = load_module(str(file), app_dir, seed)
     for path, _, case in cases_in(module):
         yield load(f"{os.path.relpath(file)}:{path}", app_dir, case.factory, seed), case
