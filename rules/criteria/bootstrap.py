@@ -171,7 +171,26 @@ def is_return(view: View, total: Sum, leaves: int) -> bool:
     if total.affine:  # a projected distribution: its product with a log-probability is a cross-entropy
         return False
     rewards = _rewards(view, total) or [atom for atom in backups(total) if atom.node.op != "categorical_l2_project"]
-    return bool(rewards) and any(view.live(atom.node) & leaves for atom in total.network())
+    return bool(rewards) and any(
+        view.live(atom.node) & leaves and _computed_by_network(atom.node) for atom in total.network()
+    )
+
+
+def _computed_by_network(node: Node) -> bool:
+    """Does a network (or something unknown that is called) make it? A bare multiplier is no value of a state."""
+    seen = {node}
+    waiting = [node]
+    while waiting and len(seen) < 400:
+        current = waiting.pop()
+        if current.op in ("module_call", "call", "matmul", "custom"):
+            return True
+        if current is node and current.leaf is not None and current.leaf.kind == "arg":
+            return True  # a value that a library function was given
+        for edge in current.inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def backups(total: Sum) -> list[Atom]:
