@@ -58,7 +58,6 @@ SAYS = {
     "difference": "both sides of this difference are the same computation and carry gradient, which cancels",
     "quotient": "both sides of this ratio are the same computation and carry gradient, which cancels",
     "divergence": "both sides of this divergence are the same distribution and carry gradient, which cancels",
-    "discrepancy": "prediction and target are the same computation and carry gradient, which cancels",
 }
 
 

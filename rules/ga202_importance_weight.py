@@ -54,7 +54,11 @@ NAME = "importance-weight"
 def check(analysis: Analysis) -> Iterator[Finding]:
     """A finding for every live weight but plain advantages, which are GA105's."""
     weights = [weight for weight in live_weights(analysis) if weight.kind != ADVANTAGE]
+    told = set()
     for weight in weights:
+        if weight.weight.location in told:
+            continue
+        told.add(weight.weight.location)
         number = analysis.algebra.vn(weight.weight)
         yield _finding(weight, [other.node for other in weights if analysis.algebra.vn(other.weight) == number])
 

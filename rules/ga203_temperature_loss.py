@@ -77,18 +77,24 @@ def _flow(flow: Foreign) -> Finding:
     view, analysis = flow.view, flow.view.analysis
     dual = not scalars(analysis, flow.leaves)
     leaf = analysis.leaves(flow.leaves if not dual else (view.own or 0) & view.live(view.sink.loss))[0]
-    level = "error" if is_old(view, flow.value, flow.leaves) else severity(view, flow.leaves)
+    level = "error" if dual and is_old(view, flow.value, flow.leaves) else severity(view, flow.leaves)
     return make_finding(
         view,
         "GA203",
         NAME,
-        _message(dual, label(leaf), names_of(analysis, flow.leaves), level == "error"),
+        _message(dual, scalar_name(leaf), names_of(analysis, flow.leaves), level == "error"),
         "info" if decided(view, flow.value, flow.leaves) else level,
         flow.location,
-        fix=_fix(dual, label(leaf), stop_call(analysis)),
+        fix=_fix(dual, scalar_name(leaf), stop_call(analysis)),
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
     )
+
+
+def scalar_name(leaf: Node) -> str:
+    """A free scalar is called by its own name, not by its owner's."""
+    name = leaf.leaf.name if leaf.leaf is not None else ""
+    return label(leaf) if name.startswith("_") or not name else name
 
 
 def is_old(view: View, value: Node, leaves: int) -> bool:
@@ -104,7 +110,7 @@ def is_old(view: View, value: Node, leaves: int) -> bool:
 
 def _product(product: Product, uses: list[Node]) -> Finding:
     view, analysis = product.view, product.view.analysis
-    name, used = label(product.multiplier), product.deposit == ownership.USED
+    name, used = scalar_name(product.multiplier), product.deposit == ownership.USED
     level = "error" if used and view.sink.kind != "library" else "warning"
     return make_finding(
         view,

@@ -208,7 +208,8 @@ def _sign_in_loss(view: View, node: Node) -> float | None:
 
 def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> str | None:
     """Which side is stopped in another product of the same multiplier with something of the same origin."""
-    for other in view.analysis.graph.nodes:
+    area = view.analysis.graph.nodes if view.sink.kind == "library" else behind(view)
+    for other in area:
         data = [edge for edge in other.inputs if edge.kind == "data"]
         if other is node or other.op != "mul" or len(data) != 2:
             continue
@@ -219,6 +220,21 @@ def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> s
                 if not (second.passes and view.live(second.source) & others):
                     return "term"
     return None
+
+
+def behind(view: View) -> list[Node]:
+    """What the loss is computed from, in order of time: terms of another loss are another matter."""
+    known = view.analysis.cache.setdefault("behind", {})
+    assert isinstance(known, dict)
+    if view not in known:
+        seen, waiting = {view.sink.loss}, [view.sink.loss]
+        while waiting:
+            for edge in waiting.pop().inputs:
+                if edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+        known[view] = sorted(seen, key=lambda node: node.time)
+    return list(known[view])
 
 
 def _is_projection(node: Node, multiplier: Node) -> bool:

@@ -1,7 +1,7 @@
 """K4: a value against itself, both sides live. Its gradient cancels, whatever the value is for.
 
-A difference `x - x` (within a longer sum, too), a quotient `x / x`, a divergence between a distribution and itself, a
-discrepancy of a value with itself. Equality is of values (`Algebra.vn`), so two calls of one network on one input count
+A difference `x - x` (within a longer sum, too), a quotient `x / x`, a divergence between a distribution and itself.
+Equality is of values (`Algebra.vn`), so two calls of one network on one input count
 and two samples or two dropout masks do not. `x - stop(x)` is none of this: one side is not live.
 """
 
@@ -30,7 +30,7 @@ MOST_PARTS = 8
 class Cancellation:
     """`first` and `second` are one value; at `node` their gradients cancel. `leaves`: what loses its gradient.
 
-    `kind` is difference, quotient, divergence or discrepancy; `rest` is what is left of the sum and still live.
+    `kind` is difference, quotient or divergence; `rest` is what is left of the sum and still live.
     `first_side` and `second_side` are the operands of `node` (a distribution's parameters) that contain them.
     """
 
@@ -75,8 +75,6 @@ def _at(view: View, node: Node) -> Iterator[Cancellation]:
         yield from _difference(view, node)
     elif node.op == "div":
         yield from _pair(view, node, "quotient", data[0], data[1])
-    elif node.op in DISCREPANCIES:
-        yield from _pair(view, node, "discrepancy", data[0], data[1])
     elif node.op in DIVERGENCES:
         yield from _divergence(view, node, data[0], data[1])
 
@@ -94,8 +92,8 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     algebra = view.analysis.algebra
     form = algebra.lin(node)
     pairs = [pair for pair in form.cancelled() if _both_live(view, *pair)]
-    if not pairs:
-        return
+    if not pairs or (_is_itself(node) and not _is_exponent(view, node)):
+        return  # `chunk` and the like give equal parts one node: only a ratio of one value is sure to be a mistake
     inner = {term.vn for edge in node.inputs for pair in algebra.lin(edge.source).cancelled() for term in pair}
     forward = form.forward()
     left = [term for term in form.terms if term.vn in forward]
@@ -111,6 +109,23 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
             continue
         sides = _operand(view, node, plus), _operand(view, node, minus)
         yield Cancellation(view, node, "difference", plus.node, minus.node, lost, rest, *sides, bool(left))
+
+
+def _is_itself(node: Node) -> bool:
+    sources = node.arguments()
+    return len(sources) == 2 and sources[0] is sources[1]
+
+
+def _is_exponent(view: View, node: Node) -> bool:
+    for _ in range(6):
+        users = [user for user, _ in view.consumers(node)]
+        if any(user.op == "exp" for user in users):
+            return True
+        carriers = [user for user in users if user.op in THROUGH]
+        if not carriers:
+            return False
+        node = carriers[0]
+    return False
 
 
 def is_hard(analysis: Analysis, node: Node, leaves: int) -> bool:

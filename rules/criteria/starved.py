@@ -6,6 +6,7 @@ program reaches. The *event* is where its gradient ends: the operation with a li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+STOPS = frozenset({"stop", "numpy", "argmax", "argmin", "cast", "compare", "sign", "round", "floor", "ceil"})
 INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"})
 """What is true or false of a value is no prediction of it."""
 
@@ -48,7 +50,7 @@ def starved_predictions(analysis: Analysis) -> list[Starved]:
 
 def _in_view(view: View) -> Iterator[Starved]:
     own = owned(view)
-    if not own or view.sink.kind == "library":
+    if not own or view.sink.kind == "library" or is_test(view):
         return
     fed = 0
     for other in view.analysis.views:
@@ -119,7 +121,7 @@ def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
     """The side that should learn: the other one holds the reward, or is plain data."""
     facts = marks(view.analysis)
     for target, prediction in (meeting.sides, meeting.sides[::-1]):
-        if not view.analysis.dep(prediction.source) & own:
+        if not view.analysis.dep(prediction.source) & own or _is_target(view, prediction, meeting.entropy):
             continue
         if not facts.network(target.source) and facts.raw(target.source):
             return prediction
@@ -129,6 +131,16 @@ def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
         if is_bootstrap(view, total, against, meeting.entropy):
             return prediction
     return None
+
+
+def _is_target(view: View, side: Edge, entropy: bool) -> bool:
+    return is_bootstrap(view, expand(view.analysis, side.source), Sum((), False), entropy)
+
+
+def is_test(view: View) -> bool:
+    """A test may well ask whether a gradient is zero."""
+    parts = view.sink.location.path.split("/")
+    return any(part in ("test", "tests") for part in parts) or bool(re.search(r"(^|_)tests?(_|\.)", parts[-1]))
 
 
 def _events(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
@@ -156,13 +168,20 @@ def _events(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
 
 
 def _ends(analysis: Analysis, node: Node, leaves: int) -> bool:
-    return any(edge.kind in (DATA, PARAMETER) and analysis.alive(edge.source) & leaves for edge in node.inputs)
+    if node.grad_mode and node.op not in STOPS:
+        return False
+    return any(
+        edge.kind in (DATA, PARAMETER) and not edge.passes and analysis.alive(edge.source) & leaves
+        for edge in node.inputs
+    )
 
 
 def _is_frozen(analysis: Analysis, node: Node, leaves: int) -> bool:
     """Parameters that do not require gradient are not stopped: they are meant to stay."""
-    return node.grad_mode and any(
-        edge.kind == PARAMETER and not edge.passes and analysis.bit(edge.source) & leaves for edge in node.inputs
+    return (
+        node.grad_mode
+        and node.op != "stop"
+        and any(not edge.passes and analysis.bit(edge.source) & leaves for edge in node.inputs)
     )
 
 
@@ -170,8 +189,20 @@ def without_gradient(analysis: Analysis) -> Iterator[View]:
     """Sinks whose loss depends on what it is to train and reaches none of it."""
     for view in analysis.views:
         own = owned(view)
-        if view.sink.kind == "library" or not own:
+        if view.sink.kind == "library" or not own or is_test(view):
             continue
         loss = view.sink.loss
-        if not view.live(loss) and analysis.dep(loss) & own:
+        if not view.live(loss) and analysis.dep(loss) & own and _is_cut_off(loss):
             yield view
+
+
+def _is_cut_off(loss: Node) -> bool:
+    """Whether the loss itself was made without gradient, or is a number that was put back into a tensor."""
+    for _ in range(6):
+        if not loss.grad_mode or loss.op == "stop":
+            return True
+        data = loss.arguments()
+        if len(data) != 1:
+            return False
+        loss = data[0]
+    return False

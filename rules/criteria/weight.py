@@ -85,7 +85,8 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if is_likelihood(weight):
         return None
     kind = rating(view, weight)
-    if not kind or not (is_likelihood(score) or (kind == IMPORTANCE and _is_reduced_term(view, node, score))):
+    regression = kind == IMPORTANCE and view.sink.kind != "library" and _is_reduced_term(view, node, score)
+    if not kind or not (is_likelihood(score) or regression):
         return None
     leaves = _beside(view, score, weight)
     if not leaves or not view.live(score) & ~leaves and not is_likelihood(score):
