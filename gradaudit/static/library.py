@@ -746,6 +746,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "incremental_update": Library._t_incremental,
     "periodic_update": Library._t_incremental,
     "haiku_transform": Library._t_haiku,
+    "manual_backward": Library._t_backward,
     "gradient_tape": Library._t_tape,
     "jacobian_transform": Library._t_jacobian,
     "jacrev": Library._t_jacobian,
