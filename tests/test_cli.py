@@ -232,3 +232,34 @@ def test_usage_without_a_command_is_shown() -> None:
     done = run()
     assert "Usage: gradaudit" in done.stdout + done.stderr
     assert run("nonsense").returncode == 2
+
+
+NASTY = {
+    "empty.py": b"",
+    "bom.py": b"\xef\xbb\xbfimport torch\n",
+    "latin.py": b'# coding: latin-1\nimport torch\nx = "\xe9"\n',
+    "cycle_a.py": b"import torch\nfrom cycle_b import y\nx = y\n",
+    "cycle_b.py": b"import torch\nfrom cycle_a import x\ny = x\n",
+    "odd.py": b"import torch\nclass A(A): pass\nclass B(C): pass\nclass C(B): pass\nB().f()\n"
+    b"def r(x): return r(x)\nr(torch.ones(3)).backward()\nwhile True: x = torch.stack([x])\n",
+    "long.py": b"import torch\nx = " + b"+".join([b"1"] * 20_000) + b"\n",
+    "null.py": b"import torch\x00\n",
+    "broken.py": b"import torch\r\ndef f(:\r\n",
+    "deep.py": b"import torch\nx = " + b"(" * 500 + b"1" + b")" * 500 + b"\n",
+    "not_utf8.py": b'import torch\nx = "\xff"\n',
+    "no_codec.py": b"# coding: nonsense\nimport torch\n",
+}
+
+
+def test_no_file_ends_the_run(tmp_path: Path) -> None:
+    for name, data in NASTY.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "nowhere.py").symlink_to("missing.py")
+    done = run("lint", "--no-config", "--output-format", "json", str(tmp_path))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    found = {Path(row["path"]).name: row for row in json.loads(done.stdout)}
+    assert set(found) == {"null.py", "broken.py", "deep.py"}
+    assert {row["code"] for row in found.values()} == {"GA900"} and found["broken.py"]["line"] == 2
+    assert "not_utf8.py" in done.stderr and "no_codec.py" in done.stderr
+    assert all(line.startswith("gradaudit: ") for line in done.stderr.splitlines())
