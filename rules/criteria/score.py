@@ -66,7 +66,7 @@ def is_score(node: Node) -> bool:
         elif current.op in ("mul", "add", "sub"):
             sources = [edge.source for edge in current.inputs if edge.kind == DATA]
             if current.op == "mul" and len(sources) == 2:
-                sources = [source for source in sources if source.op in THROUGH or source.op in ("log_prob", "exp")]
+                sources = [source for source in sources if source.op in THROUGH | LOG_PROBABILITIES | {"exp", "log"}]
         else:
             continue
         for source in sources:
