@@ -161,7 +161,7 @@ def _by_terms(view: View, node: Node, multiplier: Node, factor: Node, term: Node
         return None
     sibling = _stopped_sibling(view, node, multiplier, others)
     if sibling is None:
-        if view.sink.kind == "library" or not has_constant(view, term) or not pushed_up(view, node, term):
+        if view.sink.kind == "library" or not has_constant(view, term) or not pushed_up(view, node, factor, term):
             return None
     wrong = factor if sibling == "term" else term
     leaked = others if wrong is term else view.analysis.bit(multiplier)
@@ -175,15 +175,29 @@ def has_constant(view: View, term: Node) -> bool:
     return dead and any(term.passes and view.live(term.node) for term in form.terms)
 
 
-def pushed_up(view: View, node: Node, term: Node) -> bool:
+def pushed_up(view: View, node: Node, factor: Node, term: Node) -> bool:
     """Whether minimising the loss makes the live part of the term grow: what a dual asks of its multiplier alone."""
-    signs = {
-        math.copysign(1.0, part.coefficient)
-        for part in view.analysis.algebra.lin(term).terms
-        if part.passes and view.live(part.node)
-    }
-    sign = _sign_in_loss(view, node)
-    return len(signs) == 1 and sign is not None and sign * signs.pop() < 0
+    outer, own, inner = _sign_in_loss(view, node), _sign(view, factor), _sign(view, term)
+    return outer is not None and outer * own * inner < 0
+
+
+def _sign(view: View, node: Node) -> float:
+    """The sign of the live operand in a sum with constants, or behind a negation; what it is made of does not count."""
+    sign = 1.0
+    for _ in range(12):
+        data = [edge for edge in node.inputs if edge.kind == "data"]
+        live = [edge for edge in data if edge.passes and view.live(edge.source)]
+        if len(live) != 1 or node.op not in LINEAR | SIGNED:
+            break
+        if node.op == "neg" or (node.op == "sub" and live[0] is data[-1]):
+            sign = -sign
+        elif node.op in ("mul", "div"):
+            others = [number(edge.source) for edge in data if edge is not live[0]]
+            if not others or others[0] is None:
+                break
+            sign = math.copysign(sign, sign * others[0])
+        node = live[0].source
+    return sign
 
 
 def _sign_in_loss(view: View, node: Node) -> float | None:
@@ -208,7 +222,9 @@ def _sign_in_loss(view: View, node: Node) -> float | None:
 
 def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> str | None:
     """Which side is stopped in another product of the same multiplier with something of the same origin."""
-    area = view.analysis.graph.nodes if view.sink.kind == "library" else behind(view)
+    # whose step uses what another loss leaves is known with the optimizers alone
+    known = view.own is not None or view.sink.kind == "library"
+    area = view.analysis.graph.nodes if known else behind(view)
     for other in area:
         data = [edge for edge in other.inputs if edge.kind == "data"]
         if other is node or other.op != "mul" or len(data) != 2:
