@@ -146,6 +146,8 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if by_hand:  # any other product with a logarithm is a score and its weight
         return False
     rewards = _rewards(view, total)
+    if not rewards:
+        return _imagined(view, total, against)
     values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
     if not rewards or not values or _rewards(view, against):
         return False
@@ -164,6 +166,20 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())
     return related(analysis, mine, others) or same_code(view, mine, others)
+
+
+def _imagined(view: View, total: Sum, against: Sum) -> bool:
+    """A return of predicted rewards that bootstraps from the network that predicts it."""
+    facts, analysis = marks(view.analysis), view.analysis
+    if view.sink.kind == "library" or not any(facts.reward(atom.node) for atom in total.network()):
+        return False
+    values = [atom for atom in total.network() if atom.factor and not facts.reward(atom.node)]
+    return bool(values) and related(analysis, _heads(analysis, values), _heads(analysis, against.network()))
+
+
+def _heads(analysis: Analysis, atoms: Iterable[Atom]) -> int:
+    """The parameters of the last layers that made these values."""
+    return analysis.mask(edge.source for atom in atoms for edge in atom.node.inputs if edge.source.leaf is not None)
 
 
 def is_return(view: View, total: Sum, leaves: int) -> bool:

@@ -15,7 +15,10 @@ from gradaudit.tape import DATA, Node
 if TYPE_CHECKING:
     from gradaudit.paths import View
 
-LOG_PROBABILITIES = frozenset({"log_prob", "log_softmax", "cross_entropy", "nll_loss", "binary_cross_entropy"})
+LOG_PROBABILITIES = frozenset({
+    "log_prob", "log_softmax", "cross_entropy", "nll_loss", "binary_cross_entropy",
+    "categorical_importance_sampling_ratios",
+})  # fmt: skip
 OPAQUE = frozenset({"call", "getitem", "module_call", "gather", "reshape"})
 NAMED = re.compile(r"log_?p(rob|i)?(s|$|_)|logp", re.IGNORECASE)
 THROUGH = SHAPES | {"neg", "clamp", "sum", "mean", "minimum", "maximum", "min", "max", "where", "phi", "cat", "stack"}
