@@ -48,7 +48,7 @@ def _candidates(view: View, operand: Node, leaves: int, uses: set[Node]) -> list
     for node in [operand, *view.dominators(operand, leaves)[1:]]:
         if not private(view, node, uses):
             break
-        if node.leaf is None and not (node.op == "phi" and node.detail == "loop"):
+        if node.leaf is None and (node.op != "phi" or node.detail == "return"):
             found.append(node)
     return found
 

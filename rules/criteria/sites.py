@@ -27,7 +27,7 @@ class Site:
         """The line of `activation` on which this comes into being; its own line if it is not made from there."""
         below: Call | None = None
         for step in [*activations(self.call), None]:
-            if step is activation:
+            if same_call(step, activation):
                 return self.location if below is None else below.location
             below = step
         return self.location
@@ -60,7 +60,8 @@ class Sites:
                     first[frame] = node
         for frame, node in first.items():
             call = node.call
-            if call is not None and call.location.line and frame in inside[call] and node.frame is not None and self._entered(node, frame):
+            entered = node.frame is not None and self._entered(node, frame)
+            if call is not None and call.location.line and frame in inside[call] and entered:
                 self._sites[frame] = Site(call.location, call.parent)
             else:
                 self._sites[frame] = Site(node.location, call)
@@ -117,12 +118,19 @@ def activations(call: Call | None) -> list[Call]:
     return found
 
 
+def same_call(one: Call | None, other: Call | None) -> bool:
+    """Is it one call in the text? An update that is followed twice calls the same functions again."""
+    if one is None or other is None:
+        return one is other
+    return one is other or one.location == other.location and one.function == other.function
+
+
 def common(calls: Iterable[Call | None]) -> Call | None:
     """The innermost activation that all of these are in (None: the outermost)."""
     chains = [activations(call)[::-1] for call in calls]
     found: Call | None = None
     for level in zip(*chains, strict=False):
-        if any(step is not level[0] for step in level):
+        if not all(same_call(step, level[0]) for step in level):
             break
         found = level[0]
     return found
@@ -244,7 +252,7 @@ def _below(activation: Call | None, call: Call | None) -> Call | None:
     """The call made directly from `activation` that leads to `call`; None where it is made there itself."""
     below: Call | None = None
     for step in activations(call):
-        if step is activation:
+        if same_call(step, activation):
             break
         below = step
     return below
