@@ -89,9 +89,10 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
             continue
         pairs = [pair for node in view.slice for pair in _pairs(view, node)]
         for pair in pairs:
-            if pair.passes and any(_swapped(pair, other) for other in pairs if other is not pair):
+            mirrors = [other for other in pairs if other is not pair and _swapped(pair, other)]
+            if pair.passes and any(_predictor(view, pair, mirror) for mirror in mirrors):
                 leaves = view.live(pair.operand)
-                if leaves and _predictor(view, pair):
+                if leaves and not leaves & ~view.live(pair.other):
                     yield Twin(view, pair.node, pair.value, leaves)
 
 
@@ -155,7 +156,11 @@ def _swapped(pair: _Pair, mirror: _Pair) -> bool:
     )
 
 
-def _predictor(view: View, pair: _Pair) -> bool:
-    """Does the other side pass trained layers that this one does not, and everything that this one does?"""
-    mine, others = view.live(pair.value), view.live(pair.other)
-    return bool(others & ~mine) and not mine & ~others
+def _predictor(view: View, pair: _Pair, mirror: _Pair) -> bool:
+    """Are there trained layers between the mirror's projection and what this side is compared with?"""
+    live = view.live(pair.other)
+    return any(
+        view.analysis.bit(edge.source) & live
+        for node in pair.behind_other - mirror.behind_value
+        for edge in node.inputs
+    )

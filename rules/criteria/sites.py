@@ -220,11 +220,11 @@ def _all_ways(analysis: Analysis) -> dict[tuple[Spot, ...], set[Node]]:
     known = analysis.cache.get("ways")
     if known is None:
         spots = sites(analysis)
-        known = {}
+        ways: dict[tuple[Spot, ...], set[Node]] = {}
         for view in analysis.views:
             for maker in _makers(view, view.live(view.sink.loss)):
-                known.setdefault(_levels(spots.outside(maker, view.sink.loss)), set()).add(maker)
-        analysis.cache["ways"] = known
+                ways.setdefault(_levels(spots.outside(maker, view.sink.loss)), set()).add(maker)
+        known = analysis.cache["ways"] = ways
     assert isinstance(known, dict)
     return known
 
