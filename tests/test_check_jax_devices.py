@@ -70,6 +70,8 @@ for name, wrap in KINDS.items():
             "proofs": [[p.identical, p.note, [c.group for c in p.changes]] for p in report.proofs],
             "notes": report.notes,
         }
+import sys
+assert "torch" not in sys.modules and "tensorflow" not in sys.modules
 print("SAID" + json.dumps(said))
 """
 

@@ -163,7 +163,9 @@ class _Walk:
         for index, equation in enumerate(jaxpr.eqns):
             path = (*scope.path, index)
             stack, region = scope.stack, scope.region
-            if not scope.library:
+            if scope.library:
+                stack = self.lines.inside(equation.source_info.traceback, jaxpr) + scope.stack
+            else:
                 own, called = self.lines.read(equation.source_info.traceback)
                 stack, region = self.lines.splice(own, jaxpr, scope.stack), region or called
             inner = _Scope(path, stack, scope.loops, scope.library, region)
@@ -236,7 +238,8 @@ class _Walk:
             self.bind(environment, var, None).literal = array
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             environment[var] = value
-        library = scope.library or self.lines.is_library(jaxpr)
+        known = self.lines.is_library(jaxpr)
+        library = scope.library if known is None else known
         self.jaxpr(jaxpr, environment, replace(scope, library=library))
         return [self.read(environment, var) for var in jaxpr.outvars]
 

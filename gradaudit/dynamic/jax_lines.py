@@ -67,10 +67,24 @@ class JaxLines(Lines):
     def call(self, stack: Stack) -> Call | None:
         return self._call(list(stack)) if stack else None
 
-    def is_library(self, jaxpr: Any) -> bool:
-        """Was this jaxpr traced from library code?"""
+    def is_library(self, jaxpr: Any) -> bool | None:
+        """Was this jaxpr traced from library code? None where it does not say."""
         path, _ = _source(jaxpr)
-        return bool(path) and not self.is_user(path)
+        return not self.is_user(path) if path else None
+
+    def inside(self, traceback: Any, jaxpr: Any) -> Stack:
+        """The user's frames that a library function has called (`pmap` around a user's function): those within the
+        function that `jaxpr` was traced from. What is around it is whoever called it first."""
+        path, line = _source(jaxpr)
+        if not path or traceback is None or not hasattr(traceback, "raw_frames"):
+            return ()
+        frames: list[tuple[CodeType, int]] = []
+        for code, offset in zip(*traceback.raw_frames(), strict=True):
+            if code.co_firstlineno == line and code.co_filename == path:
+                return tuple(frames)
+            if self.is_user(code.co_filename):
+                frames.append((code, offset))
+        return ()
 
     def splice(self, inner: Stack, jaxpr: Any, outer: Stack) -> Stack:
         """The frames inside the function that `jaxpr` was traced from, and outside it those of this call."""

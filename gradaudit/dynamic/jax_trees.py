@@ -258,7 +258,8 @@ def _stem(slots: Sequence[Slot], members: list[int], prefix: str, depth: int, re
         keys = slots[i].keys
         children.setdefault(keys[depth] if len(keys) > depth else "", []).append(i)
     flat = all(len(slots[i].keys) <= depth + 1 for i in members)
-    if flat or any(not key or _is_layer(slots, key, below, depth) for key, below in children.items()):
+    pair = children.keys() == {"query", "key"}  # two encoders; attention has a value beside them
+    if flat or (not pair and any(not key or _is_layer(slots, key, below, depth) for key, below in children.items())):
         for i in members:
             result[i] = prefix
         return
