@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import itertools
 import random
 import subprocess
 import sys
@@ -200,3 +202,83 @@ def test_pytest_plugin(tmp_path: Path) -> None:
     assert "test_losses.py::leaking FAILED" in done.stdout and "test_losses.py::sound[right] PASSED" in done.stdout
     assert "GA102 [error] `old`, stated as frozen" in done.stdout
     assert "gradaudit: --frozen 'older' matches nothing" in done.stdout
+
+
+def td(net: Any, old: Any, x: Any, reward: Any) -> Any:
+    return F.mse_loss(net(x).squeeze(-1), reward + 0.9 * old(x + 1).squeeze(-1))
+
+
+class Callable_:
+    def __init__(self, net: Any, old: Any) -> None:
+        self.net, self.old = net, old
+
+    def __call__(self, x: Any, reward: Any) -> Any:
+        return td(self.net, self.old, x, reward)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "kind", ["partial", "arguments", "keywords", "object", "lambda", "float64", "bfloat16", "script"]
+)
+def test_kinds_of_losses(kind: str) -> None:
+    torch.manual_seed(0)
+    net, old = nn.Linear(3, 1), nn.Linear(3, 1)
+    x, reward = torch.randn(7, 3), torch.randn(7)
+    loss, inputs, frozen = (lambda x, reward: td(net, old, x, reward)), (x, reward), "old"
+    if kind == "partial":
+        loss = functools.partial(td, net, old)
+    elif kind == "arguments":
+        loss, inputs = td, (net, old, x, reward)
+    elif kind == "keywords":
+        loss, inputs, frozen = td, {"net": net, "old": old, "x": x, "reward": reward}, "old.*"
+    elif kind == "object":
+        loss, frozen = Callable_(net, old), "*.old"
+    elif kind in ("float64", "bfloat16"):
+        net, old = net.to(getattr(torch, kind)), old.to(getattr(torch, kind))
+        inputs = tuple(one.to(getattr(torch, kind)) for one in inputs)
+    elif kind == "script":
+        net, old = torch.jit.script(net), torch.jit.trace(old, x)
+    report = gradaudit.check(loss, inputs, frozen=frozen)
+    assert [finding.code for finding in report.findings] == ["GA102"], str(report)
+    proof = report.proofs[0]
+    assert proof is not None and proof.identical and not proof.note
+
+
+def test_sparse_gradients() -> None:
+    table, copied = nn.Embedding(9, 3, sparse=True), nn.Embedding(9, 3, sparse=True)
+    report = gradaudit.check(lambda i: (table(i) - copied(i)).square().mean(), (torch.arange(5),), frozen="copied")
+    assert len(report.findings) == 1 and report.proofs[0] is not None and report.proofs[0].identical
+
+
+def test_one_network_under_two_names() -> None:
+    net = nn.Linear(3, 1)
+    twin = net
+    with pytest.raises(CheckError, match="one network under two names"):
+        gradaudit.check(lambda x: (net(x) - twin(x)).mean(), (torch.ones(2, 3),), frozen="twin", trained="net")
+
+
+def test_a_loss_that_draws_from_outside() -> None:
+    count = itertools.count()
+    net, old = nn.Linear(3, 1), nn.Linear(3, 1)
+    x, reward = torch.randn(7, 3), torch.randn(7)
+    report = gradaudit.check(lambda x, reward: td(net, old, x * next(count), reward), (x, reward), frozen="old")
+    assert "not the same twice" in str(report)
+
+
+def test_state_carried_with_its_graph() -> None:
+    class Recurrent:
+        def __init__(self) -> None:
+            self.cell = nn.GRUCell(3, 4)
+            self.state = self.cell(torch.ones(1, 3))
+
+        def loss(self, x: Any) -> Any:
+            self.state = self.cell(x, self.state)
+            return self.state.square().mean()
+
+        def right(self, x: Any) -> Any:
+            self.state = self.cell(x, self.state.detach())
+            return self.state.square().mean()
+
+    agent = Recurrent()
+    assert [one.code for one in gradaudit.check(agent.loss, (torch.ones(1, 3),)).findings] == ["GA206"]
+    assert gradaudit.check(agent.right, (torch.ones(1, 3),)).ok

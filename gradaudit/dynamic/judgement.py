@@ -18,6 +18,7 @@ NAMES = {
     "GA202": "importance-weight",
     "GA203": "temperature-loss",
     "GA204": "foreign-gradient",
+    "GA206": "carried-state",
     "GA205": "non-reparameterised-sample",
     "GA301": "ema-branch",
     "GA302": "teacher",

@@ -9,7 +9,7 @@ from gradaudit import ownership
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import by_rules, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles
-from gradaudit.dynamic.judgement import NAMES, Case, Judgement
+from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, trace
 from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import raw_inputs
@@ -38,6 +38,7 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
     merged += [judgement for judgement in by_names(case) if not _known(case, judgement, merged)]
     merged += guessed(recording)
+    merged += _carried(case, {(one.finding.location.path, one.finding.location.line) for one in merged})
     lines = {(one.finding.location.path, one.finding.location.line) for one in merged if one.finding.code == "GA603"}
     merged += [
         one for one in broadcasts(case) if (one.finding.location.path, one.finding.location.line) not in lines
@@ -63,6 +64,19 @@ def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:
         return
     groups = [group for group in case.groups if group.state == NONE and not group.stated and group.name not in trained]
     yield from starved(case, [group for group in groups if case.mask([group]) & own & depends])
+
+
+def _carried(case: Case, said: Collection[tuple[str, int]]) -> Iterator[Judgement]:
+    """Values kept from an earlier run whose graph gradient goes on through."""
+    for node, name in case.recording.carried:
+        where = node.location
+        leaves = case.view.live(node)
+        if not leaves or not case.view.reaches(node) or not where.line or (where.path, where.line) in said:
+            continue
+        message = f"`{name}` is kept from before this loss and brings its graph along: gradient goes on into the past"
+        advice = f"keep `{name}` without its graph: `.detach()` where it is stored"
+        found = finding(case, "GA206", "error", message, where, fix=advice, trace=trace(case, node, leaves))
+        yield Judgement(found, nodes=(node,))
 
 
 def _own(recording: Recording) -> None:

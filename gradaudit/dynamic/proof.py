@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradaudit.dynamic.judgement import Judgement
-from gradaudit.dynamic.recording import NONE, ZERO, Proof, Recorder, Recording
+from gradaudit.dynamic.recording import NONE, ZERO, Cut, Proof, Recorder, Recording
 
 
 def prove(recorder: Recorder, recording: Recording, judgement: Judgement) -> tuple[Judgement, Proof | None]:
     """The judgement with its proof (None where there is nothing to try)."""
     if judgement.cut is None:
         return judgement, None
-    return judgement, recorder.counterfactual(recording, judgement.cut)
+    proof = recorder.counterfactual(recording, judgement.cut)
+    if not proof.identical and not proof.note and not recorder.counterfactual(recording, Cut()).identical:
+        proof = replace(proof, note="the loss is not the same twice (it draws from outside), so there is no proof")
+    return judgement, proof
 
 
 def gone(proof: Proof, leaks: tuple[str, ...]) -> bool:

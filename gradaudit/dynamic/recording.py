@@ -114,6 +114,8 @@ class Recording:
     """Which process this is; only the first one reports."""
     escapes: list[Node] = field(default_factory=list)
     """Values with gradient that left the framework (`.item()`, `.numpy()`, a callback), where no tape can follow."""
+    carried: list[tuple[Node, str]] = field(default_factory=list)
+    """Values that an object of the scope brings with a graph from before the loss, and their names."""
     handle: Any = None
 
     def escapes_of(self, group: Group) -> Node | None:

@@ -44,7 +44,7 @@ class Roles:
                 for name in matched:
                     claim = claims.setdefault(name, {})
                     claim[role] = max(claim.get(role, ()), _specificity(pattern))
-        return {name: _decide(name, claim) for name, claim in claims.items()}
+        return {name: _decide(name, claim, spellings[name], self) for name, claim in claims.items()}
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -65,15 +65,25 @@ def _specificity(pattern: str) -> tuple[int, ...]:
     return (literal, len(parts), sum(character not in "*?[]" for character in pattern))
 
 
-def _decide(name: str, claim: Mapping[str, tuple[int, ...]]) -> str:
+def _decide(name: str, claim: Mapping[str, tuple[int, ...]], spellings: tuple[str, ...], roles: Roles) -> str:
     if len(claim) == 1:
         return next(iter(claim))
     frozen, trained = claim[FROZEN][:2], claim[TRAINED][:2]
     if frozen == trained:
+        held = [next((one for one in spellings if any(matches(p, one) for p in ps)), name) for ps in _both(roles)]
+        if held[0] != held[1]:
+            raise CheckError(
+                f"`{held[0]}`, stated as frozen, and `{held[1]}`, stated as trained, are one and the same parameter: "
+                "one network under two names (GA502); make a copy of it"
+            )
         raise CheckError(
             f"ambiguous role: `{name}` is named by a --frozen and by a --trained pattern; make one more specific"
         )
     return FROZEN if frozen > trained else TRAINED
+
+
+def _both(roles: Roles) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return roles.frozen, roles.trained
 
 
 def _no_match(role: str, pattern: str, names: list[str]) -> str:

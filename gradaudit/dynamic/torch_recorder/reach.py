@@ -18,6 +18,7 @@ from gradaudit.tape import Leaf, Network
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, FunctionType, ModuleType)
 _WRAPPERS = frozenset(("DistributedDataParallel", "DataParallel", "OptimizedModule", "FullyShardedDataParallel"))
 _INNER = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module"))
+_FOREIGN = ("torch.", "numpy", "builtins", "jax", "gradaudit.", "_", "logging", "threading", "multiprocessing")
 _DEPTH = 8
 
 
@@ -236,7 +237,7 @@ def _children(value: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
         return [(str(index), one) for index, one in enumerate(value)] if len(value) <= 1000 else []
     module = type(value).__module__ or ""
-    if module.startswith(("torch.", "numpy", "builtins", "jax", "gradaudit", "_")) and not hasattr(value, "loc"):
+    if module.startswith(_FOREIGN) and module != "__main__":
         return []
     if hasattr(value, "batch_size") and hasattr(value, "items") and module.startswith("tensordict"):
         return [(str(key), one) for key, one in value.items()]

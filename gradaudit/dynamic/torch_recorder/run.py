@@ -155,6 +155,7 @@ class Run:
             shapes=self.tracer.shapes,
             notes=self.notes,
             escapes=self.tracer.escapes,
+            carried=self._carried(),
             handle=self,
         )
 
@@ -188,6 +189,12 @@ class Run:
             if not below:
                 return prefix
         return name
+
+    def _carried(self) -> list[tuple[Node, str]]:
+        """Values with a history from before the loss that no argument brought."""
+        passed = set(self.call.arguments())
+        named = [(node, self.reach.inputs.get(id(tensor), "")) for node, tensor in self.tracer.adopted]
+        return [(node, name) for node, name in named if name and name.partition(".")[0] not in passed]
 
     def _log(self) -> tuple[list[Entry], list[Entry]]:
         """What the function does beside its losses, before this loss is differentiated and after."""

@@ -103,6 +103,7 @@ class Tracer(TorchFunctionMode):
         self.operands: dict[Node, list[int]] = {}
         self.shapes: dict[Node, tuple[int, ...]] = {}
         self.escapes: list[Node] = []
+        self.adopted: list[tuple[Node, Tensor]] = []
         self.sites: list[str] = []
         self.unseen_leaves: list[tuple[Node, Tensor]] = []
 
@@ -330,6 +331,8 @@ class Tracer(TorchFunctionMode):
         self.tags.setdefault(function, {})[tensor.output_nr] = node
         self.shapes[node] = tuple(tensor.shape)
         self.tape.nodes.append(node)
+        if old is None:
+            self.adopted.append((node, tensor))
         return node
 
     def leaf_node(self, tensor: Tensor) -> Node:
