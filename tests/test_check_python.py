@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import itertools
 import random
 import subprocess
@@ -166,8 +165,10 @@ def test_hooks_do_not_step() -> None:
     assert torch.equal(before, weight)
 
 
-def installed() -> bool:
-    return any(point.name == "gradaudit" for point in importlib.metadata.entry_points(group="pytest11"))
+def installed(folder: Path) -> bool:
+    """Whether a process that starts in this folder finds the plugin by itself."""
+    code = "import importlib.metadata as m; assert any(p.name == 'gradaudit' for p in m.entry_points(group='pytest11'))"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, timeout=60).returncode == 0
 
 
 def test_pytest_plugin(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_pytest_plugin(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "test_losses.py"]
-    command += [] if installed() else ["-p", "gradaudit.pytest_plugin"]
+    command += [] if installed(tmp_path) else ["-p", "gradaudit.pytest_plugin"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 failed, 3 passed" in done.stdout
