@@ -51,6 +51,8 @@ class Statements(Machine):
             value = self.settle(self.evaluate(statement.value, scope))
             if isinstance(value, GradMode) and isinstance(statement.value, ast.Call):
                 self._switch_grad(value)  # torch.set_grad_enabled(False) as a statement
+            elif isinstance(value, Node) and value.op == "stop" and _is_stop_call(statement.value):
+                value.marks = value.marks | {"discarded"}
         return GOES_ON
 
     def _switch_grad(self, mode: GradMode) -> None:
@@ -499,6 +501,13 @@ def loop_names(statement: ast.For | ast.AsyncFor | ast.While) -> tuple[set[str],
         if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.AsyncFunctionDef)):
             todo.extend(ast.iter_child_nodes(node))
     return stored, read
+
+
+def _is_stop_call(expression: ast.expr) -> bool:
+    """`x.detach()`, `stop_gradient(x)`: a statement that does nothing."""
+    function = expression.func if isinstance(expression, ast.Call) else None
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in ("detach", "stop_gradient")
 
 
 def _defined(scope: Scope, statement: Any) -> bool:

@@ -1,0 +1,70 @@
+"""K10: a running statistic that autograd records: `new = old + k * (x - old)`, x live, carried into the next update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.tape import Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+SHAPES = frozenset({"reshape", "getitem", "phi", "store", "clone", "cast", "pack"})
+FORMS = frozenset({"add", "sub", "lerp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """`node` updates a statistic with gradient; an earlier update's result is in it, a backward lies between."""
+
+    view: View
+    node: Node
+    leaves: int
+
+
+def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
+    """Every such update, once for a place in the text."""
+    told = set()
+    for view in analysis.views:
+        if view.sink.kind == "library":
+            continue
+        for node in view.slice:
+            if node.op not in FORMS or node.location in told or not view.live(node):
+                continue
+            if _is_carried(view, node):
+                told.add(node.location)
+                yield Tracked(view, node, view.live(node))
+
+
+def _is_carried(view: View, node: Node) -> bool:
+    """Whether the sum's own earlier result is one of its operands, from before a backward."""
+    events = [event.time for event in view.analysis.tape.events if event.kind == "backward"]
+    for edge in node.inputs:
+        earlier = _source(edge.source) if edge.passes else None
+        if earlier is None:
+            continue
+        if earlier.location == node.location and earlier.op == node.op and earlier.time < node.time:
+            if any(earlier.time < time < node.time for time in events):
+                return True
+        if earlier.op == "phi" and any(inner.source is node for inner in earlier.inputs):
+            loops = set(earlier.loops) & set(view.sink.loops)
+            if loops and earlier.detail == "loop":
+                return True
+    return False
+
+
+def _source(node: Node) -> Node | None:
+    """What is behind a factor: `momentum * old`."""
+    for _ in range(8):
+        if node.op == "mul" and len(node.inputs) == 2:
+            live = [edge.source for edge in node.inputs if edge.passes and edge.source.leaf is None]
+            if len(live) != 1:
+                return None
+            node = live[0]
+        elif node.op in SHAPES and node.op != "phi" and node.inputs:
+            node = node.inputs[0].source
+        else:
+            return node
+    return None

@@ -1,0 +1,58 @@
+"""A running statistic is recorded by autograd
+
+## What it does
+Finds a running mean, centre or norm, `new = momentum * old + (1 - momentum) * x`, whose x carries gradient and whose
+result is carried into the next update.
+
+## Why is this bad?
+Every update hangs its graph on the last one's. PyTorch raises at the second backward, because the first one's graph is
+gone, or, with `retain_graph=True`, memory grows and gradient flows through networks that no longer exist. Until then
+the loss also trains the network through its own statistic.
+
+## Example
+```python
+self.center = 0.9 * self.center + 0.1 * y.mean(0)
+```
+
+## Use instead
+```python
+self.center = 0.9 * self.center + 0.1 * y.detach().mean(0)
+```
+
+## When it is all right
+A recurrence within one update (a leaky integrator that is trained through time) is not reported.
+
+## References
+- Caron et al., Emerging Properties in Self-Supervised Vision Transformers (DINO), 2021
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.finding import Finding
+from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.statistic import tracked_statistics
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis
+
+RANK = 25
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    """A finding for every statistic that is carried on with its graph."""
+    for found in tracked_statistics(analysis):
+        yield make_finding(
+            found.view,
+            "GA505",
+            "tracked-update",
+            f"this running statistic keeps its graph from update to update: it carries gradient to "
+            f"{names_of(analysis, found.leaves)}",
+            "error",
+            found.node.location,
+            fix=f"update it without gradient: {stop_call(analysis)}",
+            leaves=found.leaves,
+            through=[found.node],
+        )
