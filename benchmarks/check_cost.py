@@ -2,8 +2,9 @@
 
     python benchmarks/check_cost.py [--width 256 1024 2048] [--repeats 15]
 
-Processor time of one thread. The cost is told as `fixed + ratio * (loss + gradient)`: a straight line through the widths. "right" is a loss without a
-finding (one recorded run), "leak" one with a finding (a recorded run and the run that proves it).
+Processor time of one thread. The cost is told as `fixed + ratio * (loss + gradient)`: a straight line through the
+widths. "right" is a loss without a finding (one recorded run), "leak" one with a finding (a recorded run and the run
+that proves it).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def timed(call: Callable[[], object], repeats: int) -> float:
 def line(xs: list[float], ys: list[float]) -> tuple[float, float]:
     """Least squares: (fixed, ratio)."""
     mx, my = statistics.fmean(xs), statistics.fmean(ys)
-    ratio = sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / (sum((x - mx) ** 2 for x in xs) or 1.0)
+    ratio = sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / (sum((x - mx) ** 2 for x in xs) or 1.0)
     return my - ratio * mx, ratio
 
 

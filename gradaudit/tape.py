@@ -106,7 +106,7 @@ class Frame:
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One user function on the call stack: where it was called from. Line 0: the entry itself, nobody's text calls it."""
+    """One user function on the call stack: where it was called from. Line 0: the entry itself, called by no text."""
 
     location: Location
     function: str = ""
