@@ -41,16 +41,14 @@ from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.stale import STATE, Stale, stale_values
-from gradaudit.rules.criteria.statistic import tracked_statistics
 
 CODE, NAME = "GA206", "carried-state"
 RANK = 60
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    statistics = {found.node.location for found in tracked_statistics(analysis)}
     for stale in stale_values(analysis):
-        if STATE in stale.uses and not any(n.location in statistics for n in stale.view.forward([stale.maker])):
+        if STATE in stale.uses:
             yield _finding(stale)
 
 

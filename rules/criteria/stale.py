@@ -14,6 +14,7 @@ from gradaudit.ownership import step_group, steps_of
 from gradaudit.rules.criteria.discrepancy import LOSSES
 from gradaudit.rules.criteria.score import THROUGH, is_score
 from gradaudit.rules.criteria.sites import Site, frames, made_at, takers
+from gradaudit.rules.criteria.statistic import tracked_statistics
 from gradaudit.tape import DATA, PARAMETER, Event, Location, Node, join_guards
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def stale_of(view: View) -> list[Stale]:
     """The stale calls that the loss of one sink differentiates."""
     known = view.analysis.cache.get(("stale", view))
     if known is None:
-        known = view.analysis.cache["stale", view] = [] if view.sink.kind in ("library", "grad") else _of_view(view)
+        known = [] if view.sink.kind in ("library", "grad") else _of_view(view)
+        statistics = {tracked.node.location for tracked in tracked_statistics(view.analysis)}
+        if statistics:  # what is old by way of a running statistic is GA505's
+            known = [e for e in known if not any(n.location in statistics for n in view.forward([e.maker]))]
+        view.analysis.cache["stale", view] = known
     assert isinstance(known, list)
     return known
 
