@@ -82,7 +82,7 @@ def leaks(analysis: Analysis) -> list[Leak]:
 
 
 def _uses(view: View) -> Iterator[Use]:
-    if view.sink.called:  # the project's own calls tell what is live
+    if view.sink.called or _trains_itself(view):  # its own gradient, or the project's own calls, tell what is live
         return
     for meeting in discrepancies(view):
         found = _target(view, meeting)
@@ -95,6 +95,11 @@ def _uses(view: View) -> Iterator[Use]:
         leaves = view.live(product.weight)
         if leaves and is_return(view, total, leaves):
             yield _use(view, product.node, product.weight, product.score, SCORE, leaves)
+
+
+def _trains_itself(view: View) -> bool:
+    """A function without a caller that differentiates its loss: what it returns is for the log."""
+    return view.sink.kind == "library" and any(sink.kind != "library" for sink in view.analysis.tape.sinks)
 
 
 def _use(view: View, node: Node, value: Node, prediction: Node | None, kind: str, leaves: int) -> Use:
@@ -161,7 +166,8 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
         return False
     if view.sink.kind == "library":  # an argument that is called a target was finished by the caller
         pattern = names("networks", "target")
-        return not all(value.node.leaf and pattern.search(value.node.leaf.name.lower()) for value in values)
+        live = [value for value in values if view.live(value.node) and not facts.named(value.node, "discount")]
+        return not all(value.node.leaf and pattern.search(value.node.leaf.name.lower()) for value in live)
     if named:
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())

@@ -125,12 +125,9 @@ def _pair(node: Node, value: Edge, other: Edge) -> _Pair:
 def _core(node: Node) -> Node:
     """The value behind normalisation and shapes."""
     for _ in range(12):
-        if node.op in SHAPES or node.op == "normalize":
-            node = node.inputs[0].source
-        elif node.op == "div" and node.inputs:
-            node = node.inputs[0].source
-        else:
+        if not node.inputs or not (node.op in SHAPES or node.op in ("normalize", "div")):
             break
+        node = node.inputs[0].source
     return node
 
 
