@@ -45,13 +45,17 @@ from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.severity import decided, severity, switched
 from gradaudit.rules.criteria.sites import activations
+from gradaudit.rules.criteria.statistic import tracked_statistics
 
 CODE, NAME = "GA101", "bootstrap-target"
 RANK = 90
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
+    statistics = {found.node.location for found in tracked_statistics(analysis)}
     for leak in leaks(analysis):
+        if any(node.location in statistics for use in leak.uses for node in use.view.backward(use.value)):
+            continue  # a running statistic is no target
         if SCORE not in leak.kinds and REGRESSION in leak.kinds and not _asked_for(leak) and not _residual(leak):
             yield _finding(leak)
 
