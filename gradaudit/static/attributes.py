@@ -33,6 +33,8 @@ CONSTANT_ATTRIBUTES = frozenset({
     "shape", "device", "dtype", "ndim", "requires_grad", "is_cuda", "grad_fn", "is_leaf", "names", "layout", "nbytes",
 })  # fmt: skip
 PLAIN_ATTRIBUTES = frozenset({"shape", "device", "dtype", "ndim", "size", "requires_grad", "__name__", "training"})
+BAG_METHODS = frozenset({"split", "items", "values", "keys", "get", "pop", "update", "to", "copy",
+                         "clone", "to_torch", "to_numpy"})  # fmt: skip
 MODULE_METHODS = frozenset({
     "parameters", "named_parameters", "state_dict", "load_state_dict", "train", "eval", "to", "cuda", "cpu", "apply",
     "requires_grad_", "register_buffer", "register_parameter", "add_module", "modules", "children", "named_modules",
@@ -165,7 +167,7 @@ class Attributes(Machine):
 
     def _of_record(self, instance: Instance, cls: ClassValue, name: str) -> Any:
         found, _ = self.member(cls, name)
-        if isinstance(found, Function):
+        if isinstance(found, Function) or name in BAG_METHODS:
             return Bound(instance, name)
         made = Unknown(name, instance)
         instance.attrs[name] = made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from gradaudit.static.attributes import informed
+from gradaudit.static.attributes import decorators_of, informed
 from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.state import DEPTH, RECURSION, Scope
@@ -128,6 +128,9 @@ class Calls(Machine):
         self, function: Function, args: Args, keywords: Keywords, entry: bool = False, extra: Any = None
     ) -> Any:
         node = function.node
+        if function.owner is not None and function.self_value is None and args and isinstance(args[0], Instance):
+            if "staticmethod" not in decorators_of(node):  # `Base.__init__(self, ...)`
+                function, args = function.bind(args[0], function.owner), args[1:]
         if function.owner is not None and function.self_value is not None and is_stub(node):
             receiver = function.self_value
             if self.is_module(receiver):

@@ -105,6 +105,10 @@ class Items(Machine):
         joined = self.join([(part, ALWAYS) for part in value.entries.values()])
         return Unknown("item") if joined is MISSING else joined
 
+    def is_bag(self, value: Unknown) -> bool:
+        """Were tensors stored in it under names? Then its rows have them too."""
+        return any(isinstance(v, Node) and isinstance(k, str) and k[:1] != "[" for k, v in value.attrs.items())
+
     def _of_unknown_item(self, value: Unknown, index: Any) -> Any:
         if value.annotation is not None and value.instance is None:
             self.materialise(value)
@@ -113,6 +117,8 @@ class Items(Machine):
         if isinstance(value.annotation, Elements) and not isinstance(index, Const):
             index = Const(0)  # any of them
         text_key = isinstance(index, Const) and isinstance(index.value, str)
+        if not text_key and self.is_bag(value):
+            return value  # some rows of a batch, with what was stored in it
         if value.node is not None and value.node in self.versions and not text_key:
             return self._of_tensor_item(value.node, index, "")  # it was written to by index: a buffer
         key: Any = "[]"

@@ -354,6 +354,8 @@ class Networks(Machine):
             return Sequence(args)
         if isinstance(parent, Instance) and function.call and name in self.called_attributes(parent):
             function.is_module = True
+        if name in PARTS_OF and isinstance(parent, Unknown) and self.is_bag(parent):
+            return Sequence((), parent) if name in ITERATED else parent
         if self.unknown_is_module(function):
             return self.call_module_opaquely(function, args, keywords)
         if (
@@ -712,6 +714,8 @@ def called_on_self(node: ast.ClassDef) -> frozenset[str]:
     )
 
 
+ITERATED = frozenset({"split", "minibatches", "iterate", "batches", "chunk", "get_batches", "sample_minibatches"})
+PARTS_OF = ITERATED | {"shuffle", "to", "copy", "clone", "flatten", "view", "reshape", "to_torch", "contiguous"}
 NOT_OPTIMIZERS = (
     "clip", "norm", "polyak", "update", "soft", "sync", "copy", "hard", "zip", "len", "count", "sum", "print", "log",
     "schedul", "numel", "ema", "init", "vector", "grad", "step", "target", "backup", "list", "freeze", "enumerate",
