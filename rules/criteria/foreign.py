@@ -140,7 +140,7 @@ def _groups(analysis: Analysis, foreign: int) -> list[int]:
 def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: set[Node]) -> Iterator[Foreign]:
     analysis = view.analysis
     starts = analysis.leaves(leaves)
-    networks = {network for leaf in starts for network in _owners(leaf)}
+    networks = _networks(view, leaves, own)
     held = any(leaf in roles(analysis).held for leaf in starts) and not (view.own or 0) & leaves
     through: dict[Frame, bool] = {}
     seen = set(starts)
@@ -160,6 +160,14 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
 
 def _owners(leaf: Node) -> list[Network]:
     return list(leaf.leaf.owner.chain()) if leaf.leaf is not None and leaf.leaf.owner is not None else []
+
+
+def _networks(view: View, leaves: int, own: int) -> set[Network]:
+    """The networks that these leaves are in: their owners, and whatever is called around them and holds nothing own."""
+    found = {network for leaf in view.analysis.leaves(leaves) for network in _owners(leaf)}
+    others = {frame for node in takers(view, own, view.down) for frame in frames(node)}
+    around = {frame for node in takers(view, leaves, view.down) for frame in frames(node)}
+    return found | {frame.network for frame in around - others}
 
 
 def _is_through(view: View, node: Node, networks: set[Network], own: int, known: dict[Frame, bool]) -> bool:
@@ -228,7 +236,7 @@ def through_makers(view: View) -> Iterator[tuple[int, list[Node]]]:
     if not own or not own & reached:
         return
     for leaves in _groups(view.analysis, reached & ~own):
-        networks = {network for leaf in view.analysis.leaves(leaves) for network in _owners(leaf)}
+        networks = _networks(view, leaves, own)
         makers = [maker for maker in takers(view, leaves, view.down) if _is_through(view, maker, networks, own, {})]
         if makers:
             yield leaves, makers
