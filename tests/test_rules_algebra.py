@@ -15,6 +15,12 @@ RULES = {
     "GA201": "gradaudit.rules.ga201_old_policy",
     "GA202": "gradaudit.rules.ga202_importance_weight",
     "GA203": "gradaudit.rules.ga203_temperature_loss",
+    "GA205": "gradaudit.rules.ga205_non_reparameterised_sample",
+    "GA303": "gradaudit.rules.ga303_codebook",
+    "GA304": "gradaudit.rules.ga304_straight_through",
+    "GA401": "gradaudit.rules.ga401_stopped_prediction",
+    "GA402": "gradaudit.rules.ga402_loss_without_gradient",
+    "GA505": "gradaudit.rules.ga505_tracked_update",
 }
 
 
@@ -307,3 +313,142 @@ def test_a_weighted_mean_is_no_norm() -> None:
     total = t.op("sum", t.op("mul", weights, t.op("mse_loss", t.module(t.network("head"), obs), t.input("y"))))
     t.sink(t.op("div", total, t.op("sum", weights)))
     assert codes(t) == []
+
+
+# -- surrogates and codebooks ----------------------------------------------------------------------------------------
+def straight_through(kind: str) -> TapeBuilder:
+    t = TapeBuilder()
+    encoder, decoder, obs = t.network("encoder"), t.network("decoder"), t.input("obs")
+    optimizer = t.optimizer("adam", encoder, decoder)
+    t.at(10)
+    soft = t.module(encoder, obs)
+    hard = t.op("round", soft, passes=False)
+    t.at(20)
+    if kind == "wrong term":
+        code = t.op("add", hard, t.stop(t.op("sub", soft, hard)))
+    else:
+        difference = t.op("sub", hard, soft)
+        code = t.op("add", soft, t.stop(difference) if kind == "right" else difference)
+    t.at(30)
+    t.train(t.op("mse_loss", t.module(decoder, code), obs), optimizer)
+    return t
+
+
+def test_a_straight_through_estimator() -> None:
+    assert codes(straight_through("right")) == []
+    assert codes(straight_through("missing")) == [("GA304", 20, "error")]
+    assert codes(straight_through("wrong term")) == [("GA304", 20, "error")]
+
+
+def test_a_scaled_gradient_needs_its_stop() -> None:
+    for stopped, expected in ((True, []), (False, [("GA304", 20, "warning")])):
+        t = TapeBuilder("jax")
+        g, scale = t.arg("g"), t.input("scale")
+        rest = t.op("sub", t.const(1.0), scale)
+        t.at(20)
+        t.sink(t.op("add", t.op("mul", g, scale), t.op("mul", t.stop(g) if stopped else g, rest)), "library")
+        assert codes(t) == expected, stopped
+
+
+def codebook(first: tuple[bool, bool], second: tuple[bool, bool]) -> TapeBuilder:
+    """Two terms of a pair (z, q), each with which of its sides are live."""
+    t = TapeBuilder()
+    encoder, obs = t.network("encoder"), t.input("obs")
+    codes_ = t.param("codebook")
+    z = t.module(encoder, obs)
+    choice = t.op("argmin", t.op("sub", z, codes_), passes=False)
+    q = t.op("gather", codes_, Edge(choice, False, "index"))
+    terms = []
+    for line, (soft, hard) in ((20, first), (30, second)):
+        t.at(line)
+        terms.append(t.op("mse_loss", z if soft else t.stop(z), q if hard else t.stop(q)))
+    t.train(t.op("add", *terms), t.optimizer("adam", encoder, codes_))
+    return t
+
+
+def test_a_codebook_and_its_commitment() -> None:
+    assert codes(codebook((False, True), (True, False))) == []
+    assert codes(codebook((True, True), (True, True))) == [("GA303", 30, "error")]
+    assert codes(codebook((True, False), (True, False))) == [("GA303", 30, "error")]
+    assert codes(codebook((False, False), (True, False))) == [("GA303", 20, "error")]
+
+
+# -- what does not learn ---------------------------------------------------------------------------------------------
+def regression(stop: str) -> TapeBuilder:
+    t = TapeBuilder()
+    encoder, head, obs, y = t.network("encoder"), t.network("head"), t.input("obs"), t.input("y")
+    optimizer = t.optimizer("adam", encoder, head) if stop != "probe" else t.optimizer("adam", head)
+    t.at(10)
+    if stop == "no_grad":
+        t.grad = False
+    features = t.module(encoder, obs)
+    t.grad = True
+    if stop in ("detach", "probe"):
+        features = t.stop(features)
+    t.at(20)
+    loss = t.op("mse_loss", t.module(head, features), y)
+    t.at(30)
+    t.train(t.stop(loss) if stop == "item" else loss, optimizer)
+    return t
+
+
+def test_a_prediction_that_is_stopped() -> None:
+    assert codes(regression("")) == codes(regression("probe")) == []
+    assert codes(regression("detach")) == [("GA401", 10, "error")]
+    assert codes(regression("no_grad")) == [("GA401", 10, "error")]
+
+
+def test_a_loss_without_gradient() -> None:
+    assert codes(regression("item")) == [("GA402", 30, "error")]
+
+
+def drawn(op: str, scored: bool = False) -> TapeBuilder:
+    t = TapeBuilder()
+    actor, critic, obs = t.network("actor"), t.network("critic"), t.input("obs")
+    t.optimizer("critic", critic)
+    dist = t.op("dist", t.module(actor, obs), detail="Normal")
+    t.at(10)
+    action = t.op(op, dist, passes=op == "rsample")
+    t.at(20)
+    value = t.module(critic, obs, action)
+    loss = t.op("mul", t.op("log_prob", dist, action), t.stop(value)) if scored else value
+    t.train(t.op("neg", t.op("mean", loss)), t.optimizer("actor", actor))
+    return t
+
+
+def test_a_sample_that_an_objective_goes_through() -> None:
+    assert codes(drawn("rsample")) == codes(drawn("sample", scored=True)) == []
+    assert ("GA205", 10, "error") in codes(drawn("sample"))
+
+
+def test_a_running_statistic() -> None:
+    for stopped, expected in ((True, []), (False, ["GA505"])):
+        t = TapeBuilder()
+        net = t.network("net")
+        optimizer = t.optimizer("sgd", net)
+        center = t.op("alloc")
+        for _ in range(2):
+            y = t.module(net, t.input("x"))
+            mean = t.op("mean", t.stop(y) if stopped else y)
+            t.at(20)
+            center = t.op("add", t.op("mul", t.const(0.9), center), t.op("mul", t.const(0.1), mean))
+            t.at(30)
+            t.train(t.op("mean", t.op("square", t.op("sub", y, center))), optimizer)
+        assert [code for code, _, _ in codes(t) if code == "GA505"] == expected, stopped
+
+
+def test_a_reference_model_in_a_log_ratio() -> None:
+    for stopped, expected in ((True, []), (False, [("GA201", "warning")])):
+        t = TapeBuilder()
+        policy, ids = t.network("policy"), t.input("ids")
+        reference = t.network("reference", copy_of=policy)
+        optimizer = t.optimizer("adam", policy)
+        scores = []
+        for line, net in ((10, policy), (20, reference)):
+            t.at(line)
+            logits = t.op("log_softmax", t.module(net, ids))
+            scores.append(t.op("gather", logits, Edge(ids, False, "index")))
+        ratio = t.op("sub", scores[0], t.stop(scores[1]) if stopped else scores[1])
+        t.at(30)
+        t.train(t.op("neg", t.op("mean", t.op("logsigmoid", ratio))), optimizer)
+        assert [(code, level) for code, _, level in codes(t)] == expected, stopped
