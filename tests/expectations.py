@@ -93,8 +93,8 @@ def read_expectations(path: Path) -> Iterator[Expectation]:
         if match is None:
             continue
         if match["missing"]:
-            code = match["text"].split()[0]
-            yield Expectation(path, number, frozenset({code}), missing=True)
+            codes = match["text"].split()[0].split("|")
+            yield Expectation(path, number, frozenset(codes), missing=True)
             continue
         for item in match["text"].split(";"):
             parsed = ITEM.match(item.strip())
