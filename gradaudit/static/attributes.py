@@ -21,6 +21,7 @@ from gradaudit.static.values import (
     OptimizerValue,
     Parameters,
     Sequence,
+    StateDict,
     Super,
     Transformed,
     Union,
@@ -82,6 +83,11 @@ class Attributes(Machine):
             return value.entries[name]
         if isinstance(value, OptimizerValue) and name in value.attrs:
             return value.attrs[name]
+        if isinstance(value, (Parameters, StateDict)):
+            if name == "data":
+                return value
+            if name in CONSTANT_ATTRIBUTES or name == "grad":
+                return plain(name)
         if isinstance(value, Function) and name in ("__name__", "__qualname__"):
             return Const(value.name)
         return Bound(value, name)

@@ -16,6 +16,7 @@ from gradaudit.static.values import (
     Function,
     Instance,
     Mapping,
+    Parameters,
     Sequence,
     Union,
     Unknown,
@@ -296,6 +297,8 @@ class State:
             return [] if value.plain else [self.current(self.input_node(value))]
         if depth > 5:
             return []
+        if isinstance(value, Parameters):
+            return list(value.leaves[:40])
         if isinstance(value, Sequence):
             parts: list[Any] = list(value.items[:64])
             if value.rest is not None:
