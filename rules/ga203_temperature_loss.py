@@ -94,7 +94,10 @@ def _flow(flow: Foreign) -> Finding:
 def scalar_name(leaf: Node) -> str:
     """A free scalar is called by its own name, not by its owner's."""
     name = leaf.leaf.name if leaf.leaf is not None else ""
-    return label(leaf) if name.startswith("_") or not name else name
+    owner = leaf.leaf.owner if leaf.leaf is not None else None
+    if name.startswith("_") or name in ("", "constant", "value", "weight", "param", "data", "scale"):
+        return owner.name if owner is not None and owner.name else label(leaf)
+    return name
 
 
 def is_old(view: View, value: Node, leaves: int) -> bool:

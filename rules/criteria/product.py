@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit import ownership
-from gradaudit.algebra import number
+from gradaudit.algebra import Linear, number
 from gradaudit.tape import Node
 
 if TYPE_CHECKING:
@@ -230,12 +230,27 @@ def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> s
         if other is node or other.op != "mul" or len(data) != 2:
             continue
         for first, second in (data, data[::-1]):
+            if _interpolates(view, node, other):
+                continue
             if view.analysis.dep(second.source) & others and _is_projection(first.source, multiplier):
                 if not (first.passes and view.live(first.source)):
                     return "factor"
                 if not (second.passes and view.live(second.source) & others):
                     return "term"
     return None
+
+
+def _interpolates(view: View, one: Node, other: Node) -> bool:
+    """`s * x + (1 - s) * stop(x)`: a scaled gradient."""
+    algebra = view.analysis.algebra
+    for first, second in (one.arguments(), one.arguments()[::-1]):
+        for third, fourth in (other.arguments(), other.arguments()[::-1]):
+            if algebra.same(first, third):
+                left, right = algebra.lin(second), algebra.lin(fourth)
+                rest = Linear(left.terms + right.terms).forward()
+                if not rest and abs(left.constant + right.constant - 1.0) < 1e-9:
+                    return True
+    return False
 
 
 def behind(view: View) -> list[Node]:

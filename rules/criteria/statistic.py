@@ -49,22 +49,22 @@ def _is_carried(view: View, node: Node) -> bool:
             if any(earlier.time < time < node.time for time in events):
                 return True
         if earlier.op == "phi" and any(inner.source is node for inner in earlier.inputs):
-            loops = set(earlier.loops) & set(view.sink.loops)
-            if loops and earlier.detail == "loop":
+            if earlier.detail == "loop" and earlier.loops and earlier.loops[-1] in view.sink.loops:
                 return True
     return False
 
 
 def _source(node: Node) -> Node | None:
-    """What is behind a factor: `momentum * old`."""
+    """What is behind a factor: `momentum * old`. Without one it is an accumulator, of a loss maybe."""
+    decays = False
     for _ in range(8):
         if node.op == "mul" and len(node.inputs) == 2:
             live = [edge.source for edge in node.inputs if edge.passes and edge.source.leaf is None]
             if len(live) != 1:
                 return None
-            node = live[0]
+            node, decays = live[0], True
         elif node.op in SHAPES and node.op != "phi" and node.inputs:
             node = node.inputs[0].source
         else:
-            return node
+            return node if decays else None
     return None

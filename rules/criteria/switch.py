@@ -110,8 +110,8 @@ def stopping_value(analysis: Analysis, symbol: Symbol) -> bool | None:
 def dead_switches(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
     """Joins that do nothing on a live value, each with the sink that reaches it."""
     for switch in switches(analysis):
-        if not switch.dead or is_shift(analysis, switch.node):
-            continue
+        if not switch.dead or stopping_value(analysis, switch.symbol) is None or is_shift(analysis, switch.node):
+            continue  # a switch of something else may well choose between equal values
         for view in analysis.views:
             if not view.sink.called and view.reaches(switch.node) and view.live(switch.node):
                 yield switch, view
