@@ -123,7 +123,7 @@ def _candidates(case: Case, finding: Finding, roots: int) -> Iterator[Cut]:
     """The value made at the place, each operand of it, then everything that leaves its line."""
     view, where = case.view, finding.location
     span = (where.path, where.line, where.column, where.end_line, where.end_column)
-    exact = [node for node in view.slice if node.leaf is None and _span(node) == span and view.live(node) & roots]
+    exact = [node for node in view.slice if node.leaf is None and _stands_at(node, span) and view.live(node) & roots]
     line = [node for node in view.slice if node.leaf is None and _on_line(node, finding) and view.live(node) & roots]
     last = _leaving(case, exact)
     if finding.code in OPERAND_CODES and len(last) > 1:
@@ -167,6 +167,11 @@ def _span(node: Node) -> tuple[str, int, int, int, int]:
     return (where.path, where.line, where.column, where.end_line, where.end_column)
 
 
+def _stands_at(node: Node, span: tuple[str, int, int, int, int]) -> bool:
+    """Whether the node, or a call that it was made in, is the expression at this place."""
+    return any((at.path, at.line, at.column, at.end_line, at.end_column) == span for at in chain(node))
+
+
 def _on_line(node: Node, finding: Finding) -> bool:
     """Whether the node, or a call that it was made in, stands on the finding's line."""
     path, line = finding.location.path, finding.location.line
@@ -207,7 +212,7 @@ def _lost_groups(case: Case, cut: Cut | None) -> tuple[str, ...]:
     return tuple(
         group.name
         for group in case.groups
-        if group.state != NONE and (mask := case.mask([group])) and not mask & ~lost & case.view.mask
+        if group.state != NONE and (mask := case.mask([group]) & case.view.mask) and not mask & ~lost
     )
 
 
