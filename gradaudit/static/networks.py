@@ -284,10 +284,13 @@ class Networks(Machine):
         """A layer's own parameters, or its part of the tree that `apply` was given."""
         if self.applied is None:
             return self.layer_leaf(instance)
-        tree = self.applied
+        return self._part_of_tree(self.applied, instance.network)
+
+    def _part_of_tree(self, tree: Node, network: Network) -> Node:
+        """The entry of a tree of parameters that a module inside of the applied one gets."""
         if tree.leaf is not None and tree.leaf.kind == "arg":
-            for network in reversed([*instance.network.chain()][:-1] or [instance.network]):
-                part = self.part_of_leaf(tree, network.name or network.class_name)
+            for owner in reversed([*network.chain()][:-1] or [network]):
+                part = self.part_of_leaf(tree, owner.name or owner.class_name)
                 if isinstance(part, Node):
                     tree = part
         return tree
@@ -313,6 +316,9 @@ class Networks(Machine):
     def call_module_opaquely(self, receiver: Any, args: Args, keywords: Keywords) -> Any:
         if isinstance(receiver, Unknown) and receiver.instance is not None:
             receiver = receiver.instance
+        if self.applied is not None:  # inside of `apply(params, ...)`: its parameters are a part of the tree
+            inner = self.network_of(receiver) or Network("network")
+            return self.module_call(self._part_of_tree(self.applied, inner), inner, args, keywords)
         leaves = self.parameters_of(receiver) if isinstance(receiver, Instance) else [self.network_leaf(receiver)]
         if not leaves and isinstance(receiver, Instance):
             leaves = [self.network_leaf(receiver)]
