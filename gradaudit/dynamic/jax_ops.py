@@ -12,7 +12,7 @@ PLAIN = {
     "min": "minimum", "reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
     "cumsum": "cumsum", "dot_general": "matmul", "logistic": "sigmoid", "tanh": "tanh", "stop_gradient": "stop",
     "gather": "gather", "dynamic_slice": "getitem", "slice": "getitem", "split": "getitem", "concatenate": "cat",
-    "stack": "stack", "scatter": "store", "dynamic_update_slice": "store", "scatter-add": "store", "iota": "alloc",
+    "stack": "stack", "scatter": "store", "dynamic_update_slice": "store", "scatter-add": "store", "iota": "const",
     "argmax": "argmax", "argmin": "argmax", "sign": "sign", "round": "round", "floor": "floor", "ceil": "ceil",
     "phi": "phi", "getitem": "getitem", "optimization_barrier": "identity", "copy": "identity", "copy_p": "identity",
     "pure_callback": "stop", "io_callback": "stop",
@@ -142,6 +142,8 @@ def _detail(step: Step) -> str:
     before = getattr((step.operands or step.results)[0].aval, "shape", ())
     if step.primitive == "slice":
         return _slices(params, before)
+    if step.primitive == "iota":  # the same numbers every time
+        return f"arange({params['dimension']}, {list(before)}, {params['dtype']})"
     if step.primitive.startswith("reduce_"):
         return _axes(params["axes"], before)
     if step.primitive == "split":

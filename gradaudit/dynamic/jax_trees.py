@@ -227,8 +227,8 @@ _LAYER = re.compile(
 )
 _TENSOR = re.compile(r"(kernel|bias|[wb]|scale|weights?|embedding|offset|mean|var|count)(_?\d+|_[a-z]{1,2})?")
 _NETWORK = re.compile(
-    r"actor|critic|policy|value|target|online|teacher|student|encoder|decoder|predict|project|ema|head|torso|trunk|body"
-    r"|model|net|q\d?$|pi$|vf?$",
+    r"actor|critic|policy|value|target|online|teacher|student|enc|dec|predict|project|ema|head|torso|trunk|body|code"
+    r"|model|net|q\d?$|qt?$|pi$|v[ft]?$",
     re.IGNORECASE,
 )
 
@@ -278,4 +278,5 @@ def _is_layer(slots: Sequence[Slot], key: str, members: list[int], depth: int) -
     if len(keys) == depth + 1:
         return bool(_TENSOR.fullmatch(key))
     tensors = all(len(slots[i].keys) == depth + 2 and _TENSOR.fullmatch(slots[i].keys[-1]) for i in members)
-    return tensors and not _NETWORK.search(key)
+    several = len({slots[i].keys[-1].rstrip("_0123456789") for i in members}) < len(members)  # w0, w1: a network
+    return tensors and not several and not _NETWORK.search(key)
