@@ -40,7 +40,9 @@ def sentences(judgement: Judgement, proof: Proof) -> list[str]:
             f"the gradient of {one.group} changes by {_percent(one.relative)}"
             f" (norm {_norm(one.before, one.norm_before)} -> {_norm(one.after, one.norm_after)})"
         )
-    if not others and judgement.leaks:
+    if not proof.changes:
+        lines.append("on these inputs what it stops is zero: no gradient changes")
+    elif not others and judgement.leaks:
         lines.append("every other gradient stays as it is")
     return lines
 
