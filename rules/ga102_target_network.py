@@ -64,6 +64,9 @@ def _is_value(view: View, leaf: Node) -> bool:
     """A parameter that is used as a value (not as a layer's weights) and whose owner holds nothing that is trained."""
     if leaf.leaf is None or any(edge.kind == PARAMETER for _, edge in view.consumers(leaf)):
         return False
+    analysis = view.analysis
+    if any(other.own is None and other.live(other.sink.loss) & analysis.bit(leaf) for other in analysis.views):
+        return False  # another loss may train it, with an optimizer that is not known
     mine = _named_owners(leaf)
     return not any(mine & _named_owners(other) for other in roles(view.analysis).held)
 

@@ -117,7 +117,7 @@ def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tupl
         if item is not None:
             return [(item, sign, factor)], False
     if op in JOINS:  # an empty container is no summand
-        return [(source, sign, factor) for source in data if source.op != "alloc" or op == "where"], False
+        return [(source, sign, factor) for source in data if source.op != "alloc"], False
     if op in FIRST:
         return [(data[0], sign, factor)], False
     if op == "add":
