@@ -84,7 +84,7 @@ def _flow(flow: Foreign) -> Finding:
         NAME,
         _message(dual, scalar_name(leaf), names_of(analysis, flow.leaves), level == "error"),
         "info" if decided(view, flow.value, flow.leaves) else level,
-        flow.location,
+        flow.joint.location if dual and _is_shared(view, flow.joint, flow.value, flow.leaves, []) else flow.location,
         fix=_fix(dual, scalar_name(leaf), stop_call(analysis)),
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
@@ -129,12 +129,16 @@ def _product(product: Product, uses: list[Node]) -> Finding:
 
 
 def _place(product: Product, uses: list[Node]) -> Location:
-    """What is computed from values that other losses rightly use is stopped where the multiplier takes it."""
     view = product.view
-    makers = takers(view, product.leaves, view.backward(product.wrong, product.leaves))
-    if product.dual and not all(private(view, maker, {product.node, *uses}) for maker in makers):
+    if product.dual and _is_shared(view, product.node, product.wrong, product.leaves, uses):
         return product.node.location
     return place(view, product.node, product.wrong, product.leaves, uses)
+
+
+def _is_shared(view: View, node: Node, wrong: Node, leaves: int, uses: list[Node]) -> bool:
+    """What is computed from values that other losses rightly use is stopped where the multiplier takes it."""
+    makers = takers(view, leaves, view.backward(wrong, leaves))
+    return not all(private(view, maker, {node, *uses}) for maker in makers)
 
 
 def _message(dual: bool, name: str, leaked: str, used: bool) -> str:
