@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.place import private
 from gradaudit.tape import Edge, Node, join_guards
 
 if TYPE_CHECKING:
-    from gradaudit.algebra import Term
+    from gradaudit.algebra import Linear, Term
     from gradaudit.paths import Analysis, View
 
 DIVERGENCES = frozenset({"kl_divergence", "kl_div", "js_divergence", "cross_entropy_dist"})
@@ -105,10 +105,16 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
         lost = view.live(plus.node) & ~rest
         if plus.vn in inner or not lost:
             continue
-        if rest and not measured(view, node) and not any(is_hard(view.analysis, term.node, lost) for term in left):
-            continue
+        if rest and not (_is_replacement(node, form) or measured(view, node)):
+            if not any(is_hard(view.analysis, term.node, lost) for term in left):
+                continue
         sides = _operand(view, node, plus), _operand(view, node, minus)
         yield Cancellation(view, node, "difference", plus.node, minus.node, lost, rest, *sides, bool(left))
+
+
+def _is_replacement(node: Node, form: Linear) -> bool:
+    """`a + (b - a)`: nobody writes b like that, but whoever wants b's value with a's gradient."""
+    return node.op == "add" and len(form.terms) == 3 and all(abs(term.coefficient) == 1.0 for term in form.terms)
 
 
 def _is_itself(node: Node) -> bool:
