@@ -76,7 +76,8 @@ def settle(
     found: Iterable[Finding], wanted: Collection[str], config: Config, rules: Sequence[Rule], texts: Texts
 ) -> tuple[list[Finding], int]:
     """What stands of the raw findings, in order, and how many comments took back: only in files that were asked for."""
-    mine = who_speaks([finding for finding in found if finding.location.path in wanted], rules)
+    placed = [finding for finding in found if finding.location.path in wanted and finding.location.line > 0]
+    mine = who_speaks(placed, rules)
     mine = [finding for finding in mine if not _ignored(finding, config)]
     kept, suppressed = _suppress(mine, wanted, rules, texts) if config.suppressions else (mine, 0)
     return sorted(kept, key=lambda finding: finding.sort_key), suppressed
@@ -159,11 +160,14 @@ def _selected(code: str, rules: Sequence[Rule]) -> bool:
 
 def _unused(path: str, comments: Iterable[Suppression], rules: Sequence[Rule]) -> Iterator[Finding]:
     """GA901 for comments that took nothing back, as far as this run's rules can tell."""
+    ours = [comment for comment in comments if comment.ours]
+    if not ours:
+        return
     known = catalog.entries()
     selected = {rule.code for rule in rules}
-    for comment in comments:
+    for comment in ours:
         meant = [entry for entry in known if not comment.codes or comment.means(entry.code, entry.name)]
-        if not comment.ours or not {entry.code for entry in meant} <= selected:
+        if not {entry.code for entry in meant} <= selected:
             continue
         what = ", ".join(comment.codes) or "everything"
         message = f"nothing is suppressed here: {what}" if meant else f"there is no such rule: {what}"

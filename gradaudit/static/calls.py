@@ -40,6 +40,7 @@ NO_RESULT_IN = frozenset({
     "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
 })  # fmt: skip
+MOST = 3  # alternatives of an undecided callee that are followed
 NOWHERE = ast.Pass(lineno=0, col_offset=0, end_lineno=0, end_col_offset=0)
 NOT_ENTERED = frozenset({"setup", "configure_optimizers", "training_step", "_init_weights", "init_weights"})
 NAMELESS = frozenset({"random", "alloc", "const"})
@@ -315,7 +316,7 @@ def most_derived(values: list[Any], machine: Machine) -> list[Any]:
     """Of several classes, or instances of classes, those whose subclass is not among them too."""
     classes = [value for value in values if isinstance(value, ClassValue)]
     if len(classes) < 2:
-        return values[:3]
+        return values[:MOST]
     kept = []
     for value in values:
         if isinstance(value, ClassValue) and any(
@@ -323,7 +324,7 @@ def most_derived(values: list[Any], machine: Machine) -> list[Any]:
         ):
             continue
         kept.append(value)
-    return kept[:3]
+    return kept[:MOST]
 
 
 def is_named_tuple(cls: ClassValue, machine: Machine) -> bool:

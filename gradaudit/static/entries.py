@@ -41,7 +41,7 @@ class Entries:
         self.scope: Scope = run.module_scope(module)
         self.tapes: list[Tape] = []
         self.problems: list[str] = []
-        self.references: dict[ast.AST, tuple[set[str], bool]] = {}
+        self.references = run.references
 
     def record(self) -> list[Tape]:
         run, module = self.run, self.module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 from gradaudit.static.attributes import Attributes
@@ -49,6 +50,7 @@ class Interpreter(
         super().__init__(files)
         self.hints = Hints(files)
         self.callers = Callers(files)
+        self.references: dict[ast.AST, tuple[set[str], bool]] = {}
         self.frozen: dict[Any, Any] = {}
         self.hypers = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
