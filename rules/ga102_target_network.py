@@ -67,6 +67,9 @@ def _is_value(view: View, leaf: Node) -> bool:
     analysis = view.analysis
     if any(other.own is None and other.live(other.sink.loss) & analysis.bit(leaf) for other in analysis.views):
         return False  # another loss may train it, with an optimizer that is not known
+    twins = {(other.location.path, other.location.line) for other in roles(analysis).held}
+    if (leaf.location.path, leaf.location.line) in twins:
+        return False  # made by one line with a parameter that is held: an alternative of it
     mine = _named_owners(leaf)
     return not any(mine & _named_owners(other) for other in roles(view.analysis).held)
 
