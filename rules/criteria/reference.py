@@ -27,8 +27,12 @@ def is_reference(flow: Foreign) -> bool:
         return reinforcement(analysis) and not any(
             leaf in roles(analysis).updated for leaf in analysis.leaves(flow.leaves)
         )
-    data = joint.arguments()
-    return joint.op == "sub" and len(data) == 2 and all(scores_actions(source) for source in data)
+    return _is_log_ratio(joint) or any(_is_log_ratio(node) for node in flow.view.backward(flow.value, flow.leaves))
+
+
+def _is_log_ratio(node: Node) -> bool:
+    data = node.arguments()
+    return node.op == "sub" and len(data) == 2 and all(scores_actions(source) for source in data)
 
 
 def scores_actions(node: Node) -> bool:
