@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import related
-from gradaudit.rules.criteria.score import is_score, products
+from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import activations, complete_at, same_code, stopped_beside, takers
 from gradaudit.rules.criteria.stale import stale_of
 from gradaudit.tape import Edge, Location, Node
@@ -193,9 +193,6 @@ def is_return(view: View, total: Sum, leaves: int) -> bool:
     if total.affine:  # a projected distribution: its product with a log-probability is a cross-entropy
         return False
     rewards = _rewards(view, total) or [atom for atom in backups(total) if atom.node.op != "categorical_l2_project"]
-    facts = marks(view.analysis)
-    if any(is_score(atom.node) for atom in total.network()) and not any(facts.reward(atom.node) for atom in rewards):
-        return False  # p * (log p - log q) is a divergence
     return bool(rewards) and any(
         view.live(atom.node) & leaves and _computed_by_network(atom.node) for atom in total.network()
     )
