@@ -196,3 +196,32 @@ def test_recurrence_within_one_update():
     t.loops = (1,)
     t.train(t.op("mean", after), optimizer)
     assert not findings(t)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_gradient_left_in_the_critic(before):
+    t = TapeBuilder()
+    actor, critic, obs = t.network("actor"), t.network("critic"), t.input("s")
+    a, c = t.optimizer("a", actor), t.optimizer("c", critic)
+    if before:
+        t.event("clear", c)
+    t.sink(t.op("square", t.module(critic, obs)))
+    t.event("step", c)
+    if not before:
+        t.event("clear", c)
+    t.at(9).train(t.op("neg", t.op("mean", t.module(critic, obs, t.module(actor, obs)))), a)
+    found = findings(t, ga204_foreign_gradient)
+    assert [(each.location.line, each.severity) for each in found] == ([] if before else [(9, "error")])
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_one_head_with_and_without_its_encoder(stopped):
+    t = TapeBuilder()
+    encoder, head = t.network("encoder"), t.network("head")
+    optimizer = t.optimizer("o", encoder, head)
+    obs, returns = t.input("s"), t.input("r")
+    t.train(t.op("mse_loss", t.module(head, t.stop(t.module(encoder, obs))), returns), optimizer)
+    z = t.at(7).module(encoder, obs)
+    value = t.at(8).module(head, t.stop(z) if stopped else z)
+    t.at(9).train(t.op("add", t.op("mse_loss", value, returns), t.op("mean", z)), optimizer)
+    assert [each.location.line for each in findings(t)] == ([] if stopped else [8])
