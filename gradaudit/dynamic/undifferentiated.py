@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from gradaudit.dynamic.judge import leaks
-from gradaudit.dynamic.judgement import Case, Judgement, names
+from gradaudit.dynamic.judgement import NAMES, Case, Judgement, names
 from gradaudit.dynamic.recording import NONE, Group, Recording
 from gradaudit.rules.criteria.marks import names as suggests
 
@@ -32,7 +32,9 @@ def guessed(recording: Recording) -> Iterator[Judgement]:
     for judgement in found:
         who = names(judgement.leaks)
         message = f"{who} would get gradient here; it is an argument that is not differentiated (`argnums`)"
-        judgement.finding = replace(judgement.finding, severity="info", message=message)
+        judgement.finding = replace(
+            judgement.finding, code="GA102", name=NAMES["GA102"], severity="info", message=message
+        )
         judgement.cut, judgement.leaks = None, ()
         yield judgement
 
