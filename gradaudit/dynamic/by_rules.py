@@ -35,11 +35,20 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
     found: list[Finding] = []
     for rule in loaded:
         if rule.code not in STARVING or whole_update(case):
-            found += [finding for finding in rule.check(case.analysis) if finding.location.line]
+            found += _applied(case, rule)
     for finding in who_speaks(found, loaded):
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
         yield Judgement(_moved(case, _placed(finding), cut), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+
+
+def _applied(case: Case, rule: Rule) -> list[Finding]:
+    """A rule's findings that stand on a line. A rule that fails costs a note, not the audit."""
+    try:
+        return [finding for finding in rule.check(case.analysis) if finding.location.line]
+    except Exception as error:
+        case.recording.notes.append(f"{rule.code} could not be applied: {error!r}")
+        return []
 
 
 def whole_update(case: Case) -> bool:
