@@ -35,6 +35,10 @@ SAME_OBJECT = frozenset({
     "compile", "unwrap_model", "module",
 })  # fmt: skip
 PARAMETER_METHODS = frozenset({"parameters", "trainable_variables", "trainable_weights", "variables", "weights"})
+LIKE_A_MODULE = PARAMETER_METHODS | {
+    "named_parameters", "state_dict", "get_weights", "load_state_dict", "set_weights", "zero_grad", "requires_grad_",
+    "train", "eval", "to", "cuda", "cpu",
+}  # fmt: skip
 RECORD_SELVES = frozenset({"split", "values", "__iter__"})
 
 
@@ -49,6 +53,8 @@ class Methods(Machine):
 
     # -- containers --------------------------------------------------------------------------------------------------
     def _on_sequence(self, seq: Sequence, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in LIKE_A_MODULE:  # a ModuleList, or networks in a list of one's own
+            return self._on_networks(seq, name, args, keywords)
         if name in ("append", "appendleft", "add", "push") and args:
             self._append(seq, args[0])
             return NONE
@@ -102,7 +108,26 @@ class Methods(Machine):
         rest = seq.rest
         self.put(seq.cell, "rest", value if rest is None else self.join([(rest, ALWAYS), (value, ALWAYS)]))
 
+    def _on_networks(self, networks: Any, name: str, args: Args, keywords: Keywords) -> Any:
+        leaves = self.parameters_of(networks)
+        if name in PARAMETER_METHODS:
+            return Parameters(tuple(leaves))
+        if name == "named_parameters":
+            return Parameters(tuple(leaves), named=True)
+        if name in ("state_dict", "get_weights"):
+            return StateDict(tuple(leaves))
+        if name in ("load_state_dict", "set_weights"):
+            return self._load(leaves, args[0]) if args else NONE
+        if name == "zero_grad":
+            self.event("clear", leaves=tuple(leaves))
+            return NONE
+        if name == "requires_grad_":
+            self.freeze(leaves, args[0] if args else keywords.get("requires_grad", Const(True)))
+        return networks
+
     def _mapping(self, mapping: Mapping, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in LIKE_A_MODULE and name != "to":
+            return self._on_networks(mapping, name, args, keywords)
         if name == "items":
             pairs = [Sequence((Const(key), value)) for key, value in mapping.known().items()]
             rest = mapping.rest
