@@ -33,7 +33,6 @@ class Hints:
         self._used_as_network: dict[str, set[str]] = {}
         self._subclasses: dict[str, dict[str, list[tuple[str, str]]]] = {}
         self._named: dict[str, bool] = {}
-        self._corpus: dict[str, list[tuple[str, str]]] = {}
         self._seen = 0
         self._names: set[str] = set()
         self._stepped: set[str] = set()
@@ -65,25 +64,6 @@ class Hints:
         """Is something of this name both stepped and cleared?"""
         self._catch_up()
         return name in self._stepped and name in self._cleared and name not in self._names
-
-    def used_elsewhere(self, name: str, file: str) -> bool:
-        """Does another file of the project (or the rest of this one) use it? Re-exporting is not using."""
-        root = self.files.project(file)
-        if root not in self._corpus:
-            texts = [(path, self.files.text(path)) for path in self.files.python_files(root)]
-            self._corpus[root] = [(path, text) for path, text in texts if text]
-        pattern = re.compile(rf"\b{re.escape(name)}\b")
-        exported = used = False
-        for path, text in self._corpus[root]:
-            if name not in text:
-                continue
-            if path.endswith("__init__.py"):
-                exported = exported or bool(pattern.search(text))
-            elif path == file:
-                used = used or len(pattern.findall(text)) > 1 + text.count(f'"{name}"') + text.count(f"'{name}'")
-            else:
-                used = used or bool(pattern.search(text))
-        return used and not exported
 
     def subclasses(self, name: str, file: str) -> list[tuple[str, str]]:
         """(class, file) of those in the project whose bases name `name`."""

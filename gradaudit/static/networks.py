@@ -731,6 +731,8 @@ NOT_OPTIMIZERS = (
 def _gives_parameters(value: Any) -> bool:
     if isinstance(value, Parameters):
         return True
+    if isinstance(value, Union):
+        return any(_gives_parameters(part) for part in value.alternatives)
     if isinstance(value, Sequence):
         return any(_gives_parameters(part) for part in (*value.items, value.rest) if part is not None)
     if isinstance(value, Mapping):
