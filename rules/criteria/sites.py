@@ -42,6 +42,8 @@ class Sites:
         first: dict[Frame, Node] = {}
         depth: dict[Call | None, int] = {None: 0}
         for node in analysis.graph.nodes:
+            if node.leaf is not None:
+                continue  # an input that is first asked for inside of a module belongs to no module
             call = node.call
             if call not in depth:
                 depth[call] = len(activations(call))
