@@ -41,10 +41,10 @@ from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import REGRESSION, SCORE, Leak, leaks
 from gradaudit.rules.criteria.marks import names
+from gradaudit.rules.criteria.place import activations
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.severity import decided, severity, switched
-from gradaudit.rules.criteria.sites import activations
 from gradaudit.rules.criteria.statistic import tracked_statistics
 
 CODE, NAME = "GA101", "bootstrap-target"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Machine
 from gradaudit.static.values import (
     FALSE,
@@ -382,6 +381,3 @@ def informed(alternatives: tuple[Any, ...]) -> list[Any]:
     ]
     rest = [part for part in alternatives if not isinstance(part, Const)]
     return (known or rest)[:4]
-
-
-__all__ = ["Attributes", "decorators_of", "informed", "is_stub"]

@@ -20,11 +20,10 @@ from gradaudit.static.values import (
     Parameters,
     Sequence,
     StateDict,
-    Union,
     Unknown,
     plain,
 )
-from gradaudit.tape import ALWAYS, Edge, Node
+from gradaudit.tape import Edge, Node
 
 
 class Builtin(Machine):
@@ -219,9 +218,6 @@ class Builtin(Machine):
     def _same(self, args: Args, keywords: Keywords) -> Any:
         return args[0] if args else NONE
 
-    def _object(self, args: Args, keywords: Keywords) -> Any:
-        return Instance(None, "builtins.object")
-
 
 BUILTIN: dict[str, Callable[[Any, Args, Keywords], Any]] = {
     "list": Builtin._builtin_sequence,
@@ -261,5 +257,3 @@ BUILTIN: dict[str, Callable[[Any, Args, Keywords], Any]] = {
     "classmethod": Builtin._same,
     "memoryview": Builtin._same,
 }
-
-__all__ = ["ALWAYS", "Builtin", "Union"]

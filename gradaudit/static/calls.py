@@ -366,5 +366,3 @@ CALLEES: dict[type, Any] = {
     Parameters: _constant,
     OptimizerValue: _constant,
 }
-
-__all__ = ["NO_RESULT_IN", "Calls", "Frame"]

@@ -10,7 +10,6 @@ from gradaudit.static.names import MODULE_CLASSES
 from gradaudit.static.state import DEPTH, Scope
 from gradaudit.static.values import (
     MISSING,
-    NONE,
     ClassValue,
     Const,
     External,
@@ -330,6 +329,3 @@ def is_stub(node: Any) -> bool:
             for s in rest
         )
     return len(rest) == 1 and isinstance(rest[0], ast.Pass) and node.name != "__init__"
-
-
-__all__ = ["NONE", "Classes", "is_module_path", "is_stub"]

@@ -13,8 +13,6 @@ from gradaudit.static.values import (
     Gradient,
     Instance,
     Mapping,
-    OptimizerValue,
-    Parameters,
     Partial,
     Sequence,
     Transformed,
@@ -220,6 +218,3 @@ def _parameter_name(function: Any, index: Any) -> str:
         if index < len(names):
             return names[index]
     return f"argument {index}"
-
-
-__all__ = ["Differentiation", "OptimizerValue", "Parameters"]

@@ -11,9 +11,7 @@ from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.state import OutOfBudget, Scope
 from gradaudit.static.values import (
     MISSING,
-    Bound,
     ClassValue,
-    Const,
     External,
     Function,
     Gradient,
@@ -387,6 +385,3 @@ def _is_static(function: Function) -> bool:
     return any(
         getattr(decorator, "id", "") == "staticmethod" for decorator in getattr(function.node, "decorator_list", ())
     )
-
-
-__all__ = ["Bound", "Const", "Entries"]

@@ -230,6 +230,3 @@ def _unknown_of(merged: list[tuple[Any, Guard]]) -> Any:
     made = Unknown("value")
     made.call = True
     return made
-
-
-__all__ = ["ALWAYS", "Joins", "join_guards"]

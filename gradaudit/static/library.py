@@ -24,7 +24,6 @@ from gradaudit.static.values import (
     Sequence,
     StateDict,
     Transformed,
-    Union,
     Unknown,
     plain,
 )
@@ -782,5 +781,3 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "remat": Library._t_same,
     "shard_map": Library._t_same,
 }
-
-__all__ = ["Library", "Union"]

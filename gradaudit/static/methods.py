@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradaudit.static.calls import NO_RESULT_IN, is_computed
+from gradaudit.static.calls import is_computed
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.values import (
     MISSING,
@@ -451,5 +451,3 @@ RECEIVERS: dict[type, Any] = {
     External: Methods._on_external,
     Union: Methods._on_union,
 }
-
-__all__ = ["NO_RESULT_IN", "Methods"]

@@ -27,7 +27,7 @@ from gradaudit.static.values import (
     Union,
     Unknown,
 )
-from gradaudit.tape import ALWAYS, PARAMETER, Edge, Frame, Leaf, Network, Node, Optimizer
+from gradaudit.tape import PARAMETER, Edge, Frame, Network, Node, Optimizer
 
 CALL_METHODS = ("__call__", "forward", "call")
 SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduce", "broadcast", "random", "update",
@@ -760,6 +760,3 @@ def _of_parameters(node: Node) -> bool:
 
 def _owns(network: Network, other: Network) -> bool:
     return any(part is network for part in other.chain())
-
-
-__all__ = ["ALWAYS", "Leaf", "Networks", "Transformed"]

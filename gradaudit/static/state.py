@@ -13,14 +13,12 @@ from gradaudit.static.files import Files, Module
 from gradaudit.static.values import (
     MISSING,
     Const,
-    Function,
     Instance,
     Mapping,
     Parameters,
     Sequence,
     Union,
     Unknown,
-    Value,
 )
 from gradaudit.tape import (
     ALWAYS,
@@ -345,6 +343,3 @@ class State:
     def since(self, assumed: frozenset[str]) -> Guard:
         """The literals assumed now that were not assumed at a function's entry."""
         return frozenset((key, value) for key, value in self.assumed.items() if key not in assumed)
-
-
-__all__ = ["Function", "Loop", "OutOfBudget", "Scope", "State", "Value"]

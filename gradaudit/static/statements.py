@@ -29,7 +29,6 @@ from gradaudit.static.values import (
 from gradaudit.tape import ALWAYS, Edge, Guard, Node
 
 GOES_ON = ""
-UNROLL = 8
 
 
 class Statements(Machine):
@@ -394,15 +393,12 @@ class Statements(Machine):
             if end is not head:
                 self.put(scope.vars, name, self.join([(before[name], ALWAYS), (end, ALWAYS)], "exit"))
         self._turned_blank = any(
-            isinstance(container.get(key), (Node, Sequence)) and self._was_blank(loop, container, key)
+            isinstance(container.get(key), Node)
             for (_, key), container in loop.blank_reads.items()
         )
         return ending
 
     _turned_blank = False
-
-    def _was_blank(self, loop: Loop, container: dict[Any, Any], key: Any) -> bool:
-        return isinstance(container.get(key), Node)
 
     def _turned_into_tensors(self, before: dict[str, Any], scope: Scope, read: set[str]) -> bool:
         if self._turned_blank:

@@ -10,13 +10,9 @@ from gradaudit.static.values import (
     NONE,
     Const,
     External,
-    Function,
-    Instance,
     Mapping,
     OptimizerValue,
-    Parameters,
     Sequence,
-    StateDict,
     Unknown,
     plain,
 )
@@ -344,5 +340,3 @@ DISTRIBUTION_LIKE = {
     "variance": "getitem",
     "sample_and_log_prob": "sample",
 }  # fmt: skip
-
-__all__ = ["Function", "Instance", "Mapping", "Parameters", "StateDict", "Tensors"]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks, names
-from gradaudit.rules.criteria.place import private
+from gradaudit.rules.criteria.place import activations, private
 from gradaudit.rules.criteria.roles import related
 from gradaudit.rules.criteria.score import products
-from gradaudit.rules.criteria.sites import activations, complete_at, same_code, stopped_beside, takers
+from gradaudit.rules.criteria.sites import complete_at, same_code, stopped_beside, takers
 from gradaudit.rules.criteria.stale import stale_of
 from gradaudit.tape import Edge, Location, Node
 
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 REGRESSION = "regression"
 SCORE = "score"
-BUILDS = SHAPES | {
-    "add", "sub", "neg", "mul", "div", "clamp", "min", "max", "minimum", "maximum", "cat", "stack", "store", "phi",
-    "where", "mean", "sum", "pack", "cumsum", "einsum", "matmul", "nan_to_num",
-}  # fmt: skip
 BACKUPS = frozenset({
     "lambda_returns", "transformed_lambda_returns", "n_step_bootstrapped_returns", "transformed_n_step_returns",
     "discounted_returns", "general_off_policy_returns_from_action_values", "general_off_policy_returns_from_q_and_v",

@@ -56,7 +56,7 @@ def _candidates(view: View, operand: Node, leaves: int, uses: set[Node]) -> list
 def _inside(view: View, node: Node, below: Call, origin: Node) -> Location:
     """A function that made the value from its networks on is where the stop belongs; a helper that was only handed
     what it combines, or that also makes what other losses use, is seen from outside."""
-    if below not in _calls(origin.call) or _serves_others(view, node, below):
+    if below not in activations(origin.call) or _serves_others(view, node, below):
         return below.location
     inner = _child(below, node.call)
     return node.location if inner is None else inner.location
@@ -65,15 +65,15 @@ def _inside(view: View, node: Node, below: Call, origin: Node) -> Location:
 def _serves_others(view: View, node: Node, below: Call) -> bool:
     """Whether gradient also flows through this line of text where it was reached from another call."""
     return any(
-        other.location == node.location and all(call.location != below.location for call in _calls(other.call))
+        other.location == node.location and all(call.location != below.location for call in activations(other.call))
         for each in view.analysis.views
         for other in each.down
     )
 
 
 def _deepest_common(first: Call | None, second: Call | None) -> Call | None:
-    known = set(_calls(second))
-    return next((call for call in _calls(first) if call in known), None)
+    known = set(activations(second))
+    return next((call for call in activations(first) if call in known), None)
 
 
 def _child(ancestor: Call | None, call: Call | None) -> Call | None:
@@ -86,18 +86,19 @@ def _child(ancestor: Call | None, call: Call | None) -> Call | None:
 
 def seen_from(node: Node, viewer: Node) -> Location:
     """The line of `node` in the function of `viewer`, or in the nearest function that called both."""
-    calls = set(_calls(viewer.call))
+    calls = set(activations(viewer.call))
     location = node.location
-    for call in _calls(node.call):
+    for call in activations(node.call):
         if call in calls:
             return location
         location = call.location
     return location
 
 
-def _calls(call: Call | None) -> list[Call]:
-    found = []
-    while call is not None and call.location.line:
+def activations(call: Call | None) -> list[Call]:
+    """The user functions on the stack, innermost first; the entry that nobody's text calls is the outermost, None."""
+    found: list[Call] = []
+    while call is not None and call.location.line and len(found) < 64:
         found.append(call)
         call = call.parent
     return found

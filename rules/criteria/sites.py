@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SHAPES
-from gradaudit.rules.criteria.place import private
+from gradaudit.rules.criteria.place import activations, private
 from gradaudit.tape import Call, Frame, Location, Node
 
 if TYPE_CHECKING:
@@ -108,15 +108,6 @@ def frames(node: Node) -> list[Frame]:
     while frame is not None and len(found) < 32:
         found.append(frame)
         frame = frame.parent
-    return found
-
-
-def activations(call: Call | None) -> list[Call]:
-    """The user functions on the stack, innermost first; the entry that nobody's text calls is the outermost, None."""
-    found: list[Call] = []
-    while call is not None and call.location.line and len(found) < 64:
-        found.append(call)
-        call = call.parent
     return found
 
 
