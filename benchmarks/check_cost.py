@@ -26,9 +26,7 @@ BATCH = 256
 
 def program(width: int) -> tuple[dict[str, nn.Module], Callable[..., torch.Tensor], Callable[..., torch.Tensor], tuple]:
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8)
-    )
+    net = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8))
     target = copy.deepcopy(net)
 
     def leak(obs, action, reward, next_obs):  # type: ignore[no-untyped-def]

@@ -96,8 +96,20 @@ class TapeBuilder:
             edge = item if isinstance(item, Edge) else Edge(item, passes, DATA)
             edges.append(edge if self.grad else edge._replace(passes=False))
         return self.add(
-            Node(op, edges, self.here(), self.tick(), detail, name, None, self.frame, self.call, self.loops,
-                 frozenset(), self.grad)
+            Node(
+                op,
+                edges,
+                self.here(),
+                self.tick(),
+                detail,
+                name,
+                None,
+                self.frame,
+                self.call,
+                self.loops,
+                frozenset(),
+                self.grad,
+            )
         )
 
     def stop(self, value: Node) -> Node:
@@ -126,9 +138,16 @@ class TapeBuilder:
         self.call = outer
         self.function = outer.function if outer is not None else ""
 
-    def event(self, kind: str, optimizer: Optimizer | None = None, leaves: tuple[Node, ...] = (),
-              sources: tuple[Node, ...] = (), weight: float | None = None, sink: Sink | None = None,
-              guard: Guard = ALWAYS) -> Event:
+    def event(
+        self,
+        kind: str,
+        optimizer: Optimizer | None = None,
+        leaves: tuple[Node, ...] = (),
+        sources: tuple[Node, ...] = (),
+        weight: float | None = None,
+        sink: Sink | None = None,
+        guard: Guard = ALWAYS,
+    ) -> Event:
         found = Event(kind, self.tick(), self.here(), optimizer, leaves, sources, weight, sink, self.loops, guard)
         self.tape.events.append(found)
         return found

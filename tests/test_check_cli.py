@@ -357,9 +357,7 @@ def test_suppressed(run: Run) -> None:
     assert result.code == 0 and "No findings" in result.out and "1 suppressed" in result.out
 
 
-def test_cases_below_a_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_cases_below_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     program = extended("""
         import gradaudit

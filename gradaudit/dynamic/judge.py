@@ -182,5 +182,3 @@ def call_location(node: Node) -> Location:
             place = call.location
         call = call.parent
     return place
-
-

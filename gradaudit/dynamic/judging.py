@@ -40,9 +40,7 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     merged += guessed(recording)
     merged += _carried(case, {(one.finding.location.path, one.finding.location.line) for one in merged})
     lines = {(one.finding.location.path, one.finding.location.line) for one in merged if one.finding.code == "GA603"}
-    merged += [
-        one for one in broadcasts(case) if (one.finding.location.path, one.finding.location.line) not in lines
-    ]
+    merged += [one for one in broadcasts(case) if (one.finding.location.path, one.finding.location.line) not in lines]
     return sorted(merged, key=lambda judgement: judgement.finding.sort_key)
 
 

@@ -309,9 +309,7 @@ def _closure(function: Any, seen: set[int]) -> dict[str, Any]:
 def _globals(module: ModuleType) -> dict[str, Any]:
     skip = (ModuleType, FunctionType, type)
     return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("__") and not isinstance(value, skip)
+        name: value for name, value in vars(module).items() if not name.startswith("__") and not isinstance(value, skip)
     }
 
 
@@ -330,5 +328,3 @@ def _roots(inner: Any, module: ModuleType | None) -> tuple[str, ...]:
 
 def _example(text: str) -> str:
     return f"{text}:loss_fn" if text else "package.module:loss_fn"
-
-

@@ -248,16 +248,12 @@ def dot(drawing: Drawing) -> str:
         colour = "red" if box.leak or box.cut else "gray60"
         label = _quoted("\n".join(box.label))
         fill = "mistyrose" if box.leak else "gray97"
-        lines.append(
-            f"  {names[key]} [label={label}, tooltip={_quoted(box.hint)}, color={colour}, fillcolor={fill}];"
-        )
+        lines.append(f"  {names[key]} [label={label}, tooltip={_quoted(box.hint)}, color={colour}, fillcolor={fill}];")
     for line in drawing.lines:
         style = "dashed" if line.stopped else "bold" if line.leak else "dotted" if line.data else "solid"
         colour = "red" if line.leak else "gray40"
         hint = _quoted(line.hint)
-        lines.append(
-            f"  {names[line.source]} -> {names[line.target]} [style={style}, color={colour}, tooltip={hint}];"
-        )
+        lines.append(f"  {names[line.source]} -> {names[line.target]} [style={style}, color={colour}, tooltip={hint}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 

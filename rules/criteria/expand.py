@@ -133,9 +133,7 @@ def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tupl
     return [], False
 
 
-def _product(
-    facts: Marks, data: list[Node], sign: int, factor: bool
-) -> tuple[list[tuple[Node, int, bool]], bool]:
+def _product(facts: Marks, data: list[Node], sign: int, factor: bool) -> tuple[list[tuple[Node, int, bool]], bool]:
     plain = [source for source in data if not facts.network(source)]
     shifted = any(is_affine(facts, source) for source in plain)
     for source in plain:

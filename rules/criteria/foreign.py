@@ -174,9 +174,7 @@ def _is_through(view: View, node: Node, networks: set[Network], own: int, known:
     """Is the node inside a call of one of these networks that takes values which the loss trains?"""
     for frame in frames(node):
         if frame not in known:
-            known[frame] = frame.network in networks and any(
-                view.live(argument) & own for argument in frame.arguments
-            )
+            known[frame] = frame.network in networks and any(view.live(argument) & own for argument in frame.arguments)
         if known[frame]:
             return True
     return False

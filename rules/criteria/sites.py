@@ -82,7 +82,6 @@ class Sites:
             site = self._sites.get(frame, site)
         return site
 
-
     def beside(self, node: Node, leaves: list[Node]) -> Site:
         """Where the outermost module call is made that `node` is in and none of these parameters belong to."""
         owners = {network for leaf in leaves if leaf.leaf and leaf.leaf.owner for network in leaf.leaf.owner.chain()}
@@ -274,9 +273,7 @@ def _handed_over(
     return None
 
 
-def stop_at(
-    view: View, consumer: Node, operand: Node, leaves: int, wrong: frozenset[Node] = frozenset()
-) -> Location:
+def stop_at(view: View, consumer: Node, operand: Node, leaves: int, wrong: frozenset[Node] = frozenset()) -> Location:
     """Where to stop what `consumer` takes from `operand`: the latest expression before it that is made for it alone.
 
     A value that other losses rightly use with gradient must be stopped where this one takes it; one that is made for
@@ -314,9 +311,7 @@ def stopped_beside(view: View, node: Node) -> bool:
     return False
 
 
-def cut_at(
-    view: View, node: Node, leaves: int, uses: set[Node], wrong: frozenset[Node] = frozenset()
-) -> Location:
+def cut_at(view: View, node: Node, leaves: int, uses: set[Node], wrong: frozenset[Node] = frozenset()) -> Location:
     """Where to stop a value that is made for several uses, none of which may have its gradient."""
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(node, leaves))

@@ -21,9 +21,7 @@ _METHODS = {"log_prob": "log_prob", "rsample": "rsample", "sample": "sample", "e
 
 
 class Runner(Protocol):
-    def run(
-        self, kind: Kind, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any: ...
+    def run(self, kind: Kind, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
 
 class _Composite:

@@ -411,5 +411,3 @@ def _distance(old: torch.Tensor | None, new: torch.Tensor | None) -> float:
         return 0.0 if one is None else _norm(one)
     old, new = ranks.local(old), ranks.local(new)
     return _norm((old - new).coalesce() if old.is_sparse else old - new)
-
-
