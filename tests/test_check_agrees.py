@@ -17,6 +17,7 @@ from gradaudit.check import Options, check_target  # noqa: E402
 
 BESIDE = {
     "ga103/dqn_torch_online": "the update that makes the target network one",
+    "ga102/expectile_value_torch_live": "the update that makes the copy a target network",
     "ga401/encoder_torch_decorator": "that no other loss trains the encoder",
 }
 

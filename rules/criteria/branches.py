@@ -13,7 +13,7 @@ from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.foreign import Foreign, copied_from
 from gradaudit.rules.criteria.marks import SHAPES, marks
-from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.roles import Roles, roles
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -44,10 +44,14 @@ def is_teacher(flow: Foreign) -> bool:
     if any(leaf.leaf is None or leaf.leaf.owner is None for leaf in leaves):
         return False
     facts = roles(analysis)
-    evident = all(
-        facts.stated(leaf) == "frozen" or facts.is_copy(leaf) or facts.named(leaf, "teacher") for leaf in leaves
-    )
-    return evident and flow.joint.op in MEETINGS
+    return all(_teaches(facts, leaf) for leaf in leaves) and flow.joint.op in MEETINGS
+
+
+def _teaches(facts: Roles, leaf: Node) -> bool:
+    """Fixed while others learn; a copy that follows its original is a target network."""
+    if facts.stated(leaf) == "frozen" or facts.named(leaf, "teacher"):
+        return True
+    return facts.is_copy(leaf) and leaf not in facts.updated
 
 
 def reinforcement(analysis: Analysis) -> bool:
@@ -150,6 +154,8 @@ def _swapped(pair: _Pair, mirror: _Pair) -> bool:
         and mirror.value in pair.behind_other
         and pair.value is not mirror.value
         and pair.value not in pair.behind_other
+        and mirror.node not in pair.behind_value | pair.behind_other
+        and pair.node not in mirror.behind_value | mirror.behind_other
     )
 
 
