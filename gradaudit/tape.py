@@ -106,11 +106,15 @@ class Frame:
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One user function on the call stack: where it was called from. Line 0: the entry itself, called by no text."""
+    """One user function on the call stack: where it was called from. Line 0: the entry itself, called by no text.
+
+    `receiver` is the object whose method it is, where that is known.
+    """
 
     location: Location
     function: str = ""
     parent: Call | None = None
+    receiver: Network | None = None
 
 
 class Edge(NamedTuple):

@@ -86,7 +86,7 @@ def _self(found: Cancellation, side: Node) -> Finding:
         NAME,
         f"{SAYS[found.kind]}: {names_of(view.analysis, found.leaves)} learns nothing from it",
         "error",
-        place(view, found.node, side, found.leaves),
+        place(view, found.node, side, found.leaves, [user for user, _ in view.consumers(side)]),
         fix=f"stop the gradient of the older side: {stop_call(view.analysis)}",
         leaves=found.leaves,
         through=[found.node, side],

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 from gradaudit import ownership
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign_flows, scalars
-from gradaudit.rules.criteria.place import place, private
+from gradaudit.rules.criteria.place import handed_over, place, private
 from gradaudit.rules.criteria.product import Product, broken_products
 from gradaudit.rules.criteria.report import label, make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
@@ -84,7 +84,7 @@ def _flow(flow: Foreign) -> Finding:
         NAME,
         _message(dual, scalar_name(leaf), names_of(analysis, flow.leaves), level == "error"),
         "info" if decided(view, flow.value, flow.leaves) else level,
-        flow.joint.location if dual and _is_shared(view, flow.joint, flow.value, flow.leaves, []) else flow.location,
+        _of_dual(view, flow.joint, flow.value, flow.leaves, []) or flow.location if dual else flow.location,
         fix=_fix(dual, scalar_name(leaf), stop_call(analysis)),
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
@@ -129,16 +129,19 @@ def _product(product: Product, uses: list[Node]) -> Finding:
 
 
 def _place(product: Product, uses: list[Node]) -> Location:
-    view = product.view
-    if product.dual and _is_shared(view, product.node, product.wrong, product.leaves, uses):
-        return product.node.location
-    return place(view, product.node, product.wrong, product.leaves, uses)
+    asked = (product.view, product.node, product.wrong, product.leaves, uses)
+    return product.dual and _of_dual(*asked) or place(*asked)
 
 
-def _is_shared(view: View, node: Node, wrong: Node, leaves: int, uses: list[Node]) -> bool:
-    """What is computed from values that other losses rightly use is stopped where the multiplier takes it."""
+def _of_dual(view: View, node: Node, wrong: Node, leaves: int, uses: list[Node]) -> Location | None:
+    """What is computed from values that other losses rightly use is stopped where the multiplier takes it.
+
+    A function that is there for the multiplier's loss alone may stop it on its way there.
+    """
     makers = takers(view, leaves, view.backward(wrong, leaves))
-    return not all(private(view, maker, {node, *uses}) for maker in makers)
+    if all(private(view, maker, {node, *uses}) for maker in makers):
+        return None
+    return place(view, node, wrong, leaves, uses) if handed_over(view, node, wrong, leaves) else node.location
 
 
 def _message(dual: bool, name: str, leaked: str, used: bool) -> str:

@@ -185,7 +185,8 @@ class Calls(Machine):
         saved = (self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site)
         assumed = dict(self.assumed)
         if function.name != "<lambda>":
-            self.call_site = Call(self.location(), function.name, self.call_site)
+            receiver = function.self_value.network if isinstance(function.self_value, Instance) else None
+            self.call_site = Call(self.location(), function.name, self.call_site, receiver)
             self.function = _qualified(function)
         self.stack.append(node)
         journal, mark = self.journal, len(self.journal or ())

@@ -8,11 +8,13 @@ from gradaudit.models import Row
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.values import (
     NONE,
+    Bound,
     Const,
     External,
     Mapping,
     OptimizerValue,
     Sequence,
+    Union,
     Unknown,
     plain,
 )
@@ -39,8 +41,18 @@ class Tensors(Machine):
         if len(nodes) == 1 and not isinstance(value, (Sequence, Mapping)):
             return nodes[0]
         if not nodes:
-            return self.node("const", detail=type(value).__name__)
+            return self._unjoined(value)
         return self.node("pack", [Edge(node) for node in nodes[:64]])
+
+    def _unjoined(self, value: Any) -> Node:
+        """What has no node yet: data of several possible kinds, a field of what may be a batch, or no tensor at all."""
+        for part in value.alternatives if isinstance(value, Union) else (value,):
+            if isinstance(part, Unknown):
+                return self.tensor(part)
+            receiver = part.receiver if isinstance(part, Bound) else None
+            if isinstance(receiver, Node) and receiver.leaf is not None and receiver.leaf.kind == "input":
+                return self.tensor(Unknown(part.name))
+        return self.node("const", detail=type(value).__name__)
 
     # -- rows --------------------------------------------------------------------------------------------------------
     def apply_row(self, row: Row, args: Args, keywords: Keywords, op: str = "") -> Any:

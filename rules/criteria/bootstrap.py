@@ -8,7 +8,7 @@ of a policy-gradient term. What is built on the way (n-step returns, GAE, clamps
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
@@ -72,9 +72,27 @@ def leaks(analysis: Analysis) -> list[Leak]:
     known = analysis.cache.get("bootstrap")
     if known is None:
         uses = [use for view in analysis.views for use in _uses(view)]
-        known = analysis.cache["bootstrap"] = [_settled(group, uses) for group in _grouped(uses)]
+        known = _told_once([_settled(group, uses) for group in _grouped(uses)])
+        analysis.cache["bootstrap"] = known
     assert isinstance(known, list)
     return known
+
+
+def _told_once(settled: list[Leak]) -> list[Leak]:
+    """A leak that a fuller round of the same update tells, too, goes with that one."""
+    found = []
+    for leak in settled:
+        if not any(_again(leak, other) for other in settled):
+            repeated = [use for other in settled if _again(other, leak) for use in other.uses]
+            found.append(replace(leak, uses=(*leak.uses, *repeated)))
+    return found
+
+
+def _again(leak: Leak, other: Leak) -> bool:
+    """Does a round in which all uses are known tell of the same text, and where to stop it for all of them?"""
+    mine = {(use.node.location, use.value.location) for use in leak.uses}
+    theirs = {(use.node.location, use.value.location) for use in other.uses}
+    return mine < theirs and leak.location in {use.node.location for use in leak.uses}
 
 
 def _uses(view: View) -> Iterator[Use]:

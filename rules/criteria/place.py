@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gradaudit.tape import Call, Location, Node
+from gradaudit.tape import Call, Location, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import View
@@ -25,21 +25,61 @@ def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterab
     uses = {consumer, *others}
     if operand.leaf is not None or operand in uses:
         return consumer.location
-    candidates = _candidates(view, operand, leaves, uses)
+    use, home = _use(view, consumer, operand, leaves)
+    candidates = [
+        node
+        for node in _candidates(view, operand, leaves, uses)
+        if use is consumer.location or not _in(home, use, node)
+    ]
     if not candidates:
-        return consumer.location
-    meeting = _deepest_common(consumer.call, candidates[-1].call)
-    beside = _child(meeting, consumer.call)
-    best = consumer.location
+        helper = _child(_deepest_common(home, operand.call), home)
+        return use if helper is None else helper.location
+    meeting = _deepest_common(home, candidates[-1].call)
+    beside = _child(meeting, home)
+    best = use
     for node in candidates:
         below = _child(meeting, node.call)
         if below is not None and below is beside:
             continue  # a helper in which prediction and target meet: the value comes to it from elsewhere
         there = _inside(view, node, below, candidates[-1]) if below is not None else node.location
-        if not within(there, consumer.location):
+        if not within(there, use):
             return there
         best = there
     return best
+
+
+def handed_over(view: View, consumer: Node, operand: Node, leaves: int) -> bool:
+    """Does the consumer stand in a function that was handed the operand, or what it is computed from?"""
+    origin = (view.dominators(operand, leaves) or [operand])[-1]
+    return _child(_deepest_common(consumer.call, origin.call), consumer.call) is not None
+
+
+def _use(view: View, consumer: Node, operand: Node, leaves: int) -> tuple[Location, Call | None]:
+    """Where the value is used, for whoever has to stop it, and the function that this is in.
+
+    A method of an object that owns what the loss is to train, and nothing of what it should not, is not to know where
+    the value comes from: for its caller the call is the use.
+    """
+    own, wrong = _owners(view, view.own or 0), _owners(view, leaves)
+    location, call = consumer.location, consumer.call
+    for step in activations(consumer.call):
+        if step.receiver is None or step.receiver not in own or step.receiver in wrong:
+            break
+        if not handed_over(view, consumer, operand, leaves):
+            break
+        location, call = step.location, step.parent
+    return location, call
+
+
+def _owners(view: View, leaves: int) -> set[Network]:
+    found = [leaf.leaf.owner for leaf in view.analysis.leaves(leaves) if leaf.leaf is not None]
+    return {network for owner in found if owner is not None for network in owner.chain()}
+
+
+def _in(home: Call | None, use: Location, node: Node) -> bool:
+    """Is the node computed in the call that stands at `use` in `home`?"""
+    step = _child(home, node.call)
+    return step is not None and step.location == use
 
 
 def _candidates(view: View, operand: Node, leaves: int, uses: set[Node]) -> list[Node]:

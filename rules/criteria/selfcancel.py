@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.marks import marks
+from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.place import private
+from gradaudit.rules.criteria.sites import stopped_beside
 from gradaudit.tape import Edge, Node, join_guards
 
 if TYPE_CHECKING:
@@ -222,6 +223,18 @@ def older_side(found: Cancellation) -> Node:
     alone = [side for side in (first, second) if private(found.view, side, {found.node})]
     if len(alone) == 1:  # what the loss uses elsewhere is the policy that it trains
         return alone[0]
-    if found.kind in ("difference", "quotient"):  # new - old, new / old
-        return second
+    stopped = [side for side in (first, second) if stopped_beside(found.view, _origin(side))]
+    if len(stopped) == 1:  # the same call's other results are constants
+        return stopped[0]
+    if found.kind == "quotient" or (found.kind == "difference" and _is_exponent(found.view, found.node)):
+        return second  # new - old, new / old
     return first if first.time < second.time else second
+
+
+def _origin(node: Node) -> Node:
+    """The call or operation whose result this is, or a part of it."""
+    for _ in range(8):
+        if node.op not in SHAPES or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return node
