@@ -102,8 +102,9 @@ def lint_file(recorder: Any, path: str, rules: Sequence[Rule], failed: Failed | 
         if failed is None:
             raise
         failed("reading", error)
-    if path in recorder.syntax_errors and _selected(SYNTAX_ERROR, rules):
-        line, column, message = recorder.syntax_errors[path]
+    broken = recorder.syntax_error(path)
+    if broken is not None and _selected(SYNTAX_ERROR, rules):
+        line, column, message = broken
         location = Location(path, max(line, 1), max(column, 1))
         found.append(Finding(SYNTAX_ERROR, "syntax-error", f"cannot be parsed: {message}", "error", location))
     return [_normal(finding) for finding in found]

@@ -232,13 +232,15 @@ def library(name: str) -> Library:
 class Models:
     """What is known of the libraries that a program imports."""
 
-    __slots__ = ("_canonical", "_frameworks", "_roots", "libraries")
+    __slots__ = ("_canonical", "_frameworks", "_functions", "_methods", "_roots", "libraries")
 
     def __init__(self, libraries: Iterable[str] = ()) -> None:
         index = _read("index")
         self._roots: dict[str, str] = index["roots"]
         self._frameworks: dict[str, str] = index["frameworks"]
         self._canonical: dict[str, str] = {}
+        self._functions: dict[str, Row | None] = {}
+        self._methods: dict[tuple[str, str, str], Row | None] = {}
         files = dict.fromkeys(self._roots.get(name, name) for name in libraries)
         self.libraries = tuple(files) or tuple(dict.fromkeys(self._roots.values()))
 
@@ -259,6 +261,11 @@ class Models:
 
     def function(self, dotted: str) -> Row | None:
         """The row of a dotted name, or None where nothing is known of it. Methods may be named through their class."""
+        if dotted not in self._functions:
+            self._functions[dotted] = self._find_function(dotted)
+        return self._functions[dotted]
+
+    def _find_function(self, dotted: str) -> Row | None:
         path = self.canonical(dotted)
         owner = self._library(path)
         if owner is None:
@@ -273,6 +280,12 @@ class Models:
 
         `framework` (torch, jax, tensorflow) decides where several libraries have such a method.
         """
+        key = (family, name, framework)
+        if key not in self._methods:
+            self._methods[key] = self._find_method(family, name, framework)
+        return self._methods[key]
+
+    def _find_method(self, family: str, name: str, framework: str) -> Row | None:
         order = [*self._frameworks.get(framework, "").split(), *self.libraries]
         for file in order:
             owner = library(file).families.get(family)

@@ -18,7 +18,6 @@ from gradaudit.finding import Finding
 
 _OURS = re.compile(r"#\s*gradaudit:\s*(?P<word>ignore-file|ignore)\b(?:\s*\[(?P<codes>[^\]]*)\])?", re.IGNORECASE)
 _NOQA = re.compile(r"#\s*noqa:\s*(?P<codes>[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*)", re.IGNORECASE)
-_HINT = re.compile(r"gradaudit:|noqa:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Suppression:
 
 def suppressions(text: str) -> list[Suppression]:
     """Every suppression comment of a file, in order; comments inside strings do not count."""
-    if not _HINT.search(text):
+    if not _OURS.search(text) and not _NOQA.search(text):
         return []
     found: list[Suppression] = []
     for line, column, comment in _comments(text):
@@ -101,7 +100,8 @@ class Outcome:
 
 def apply(text: str, findings: list[Finding]) -> Outcome:
     """Hold a file's findings against its comments."""
-    comments = suppressions(text)
+    relevant = findings or _OURS.search(text)  # `noqa` speaks to us only where there is something to take back
+    comments = suppressions(text) if relevant else []
     if not comments:
         return Outcome(findings, [], [])
     starts = first_lines(text, {finding.location.line for finding in findings}) if findings else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 from typing import Any
 
 from gradaudit.static.machine import Machine
@@ -319,14 +321,11 @@ class Attributes(Machine):
         self.put(instance.attrs, name, self._stored(new, name))
 
     def _setter(self, cls: ClassValue, name: str) -> Function | None:
-        import ast
-
         for base in self.mro(cls):
             if isinstance(base, ClassValue):
-                for statement in base.node.body:
-                    if isinstance(statement, ast.FunctionDef) and statement.name == name:
-                        if "setter" in decorators_of(statement):
-                            return Function(statement, base.module, base.scope, None, base)
+                statement = setters(base.node).get(name)
+                if statement is not None:
+                    return Function(statement, base.module, base.scope, None, base)
         return None
 
     def _stored(self, new: Any, name: str) -> Any:
@@ -368,6 +367,16 @@ def decorators_of(node: Any) -> frozenset[str]:
             head = getattr(decorator, "func", decorator)
             names.add(getattr(head, "attr", getattr(head, "id", "")))
         found = node._decorators = frozenset(names)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def setters(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    """The setters of a class's properties; of several the first."""
+    found: dict[str, ast.FunctionDef] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and "setter" in decorators_of(statement):
+            found.setdefault(statement.name, statement)
     return found
 
 

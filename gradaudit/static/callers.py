@@ -8,10 +8,9 @@ from __future__ import annotations
 import ast
 import os
 import re
-import warnings
-from collections.abc import Iterator
 
 from gradaudit.static.files import Files
+from gradaudit.static.syntax import walk
 
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
 MENTION = re.compile(r"(?<!def )(?<!class )\b([A-Za-z_]\w*)\s*[(,)\n]")
@@ -26,7 +25,7 @@ class Callers:
     def __init__(self, files: Files) -> None:
         self.files = files
         self._mentions: dict[str, dict[str, list[str]]] = {}
-        self._trees: dict[str, ast.Module | None] = {}
+        self._uses_of: dict[str, Uses] = {}
 
     def passed(
         self, function: ast.FunctionDef | ast.AsyncFunctionDef, flag: str, default: object, file: str
@@ -49,31 +48,29 @@ class Callers:
             return False
         if any(path != file and self._uses(path, name, file) for path in users[:MOST_FILES]):
             return True
-        tree = self._tree(file) if users and len(seen) < 8 else None
+        tree = self.files.tree(file) if users and len(seen) < 8 else None
+        uses = self._index(file)
         neighbours = [
             statement.name
-            for statement in (tree.body if tree is not None else ())
+            for number, statement in enumerate(tree.body if tree is not None else ())
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name not in seen | {name}
-            if any(True for _ in _uses(statement, name, ""))
+            if uses.find(name, "", {number})
         ]
         return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
 
     def _uses(self, path: str, name: str, file: str) -> list[ast.expr]:
         """The uses in `path` of what `file` defines as `name`: by its name if it is imported, else by its module's."""
-        tree = self._tree(path)
+        uses = self._index(path)
         stem = os.path.basename(file).removesuffix(".py")
-        if tree is None:
-            return []
-        imported = path == file or any(
-            isinstance(node, ast.ImportFrom)
-            and (node.module or "").rsplit(".", 1)[-1] == stem
-            and any(alias.name == name for alias in node.names)
-            for node in ast.walk(tree)
-        )
         if path == file:  # what a script does at its end is an example, no caller
-            inside = [statement for statement in tree.body if isinstance(statement, DEFINITIONS)]
-            return [use for statement in inside for use in _uses(statement, name, stem)]
-        return [use for use in _uses(tree, name, stem) if imported or not _is_bare(use)]
+            return uses.find(name, stem, uses.inside)
+        imported = (stem, name) in uses.imported
+        return [use for use in uses.find(name, stem) if imported or not _is_bare(use)]
+
+    def _index(self, path: str) -> Uses:
+        if path not in self._uses_of:
+            self._uses_of[path] = Uses(self.files.tree(path))
+        return self._uses_of[path]
 
     def _files(self, name: str, file: str) -> list[str]:
         root = self.files.project(file)
@@ -87,26 +84,39 @@ class Callers:
             self._mentions[root] = mentions
         return self._mentions[root].get(name, [])
 
-    def _tree(self, file: str) -> ast.Module | None:
-        if file not in self._trees:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    self._trees[file] = ast.parse(self.files.text(file) or "")
-            except (SyntaxError, ValueError, RecursionError):
-                self._trees[file] = None
-        return self._trees[file]
 
+class Uses:
+    """A file's uses of names: the calls of `name` or `module.name`, and where it is handed on (`vmap(name)`)."""
 
-def _uses(tree: ast.AST, name: str, module: str) -> Iterator[ast.expr]:
-    """The calls of `name` or `module.name`, and where it is handed on (`vmap(name)`)."""
-    called = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _is(node.func, name, module):
-            called.add(node.func)
-            yield node
-        elif isinstance(node, (ast.Name, ast.Attribute)) and node not in called and _is(node, name, module):
-            yield node
+    def __init__(self, tree: ast.Module | None) -> None:
+        self.imported: set[tuple[str, str]] = set()
+        self.by_name: dict[str, list[tuple[ast.expr, int]]] = {}
+        self.inside: set[int] = set()
+        """Which of the top-level statements define something."""
+        for number, statement in enumerate(tree.body if tree is not None else ()):
+            if isinstance(statement, DEFINITIONS):
+                self.inside.add(number)
+            self._read(statement, number)
+
+    def _read(self, statement: ast.stmt, number: int) -> None:
+        called = set()
+        for node in walk(statement):
+            if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+                called.add(node.func)
+                self.by_name.setdefault(_tail(node.func), []).append((node, number))
+            elif isinstance(node, (ast.Name, ast.Attribute)) and node not in called:
+                self.by_name.setdefault(_tail(node), []).append((node, number))
+            elif isinstance(node, ast.ImportFrom):
+                stem = (node.module or "").rsplit(".", 1)[-1]
+                self.imported.update((stem, alias.name) for alias in node.names)
+
+    def find(self, name: str, module: str, among: set[int] | None = None) -> list[ast.expr]:
+        """The uses of `name`, or of `module.name`; in some of the top-level statements only, if they are given."""
+        return [
+            use
+            for use, number in self.by_name.get(name, ())
+            if (among is None or number in among) and _is(use.func if isinstance(use, ast.Call) else use, name, module)
+        ]
 
 
 def _is(node: ast.expr, name: str, module: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
@@ -124,9 +125,9 @@ class Classes(Machine):
     def annotation_of(self, cls: ClassValue, name: str) -> Any:
         for base in self.mro(cls):
             if isinstance(base, ClassValue):
-                for statement in base.node.body:
-                    if isinstance(statement, ast.AnnAssign) and getattr(statement.target, "id", "") == name:
-                        return self.class_from_annotation(statement.annotation, base.scope)
+                annotation = annotations(base.node).get(name)
+                if annotation is not None:
+                    return self.class_from_annotation(annotation, base.scope)
         return None
 
     def fields(self, cls: ClassValue) -> list[tuple[str, ast.AnnAssign, ClassValue]]:
@@ -312,6 +313,17 @@ def _members(body: list[ast.stmt]) -> dict[str, ast.stmt]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)
+def annotations(node: ast.ClassDef) -> dict[str, ast.expr]:
+    """The annotations in a class's body; of several for one name the first."""
+    found: dict[str, ast.expr] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            found.setdefault(statement.target.id, statement.annotation)
+    return found
+
+
+@functools.lru_cache(maxsize=8192)
 def is_stub(node: Any) -> bool:
     """A function without a body worth entering: `...`, `raise NotImplementedError`, an abstract method."""
     body = getattr(node, "body", None)

@@ -35,7 +35,7 @@ class Conditions(Machine):
         if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.Not):
             truth, when_true, when_false = self.test(expression.operand, scope)
             return (None if truth is None else not truth), when_false, when_true
-        return self.condition_of(self.settle(self.evaluate(expression, scope)))
+        return self.condition_of(self.value(expression, scope))
 
     def condition_of(self, value: Any) -> Condition:
         truth = self.truth(value)

@@ -9,6 +9,7 @@ from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.state import OutOfBudget, Scope
+from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
     MISSING,
     ClassValue,
@@ -26,7 +27,7 @@ from gradaudit.tape import Node, Tape
 SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "GradientTape", "manual_backward", "filter_grad",
                              "filter_value_and_grad", "vjp", "linearize"})  # fmt: skip
 RETURNED_LOSSES = {"LightningModule": ("training_step",), "Trainer": ("compute_loss",)}
-LIBRARY_STATEMENTS = 400
+LIBRARY_SIZE = 5_000  # statements and expressions
 
 
 class Entries:
@@ -248,10 +249,10 @@ class Entries:
         if known is None:
             names: set[str] = set()
             sink = False
-            for node in ast.walk(function):
-                if isinstance(node, ast.Call) and _calls_optimizer(node.func):
-                    sink = True
-                if isinstance(node, ast.Attribute):
+            for node in walk(function):
+                if isinstance(node, ast.Call):
+                    sink = sink or _calls_optimizer(node.func)
+                elif isinstance(node, ast.Attribute):
                     owner = node.value
                     if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
                         names.add(node.attr)
@@ -373,10 +374,10 @@ def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
         return False
     size = 0
     works = False
-    for node in ast.walk(statement):
+    for node in walk(statement):
         size += 1
         works = works or isinstance(node, ast.BinOp)
-        if size > LIBRARY_STATEMENTS * 20:
+        if size > LIBRARY_SIZE:
             return False
     return works
 

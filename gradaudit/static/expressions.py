@@ -65,10 +65,7 @@ class Expressions(Machine):
         self.evaluations += 1
         if self.evaluations > EVALUATIONS:
             raise OutOfBudget
-        handler = HANDLERS.get(type(expression))
-        if handler is None:
-            return self._other(expression, scope)
-        return handler(self, expression, scope)
+        return HANDLERS.get(type(expression), OTHER)(self, expression, scope)
 
     def _other(self, expression: ast.expr, scope: Scope) -> Any:
         for child in ast.iter_child_nodes(expression):
@@ -77,15 +74,17 @@ class Expressions(Machine):
         return Unknown("?")
 
     def value(self, expression: ast.expr, scope: Scope) -> Any:
-        return self.settle(self.evaluate(expression, scope))
+        value = self.evaluate(expression, scope)
+        return self.settle(value) if type(value) is Bound else value
 
     def settle(self, value: Any) -> Any:
         """A method of a tensor that is used as a value (`dist.logits`, `out.loss`) is a part of that tensor."""
-        if type(value) is Bound:
-            if isinstance(value.receiver, Node):
-                return self.attribute_value(value.receiver, value.name)
-            if value.name in VARIABLE_PROPERTIES:
-                return self.call_method(value.receiver, value.name, [], {})
+        if type(value) is not Bound:
+            return value
+        if isinstance(value.receiver, Node):
+            return self.attribute_value(value.receiver, value.name)
+        if value.name in VARIABLE_PROPERTIES:
+            return self.call_method(value.receiver, value.name, [], {})
         return value
 
     def attribute_value(self, node: Node, name: str) -> Any:
@@ -519,3 +518,4 @@ HANDLERS: dict[type, Callable[[Any, Any, Scope], Any]] = {
     ast.Yield: Expressions._yield,
     ast.YieldFrom: Expressions._yield_from,
 }
+OTHER = Expressions._other

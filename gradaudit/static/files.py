@@ -53,7 +53,7 @@ def definitions(tree: ast.Module) -> tuple[dict[str, list[tuple[ast.stmt, ast.al
             elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
                 targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
                 for target in targets:
-                    for name in ast.walk(target):
+                    for name in (target,) if isinstance(target, ast.Name) else ast.walk(target):
                         if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
                             bound.setdefault(name.id, []).append((statement, None))
             elif isinstance(statement, ast.If):
@@ -98,15 +98,16 @@ class Files:
         self.cwd = cwd
         self.overlay = {os.path.abspath(os.path.join(cwd, path)): text for path, text in (overlay or {}).items()}
         self.texts: dict[str, str | None] = {}
+        self.trees: dict[str, ast.Module | None] = {}
         self.modules: dict[str, Module | None] = {}
         self.syntax_errors: dict[str, tuple[int, int, str]] = {}
         self.unreadable: dict[str, str] = {}
         self.roots: dict[str, str] = {}
         self.resolved: dict[tuple[str, str], str | None] = {}
         self.listings: dict[str, frozenset[str]] = {}
-        self.read_log: set[str] = set()
 
     def display(self, file: str) -> str:
+        """The file's path as reports show it: relative to the working directory."""
         relative = os.path.relpath(file, self.cwd)
         return relative.replace(os.sep, "/")
 
@@ -129,7 +130,6 @@ class Files:
             return None
 
     def module(self, file: str) -> Module | None:
-        self.read_log.add(file)
         if file not in self.modules:
             self.modules[file] = self._parse(file)
         return self.modules[file]
@@ -137,13 +137,19 @@ class Files:
     def check_syntax(self, file: str) -> None:
         """Notes whether a file can be parsed, and keeps no tree of it."""
         if file not in self.modules:
-            self._tree(file)
+            self._parsed(file)
 
     def _parse(self, file: str) -> Module | None:
-        text, tree = self.text(file), self._tree(file)
+        text, tree = self.text(file), self.tree(file)
         return None if text is None or tree is None else Module(file, self.display(file), tree, framework_of(text))
 
-    def _tree(self, file: str) -> ast.Module | None:
+    def tree(self, file: str) -> ast.Module | None:
+        """The file's syntax tree, parsed once; None where it cannot be read or parsed."""
+        if file not in self.trees:
+            self.trees[file] = self._parsed(file)
+        return self.trees[file]
+
+    def _parsed(self, file: str) -> ast.Module | None:
         text = self.text(file)
         if text is None:
             return None

@@ -10,6 +10,7 @@ from gradaudit.models import Row
 from gradaudit.static.calls import NO_RESULT_IN, is_computed
 from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
     MISSING,
     NONE,
@@ -712,7 +713,7 @@ class Networks(Machine):
 def called_on_self(node: ast.ClassDef) -> frozenset[str]:
     return frozenset(
         call.func.attr
-        for call in ast.walk(node)
+        for call in walk(node)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and isinstance(call.func.value, ast.Name)

@@ -30,12 +30,11 @@ class Recorder:
         self.files = Files(cwd, overlay)
         self.run = Interpreter(self.files)
         self.problems: list[str] = []
-        self.loaded: dict[str, set[str]] = {}
         self._driven: set[frozenset[str]] = set()
 
-    @property
-    def syntax_errors(self) -> dict[str, tuple[int, int, str]]:
-        return {self.files.display(file): error for file, error in self.files.syntax_errors.items()}
+    def syntax_error(self, path: str) -> tuple[int, int, str] | None:
+        """(line, column, message) where a recorded file cannot be parsed."""
+        return self.files.syntax_errors.get(os.path.abspath(os.path.join(self.files.cwd, path)))
 
     def record(self, path: str) -> list[Tape]:
         """The tapes of one file. Never raises for what is in the file; what went wrong is in `problems`."""
@@ -51,11 +50,9 @@ class Recorder:
         module = self.files.module(file)
         if module is None:
             return []
-        self.files.read_log = {file}
         entries = Entries(self.run, module, script=not self._driven_already(module, text))
         tapes = entries.record()
         self.problems += entries.problems
-        self.loaded[path] = {self.files.display(name) for name in self.files.read_log}
         return tapes
 
     def _driven_already(self, module: Module, text: str) -> bool:

@@ -46,6 +46,9 @@ DEPTH = 26  # of user calls
 RECURSION = 2  # of one function on the stack
 
 
+HOLDERS = frozenset({Parameters, Sequence, Mapping, Union, Instance})  # values that tensors can be in
+
+
 class OutOfBudget(Exception):
     """The entry is larger than we are willing to follow; what was recorded so far stands."""
 
@@ -143,8 +146,11 @@ class State:
     # -- places ------------------------------------------------------------------------------------------------------
     def location(self, at: ast.AST | None = None) -> Location:
         node = at if at is not None else self.line_node
+        known: Location | None = getattr(node, "_location", None)
+        if known is not None and known.path == self.file and known.function == self.function:
+            return known
         line = getattr(node, "lineno", 1)
-        return Location(
+        made = Location(
             self.file,
             line,
             getattr(node, "col_offset", 0) + 1,
@@ -152,6 +158,9 @@ class State:
             (getattr(node, "end_col_offset", 0) or 0) + 1,
             self.function,
         )
+        if node is not None:
+            node._location = made  # type: ignore[attr-defined]
+        return made
 
     # -- nodes -------------------------------------------------------------------------------------------------------
     def node(
@@ -167,22 +176,22 @@ class State:
     ) -> Node:
         """Record an operation. Gradient passes where the edges, `passes` and the grad mode all let it."""
         edges = inputs if inputs is not None else []
-        if self.frozen:
-            edges = [Edge(e.source, False, e.kind, e.guard) if self.frozen.get(e.source) else e for e in edges]
+        frozen, nodes = self.frozen, self.tape_nodes
         if not passes or not self.grad_on:
-            edges = [Edge(edge.source, False, edge.kind, edge.guard) for edge in edges]
-        elif self.grad_guard:
-            edges = [self._guarded(edge) for edge in edges]
-        if len(self.tape_nodes) > NODES:
+            edges = [Edge(edge.source, False, edge.kind, edge.guard) if edge.passes else edge for edge in edges]
+        else:
+            if frozen:
+                edges = [Edge(e.source, False, e.kind, e.guard) if frozen.get(e.source) else e for e in edges]
+            if self.grad_guard:
+                edges = [self._guarded(edge) for edge in edges]
+        if len(nodes) > NODES:
             raise OutOfBudget
-        made = Node(op, edges, self.location(at), self.tick(), detail, name)
-        made.frame = self.frame
-        made.call = self.call_site
-        made.loops = self.loop_keys
-        made.grad_mode = self.grad_on
-        if marks:
-            made.marks = marks
-        self.tape_nodes.append(made)
+        self.time += 1
+        made = Node(
+            op, edges, self.location(at), self.time, detail, name,
+            None, self.frame, self.call_site, self.loop_keys, marks, self.grad_on,
+        )  # fmt: skip
+        nodes.append(made)
         return made
 
     def _guarded(self, edge: Edge) -> Edge:
@@ -289,11 +298,12 @@ class State:
     # -- what is held by a value -------------------------------------------------------------------------------------
     def nodes_of(self, value: Any, depth: int = 0) -> list[Node]:
         """The tensors in a value, nested ones included; unknowns count as inputs."""
-        if isinstance(value, Node):
+        kind = type(value)
+        if kind is Node:
             return [self.current(value)]
-        if isinstance(value, Unknown):
+        if kind is Unknown:
             return [] if value.plain else [self.current(self.input_node(value))]
-        if depth > 5:
+        if depth > 5 or kind not in HOLDERS:
             return []
         if isinstance(value, Parameters):
             return list(value.leaves[:40])

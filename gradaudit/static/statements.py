@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from gradaudit.static.machine import Machine
 from gradaudit.static.state import Loop, Scope
+from gradaudit.static.syntax import parts
 from gradaudit.static.values import (
     MISSING,
     NONE,
@@ -47,7 +49,7 @@ class Statements(Machine):
     # -- simple ------------------------------------------------------------------------------------------------------
     def _expression(self, statement: ast.Expr, scope: Scope) -> str:
         if not isinstance(statement.value, ast.Constant):
-            value = self.settle(self.evaluate(statement.value, scope))
+            value = self.value(statement.value, scope)
             if isinstance(value, GradMode) and isinstance(statement.value, ast.Call):
                 self._switch_grad(value)  # torch.set_grad_enabled(False) as a statement
             elif isinstance(value, Node) and value.op == "stop" and _is_stop_call(statement.value):
@@ -66,7 +68,7 @@ class Statements(Machine):
         self.grad_on, self.grad_guard = mode.mode == "on", ALWAYS
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
-        value = self.settle(self.evaluate(statement.value, scope))
+        value = self.value(statement.value, scope)
         for target in statement.targets:
             self.line_node = statement
             self.assign(target, value, scope)
@@ -75,7 +77,7 @@ class Statements(Machine):
     def _annotated(self, statement: ast.AnnAssign, scope: Scope) -> str:
         if statement.value is None:
             return GOES_ON
-        value = self.settle(self.evaluate(statement.value, scope))
+        value = self.value(statement.value, scope)
         if isinstance(value, Unknown) and value.annotation is None and not isinstance(statement.value, ast.Name):
             value.annotation = self.class_from_annotation(statement.annotation, scope)
         self.line_node = statement
@@ -83,9 +85,8 @@ class Statements(Machine):
         return GOES_ON
 
     def _augmented(self, statement: ast.AugAssign, scope: Scope) -> str:
-        target = ast.copy_location(_as_load(statement.target), statement.target)
-        current = self.settle(self.evaluate(target, scope))
-        value = self.settle(self.evaluate(statement.value, scope))
+        current = self.value(_as_load(statement.target), scope)
+        value = self.value(statement.value, scope)
         self.line_node = statement
         if isinstance(current, Sequence) and isinstance(statement.op, ast.Add):
             self.call_method(current, "extend", [value], {})
@@ -100,11 +101,11 @@ class Statements(Machine):
         if isinstance(target, ast.Name):
             self._assign_name(target.id, value, scope)
         elif isinstance(target, ast.Attribute):
-            owner = self.settle(self.evaluate(target.value, scope))
+            owner = self.value(target.value, scope)
             self.set_attribute(owner, target.attr, value)
         elif isinstance(target, ast.Subscript):
-            owner = self.settle(self.evaluate(target.value, scope))
-            index = self.settle(self.evaluate(target.slice, scope))
+            owner = self.value(target.value, scope)
+            index = self.value(target.slice, scope)
             self.line_node = target
             self.set_item(owner, index, value, "")
         elif isinstance(target, (ast.Tuple, ast.List)):
@@ -181,7 +182,7 @@ class Statements(Machine):
 
     # -- control -----------------------------------------------------------------------------------------------------
     def _return(self, statement: ast.Return, scope: Scope) -> str:
-        value = self.settle(self.evaluate(statement.value, scope)) if statement.value is not None else NONE
+        value = self.value(statement.value, scope) if statement.value is not None else NONE
         scope.returns.append((value, self.since(scope.assumed_at_entry)))
         return "return"
 
@@ -212,7 +213,7 @@ class Statements(Machine):
         )
 
     def _match(self, statement: ast.Match, scope: Scope) -> str:
-        subject = self.settle(self.evaluate(statement.subject, scope))
+        subject = self.value(statement.subject, scope)
         arms: list[tuple[Callable[[], str], Guard]] = []
         for case in statement.cases:
             known = self._matches(case.pattern, subject, scope)
@@ -277,7 +278,7 @@ class Statements(Machine):
         saved = self.grad_on, self.grad_guard
         managers: list[Any] = []
         for item in statement.items:
-            value = self.settle(self.evaluate(item.context_expr, scope))
+            value = self.value(item.context_expr, scope)
             entered = self._enter(value)
             managers.append(value)
             if item.optional_vars is not None:
@@ -314,7 +315,7 @@ class Statements(Machine):
 
     # -- loops -------------------------------------------------------------------------------------------------------
     def _for(self, statement: ast.For | ast.AsyncFor, scope: Scope) -> str:
-        items, rest = self.iterate(self.settle(self.evaluate(statement.iter, scope)))
+        items, rest = self.iterate(self.value(statement.iter, scope))
         for item in items:
             self.assign(statement.target, item, scope)
             jumps, scope.jumps = scope.jumps, []
@@ -354,7 +355,7 @@ class Statements(Machine):
 
         Where a plain value turns into a tensor (`hidden = None` before the first iteration), once more.
         """
-        before = {name: scope.vars[name] for name in stored if name in scope.vars}
+        before = {name: scope.vars[name] for name in sorted(stored) if name in scope.vars}
         ending = self._iteration(body, scope, before)
         if self._turned_into_tensors(before, scope, read) and self.second_passes < 2:
             self.second_passes += 1
@@ -470,7 +471,7 @@ class Statements(Machine):
     def _delete(self, statement: ast.Delete, scope: Scope) -> str:
         for target in statement.targets:
             if isinstance(target, ast.Subscript):
-                owner = self.settle(self.evaluate(target.value, scope))
+                owner = self.value(target.value, scope)
                 if isinstance(owner, Sequence):  # `del memory[:]`
                     self.put(owner.cell, "items", ())
                     self.put(owner.cell, "rest", None)
@@ -494,7 +495,7 @@ def loop_names(statement: ast.For | ast.AsyncFor | ast.While) -> tuple[set[str],
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             read.add(node.target.id)
         if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.AsyncFunctionDef)):
-            todo.extend(ast.iter_child_nodes(node))
+            todo += parts(node)
     return stored, read
 
 
@@ -512,9 +513,9 @@ def _defined(scope: Scope, statement: Any) -> bool:
     return getattr(known, "node", None) is statement
 
 
+@functools.lru_cache(maxsize=4096)
 def _as_load(target: ast.expr) -> ast.expr:
-    import copy
-
+    """`x += 1` reads x, too."""
     loaded = copy.copy(target)
     loaded.ctx = ast.Load()  # type: ignore[attr-defined]
     return loaded
