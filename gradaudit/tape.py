@@ -211,8 +211,11 @@ class Event:
     step, clear  `optimizer` (or, where it is unknown, whoever holds `leaves`) steps them / zeroes their gradient
     copy         `leaves` become a copy of `sources` (deepcopy, load_state_dict, assign, hard update)
     soft_update  `leaves` = weight * leaves + (1 - weight) * sources; `weight` is None where it is not known
-    alias        one network under two names
+    offer        `leaves` may be updated by what is not on the tape: a method that nobody calls here, a caller, a library
+    alias        one network under two names; the location is where it got the second one
     freeze, unfreeze   requires_grad of `leaves`
+
+    `conditional`: in a branch whose condition the text leaves open (`if step % 100 == 0`).
     """
 
     kind: str
@@ -225,6 +228,7 @@ class Event:
     sink: Sink | None = None
     loops: tuple[int, ...] = ()
     guard: Guard = ALWAYS
+    conditional: bool = False
 
 
 @dataclass(eq=False, slots=True)

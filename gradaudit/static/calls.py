@@ -100,13 +100,16 @@ class Calls(Machine):
         at = self.line_node
         results = []
         assumed = self.assumed
-        for part in most_derived(informed(union.alternatives), self):
+        parts = most_derived(informed(union.alternatives), self)
+        self.undecided_callee += len(parts) > 1
+        for part in parts:
             guard = union.guard_of(part)
             if any(assumed.get(key, value) is not value for key, value in guard):
                 continue
             self.line_node, self.assumed = at, {**assumed, **dict(guard)}
             results.append((self.call(part, args, keywords, extra), guard))
         self.assumed = assumed
+        self.undecided_callee -= len(parts) > 1
         joined = self.join(results)
         return Unknown("result") if joined is MISSING else joined
 
@@ -298,6 +301,7 @@ class Calls(Machine):
 
     def call_unknown(self, name: str, args: Args, keywords: Keywords, receiver: list[Node] | None = None) -> Any:
         """Gradient passes from what is computed and given to the result; without any it is a new unknown."""
+        self.expose(*args, *keywords.values())
         nodes: dict[Node, None] = dict.fromkeys(receiver or ())
         for value in (*args, *keywords.values()):
             nodes.update(dict.fromkeys(self.nodes_of(value)))

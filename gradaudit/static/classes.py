@@ -182,6 +182,7 @@ class Classes(Machine):
     # -- instances ---------------------------------------------------------------------------------------------------
     def instantiate(self, cls: ClassValue, args: Args, keywords: Keywords, entry: bool = False) -> Any:
         instance = Instance(cls)
+        self.made.append(instance)
         if self.is_record(cls):
             for value in args:
                 if isinstance(value, Mapping):

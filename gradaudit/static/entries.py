@@ -47,7 +47,7 @@ class Entries:
         run.main_file = module.file
         run.called = set()
         if self.script:
-            self._entry("<script>", self._script)
+            self._entry("<script>", self._script, "script")
         for statement in module.tree.body:
             if isinstance(statement, ast.ClassDef):
                 self._class_entry(statement)
@@ -57,7 +57,7 @@ class Entries:
         return self.tapes
 
     # -- one entry ---------------------------------------------------------------------------------------------------
-    def _entry(self, name: str, execute: Any) -> None:
+    def _entry(self, name: str, execute: Any, kind: str = "function") -> None:
         run = self.run
         run.start(self.module.framework)
         run.file, run.function = self.module.display, ""
@@ -67,6 +67,8 @@ class Entries:
             run.reset_control()
             run.file = self.module.display
             self._leftovers()
+            run.reset_control()
+            run.offer(run.called - called, kind)
         except OutOfBudget:
             pass
         except RecursionError:
@@ -125,7 +127,7 @@ class Entries:
         except (OutOfBudget, RecursionError):
             return
         if roots or returned:
-            self._entry(cls.name, lambda: self._drive(cls, roots, returned))
+            self._entry(cls.name, lambda: self._drive(cls, roots, returned), "class")
 
     def _drive(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         """Make an instance and call its roots, twice: what one stored, another may read the next time."""

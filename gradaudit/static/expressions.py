@@ -22,6 +22,7 @@ from gradaudit.static.values import (
     Mapping,
     Parameters,
     Sequence,
+    StateDict,
     Super,
     Union,
     Unknown,
@@ -256,6 +257,8 @@ class Expressions(Machine):
             return not value.plain
         if isinstance(value, (Const, Function, External, Bound)):
             return False
+        if isinstance(value, StateDict):
+            return True
         return bool(self.nodes_of(value))
 
     def _scalar(self, op: str, left: Any, right: Any) -> Any:
@@ -377,7 +380,9 @@ class Expressions(Machine):
         for evaluate, literals in arms:
             saved = dict(self.assumed)
             self.assumed.update(literals)
+            self.undecided += 1
             results.append((evaluate(), literals))
+            self.undecided -= 1
             self.assumed = saved
         self.line_node = at
         return self.join(results, "switch" if any(literals for _, literals in arms) else "")

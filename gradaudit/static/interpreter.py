@@ -21,8 +21,10 @@ from gradaudit.static.library import Library
 from gradaudit.static.methods import Methods
 from gradaudit.static.names import Names
 from gradaudit.static.networks import Networks
+from gradaudit.static.offers import Offers
 from gradaudit.static.statements import Statements
 from gradaudit.static.tensors import Tensors
+from gradaudit.static.updates import Updates
 from gradaudit.static.values import Gradient
 from gradaudit.tape import Node, Sink
 
@@ -42,6 +44,8 @@ class Interpreter(
     Methods,
     Tensors,
     Networks,
+    Updates,
+    Offers,
     Differentiation,
 ):
     """Executes text with abstract values and writes a tape."""
@@ -52,6 +56,10 @@ class Interpreter(
         self.callers = Callers(files)
         self.references: dict[ast.AST, tuple[set[str], bool]] = {}
         self.frozen: dict[Any, Any] = {}
+        self.scaled: dict[Any, Any] = {}
+        self.kept = {}
+        self.made = []
+        self.exposed = []
         self.hypers = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
         self.leaf_networks: dict[Node, Any] = {}
@@ -65,6 +73,10 @@ class Interpreter(
         self.begin_entry()
         self.current_framework = framework
         self.frozen = {}
+        self.scaled = {}
+        self.kept = {}
+        self.made = []
+        self.exposed = []
         self.hypers = {}
         self.leaf_parts = {}
         self.leaf_networks = {}

@@ -17,6 +17,7 @@ from gradaudit.static.values import (
     Mapping,
     Parameters,
     Sequence,
+    StateDict,
     Union,
     Unknown,
     plain,
@@ -49,6 +50,8 @@ class Items(Machine):
         if isinstance(value, Union):
             joined = self.join([(self.get_item(part, index, text), ALWAYS) for part in value.alternatives])
             return Unknown("item") if joined is MISSING else joined
+        if isinstance(value, (StateDict, Parameters)):  # any of them stands for all
+            return value
         if isinstance(value, (External, ClassValue)):  # a generic class with its parameters
             return value
         if isinstance(value, Const) and isinstance(index, Const):
@@ -181,6 +184,8 @@ class Items(Machine):
                 self.set_item(part, index, new)
         elif isinstance(value, Instance):
             self._set_in_instance(value, index, new)
+        elif isinstance(value, StateDict):
+            self.put(value.cell, "written", new)
 
     def _set_in_sequence(self, value: Sequence, index: Any, new: Any) -> None:
         items = value.items

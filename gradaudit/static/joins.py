@@ -152,11 +152,14 @@ class Joins(Machine):
         for run, literals in arms:
             self.journal = []
             self.assumed = {**assumed_before, **dict(literals)}
+            self.undecided += 1
             try:
                 ending = run()
             except BaseException:
                 self.journal = outer if outer is None else outer + self.journal
                 raise
+            finally:
+                self.undecided -= 1
             # what was assumed to get to the end of the arm holds where it joins
             reached = literals if ending else literals | _news(self.assumed, assumed_before)
             results.append((ending, reached, self.undo(self.journal)))

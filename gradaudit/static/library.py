@@ -8,6 +8,7 @@ from typing import Any
 from gradaudit.models import Row
 from gradaudit.static.calls import is_computed
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     MISSING,
     NONE,
@@ -61,6 +62,7 @@ class Library(Machine):
 
     def _unmodelled_name(self, path: str, root: str, args: Args, keywords: Keywords) -> Any:
         tail = path.rsplit(".", 1)[-1]
+        self.expose(*args, *keywords.values())
         if tail[:1].isupper() and tail.endswith(
             ("Optimizer", "Adam", "AdamW", "SGD", "RMSprop", "Lion", "Muon", "Adafactor")
         ):
@@ -82,6 +84,9 @@ class Library(Machine):
 
     # -- kinds of rows -----------------------------------------------------------------------------------------------
     def _operation(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        if args and self.written_in(keywords.get("out")):
+            self.write_into(keywords["out"], row.path.rsplit(".", 1)[-1], args, keywords)
+            return keywords["out"]
         if row.extra.get("overloads") in ("max", "min"):
             return self.max_like(row, args, keywords)
         if row.extra.get("overloads") == "cast":
@@ -151,8 +156,11 @@ class Library(Machine):
         return args[0]
 
     def _in_place_function(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        name = row.path.rsplit(".", 1)[-1].removeprefix("_foreach_")
         if args and isinstance(args[0], Node):
-            return self.tensor_method(args[0], row.path.rsplit(".", 1)[-1], args[1:], keywords)
+            return self.tensor_method(args[0], name, args[1:], keywords)
+        if args and isinstance(args[0], (Parameters, StateDict, Sequence)) and name in IN_PLACE:
+            self.write_in_parameters(self.written_in(args[0]), name, args[1:], keywords)
         return NONE
 
     def _new_module(self, row: Row, args: Args, keywords: Keywords) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gradaudit.static.calls import is_computed
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     MISSING,
     NONE,
@@ -220,6 +221,10 @@ class Methods(Machine):
             return Sequence((), Unknown("module"))
         if self.is_record_instance(instance):
             return self._record(instance, name, args, keywords)
+        if name == "update_parameters" and args:  # of an averaged model
+            self.updated(self.parameters_of(instance), self.parameters_of(args[0]), "soft_update")
+            return NONE
+        self.expose(instance, *args)
         if self.is_module(instance):
             return (
                 self.call_module_opaquely(instance, args, keywords) if self._computed(args, keywords) else Unknown(name)
@@ -265,10 +270,8 @@ class Methods(Machine):
         return record
 
     def _load(self, leaves: list[Node], source: Any) -> Any:
-        if isinstance(source, StateDict) and source.leaves and set(source.leaves) != set(leaves):
-            self.event("copy", leaves=tuple(leaves), sources=source.leaves)
-        elif isinstance(source, Mapping):
-            self.parameter_write(leaves, list(source.entries.values()), "soft_update")
+        if isinstance(source, (StateDict, Parameters, Mapping, Sequence, Node)):
+            self.parameter_write(leaves, source)
         return NONE
 
     # -- unknown objects ---------------------------------------------------------------------------------------------
@@ -338,9 +341,8 @@ class Methods(Machine):
         return NONE
 
     def _parameters(self, value: Parameters, name: str, args: Args, keywords: Keywords) -> Any:
-        if name in ("copy_", "lerp_", "add_", "mul_", "assign", "assign_add", "assign_sub"):
-            kinds = {"copy_": "copy", "assign": "copy", "mul_": "scale"}
-            self.parameter_write(list(value.leaves), [*args, *keywords.values()], kinds.get(name, "soft_update"))
+        if name in IN_PLACE:
+            self.write_in_parameters(list(value.leaves), name, args, keywords)
             return value
         if name in ("append", "extend", "__add__") and args:
             return NONE
@@ -356,6 +358,9 @@ class Methods(Machine):
         return self.node("call", [Edge(leaf) for leaf in value.leaves[:40]], detail="." + name)
 
     def _state_dict(self, value: StateDict, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in IN_PLACE:
+            self.write_in_parameters(list(value.leaves), name, args, keywords)
+            return value
         if name == "items":
             return Sequence((), Sequence((plain("key"), value)))
         if name == "values":

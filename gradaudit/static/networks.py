@@ -50,6 +50,8 @@ class Networks(Machine):
 
     def unknown_is_module(self, value: Unknown) -> bool:
         if value.is_module is None:
+            if isinstance(value.default, (bool, int, float, str)):
+                return False  # a setting: how many critics, whether they share something
             if isinstance(value.annotation, External):
                 value.is_module = value.annotation.path == "torch.nn.Module"
             elif isinstance(value.annotation, ClassValue):
@@ -204,6 +206,8 @@ class Networks(Machine):
         """A network gets its name and its owner from where it is first kept."""
         network = owner.network if isinstance(owner, Instance) and self.is_module(owner) else None
         if isinstance(value, Instance):
+            if self.is_module(value):
+                self.keep(owner, name, value)
             if (
                 value is not owner
                 and value.network.parent is None
@@ -341,6 +345,7 @@ class Networks(Machine):
     def call_object(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Something that is not understood is called: a network, an optimizer's constructor, an environment's step."""
         parent, name = function.parent, function.name
+        self.expose(*args, *keywords.values())
         made = self._optimizer_like(function, args, keywords)
         if made is not None:
             return made
@@ -672,23 +677,6 @@ class Networks(Machine):
             self.put(self.frozen, leaf, not value)
         if leaves:
             self.event("unfreeze" if value else "freeze", leaves=tuple(leaves))
-
-    def parameter_write(self, nodes: list[Node], new: Any, kind: str) -> None:
-        """Values are written into parameters: from other parameters it is an update of a copy."""
-        values = new if isinstance(new, list) else [new]
-        sources: dict[Node, None] = {}
-        for value in values:
-            if isinstance(value, (Parameters, StateDict)):
-                sources.update(dict.fromkeys(value.leaves))
-            else:
-                for node in self.nodes_of(value):
-                    sources.update(dict.fromkeys(self.leaves_behind(node)))
-        others = tuple(leaf for leaf in sources if leaf not in nodes)
-        if others:
-            itself = any(leaf in sources for leaf in nodes)
-            self.event(
-                "soft_update" if itself or kind == "soft_update" else "copy", leaves=tuple(nodes), sources=others
-            )
 
     def leaves_behind(self, node: Node) -> list[Node]:
         """The parameters that a value is computed from, a few steps back."""

@@ -120,6 +120,8 @@ class State:
         self.function = ""
         self.applied: Node | None = None
         self.second_passes = 0
+        self.undecided = 0  # branches around us whose condition is open
+        self.undecided_callee = 0
 
     def tick(self) -> int:
         self.time += 1
@@ -229,7 +231,13 @@ class State:
 
     def event(self, kind: str, **facts: Any) -> Event:
         made = Event(
-            kind, self.tick(), self.location(), loops=self.loop_keys, guard=frozenset(self.assumed.items()), **facts
+            kind,
+            self.tick(),
+            self.location(),
+            loops=self.loop_keys,
+            guard=frozenset(self.assumed.items()),
+            conditional=bool(self.undecided),
+            **facts,
         )
         self.events.append(made)
         return made
@@ -331,6 +339,8 @@ class State:
             keys, self.loop_keys = self.loop_keys, ()
             unknown.node = self.leaf("input", unknown.name)
             self.loop_keys = keys
+            if isinstance(unknown.default, (int, float)):
+                unknown.node.detail = repr(unknown.default)
             unknown.node.marks = unknown.marks
         return unknown.node
 

@@ -23,14 +23,17 @@ from gradaudit.static.values import (
     Instance,
     Mapping,
     OptimizerValue,
+    Parameters,
     Partial,
     Sequence,
+    StateDict,
     Union,
     Unknown,
 )
 from gradaudit.tape import ALWAYS, Edge, Guard, Node
 
 GOES_ON = ""
+IN_PLACE_OPERATORS: dict[type, str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
 
 
 class Statements(Machine):
@@ -91,6 +94,10 @@ class Statements(Machine):
         if isinstance(current, Sequence) and isinstance(statement.op, ast.Add):
             self.call_method(current, "extend", [value], {})
             return GOES_ON
+        if isinstance(current, (Parameters, StateDict)) and isinstance(statement.target, ast.Name):
+            name = IN_PLACE_OPERATORS.get(type(statement.op), "")
+            self.write_in_parameters(list(current.leaves), name, [value], {})
+            return GOES_ON
         if isinstance(current, Mapping) and isinstance(statement.op, ast.BitOr):
             self.call_method(current, "update", [value], {})
             return GOES_ON
@@ -128,6 +135,8 @@ class Statements(Machine):
         elif isinstance(value, Instance):
             if not value.network.name:
                 value.network.name = name
+            if self.is_module(value):
+                self.keep(home, name, value)
         elif isinstance(value, OptimizerValue):
             value.optimizer.name = value.optimizer.name or name
         elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:

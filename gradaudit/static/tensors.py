@@ -6,6 +6,7 @@ from typing import Any
 
 from gradaudit.models import Row
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     NONE,
     Bound,
@@ -13,7 +14,9 @@ from gradaudit.static.values import (
     External,
     Mapping,
     OptimizerValue,
+    Parameters,
     Sequence,
+    StateDict,
     Union,
     Unknown,
     plain,
@@ -22,7 +25,6 @@ from gradaudit.tape import ALWAYS, Edge, Leaf, Node
 
 KEEPS_CONSTANTS = frozenset({"pow", "mul", "add", "sub", "div", "where", "maximum", "minimum", "clamp"})
 GRADIENT_FREE_TYPES = ("int", "long", "bool", "short", "byte", "char")
-PARAMETER_WRITES = {"copy_": "copy", "lerp_": "soft_update", "mul_": "scale", "add_": "soft_update"}
 VIEWS = frozenset({"getitem", "reshape", "cast", "stop"})
 
 
@@ -37,6 +39,8 @@ class Tensors(Machine):
             if value.plain:
                 return self.node("const", detail=value.name)
             return self.current(self.input_node(value))
+        if isinstance(value, StateDict) and value.leaves:
+            return self.stop(self.tensor(Parameters(value.leaves)), "state_dict")
         nodes = self.nodes_of(value)
         if len(nodes) == 1 and not isinstance(value, (Sequence, Mapping)):
             return nodes[0]
@@ -145,7 +149,7 @@ class Tensors(Machine):
             return receiver
         if name == "requires_grad_":
             return self._requires_grad(node, args, keywords)
-        if name in PARAMETER_WRITES and self._parameters_behind(receiver):
+        if name in IN_PLACE and self.storage_of(receiver):
             return self._write_parameter(receiver, name, args, keywords)
         if node.op == "dist":
             return self.distribution_method(node, name, args, keywords)
@@ -324,7 +328,8 @@ class Tensors(Machine):
         self.put(self.versions, base, made)
 
     # -- parameters as tensors ---------------------------------------------------------------------------------------
-    def _parameters_behind(self, node: Node) -> list[Node]:
+    def storage_of(self, node: Node) -> list[Node]:
+        """The parameter that a tensor is a view of."""
         for _ in range(6):
             if node.leaf is not None:
                 return [node] if node.leaf.kind == "param" else []
@@ -334,8 +339,8 @@ class Tensors(Machine):
         return []
 
     def _write_parameter(self, receiver: Node, name: str, args: Args, keywords: Keywords) -> Any:
-        leaves = self._parameters_behind(receiver)
-        self.parameter_write(leaves, [*args, *keywords.values()], PARAMETER_WRITES[name])
+        leaves = self.storage_of(receiver)
+        self.write_in_parameters(leaves, name, args, keywords)
         return receiver
 
 

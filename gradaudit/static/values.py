@@ -277,12 +277,17 @@ class Parameters(Value):
 
 
 class StateDict(Value):
-    """A snapshot of a network's parameters."""
+    """A snapshot of a network's parameters, and what was written into its entries since."""
 
-    __slots__ = ("leaves",)
+    __slots__ = ("cell", "leaves")
 
     def __init__(self, leaves: tuple[Node, ...]) -> None:
         self.leaves = leaves
+        self.cell: dict[str, Any] = {}
+
+    @property
+    def written(self) -> Any:
+        return self.cell.get("written")
 
 
 class Union(Value):

@@ -1,0 +1,296 @@
+"""Writes into parameters: copies, averages and their weights, and a network that is written with itself.
+
+What is written is read as a weighted sum of the old value and of other parameters. Numbers that are not known are NaN:
+they make every weight that depends on them unknown, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.values import (
+    MISSING,
+    Const,
+    Instance,
+    Mapping,
+    Parameters,
+    Sequence,
+    StateDict,
+    Unknown,
+)
+from gradaudit.tape import DATA, Event, Location, Network, Node
+
+UNKNOWN = math.nan
+IN_PLACE = frozenset({
+    "copy_", "lerp_", "add_", "sub_", "mul_", "div_", "assign", "assign_add", "assign_sub", "set_", "addcmul_",
+})  # fmt: skip
+SAME = frozenset({"stop", "reshape", "cast", "identity", "clone", "copy", "flatten", "getitem"})
+MOST = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """`old` times what is overwritten, plus `new` times other parameters (`sources`), plus `number`."""
+
+    old: float = 0.0
+    new: float = 0.0
+    number: float = 0.0
+    sources: frozenset[Node] = frozenset()
+
+    def scaled(self, factor: float) -> Mix:
+        def times(weight: float) -> float:
+            return weight * factor if weight else 0.0
+
+        return Mix(times(self.old), times(self.new), times(self.number), self.sources)
+
+    def plus(self, other: Mix) -> Mix:
+        total = self.old + other.old, self.new + other.new, self.number + other.number
+        return Mix(*total, self.sources | other.sources)
+
+    def times(self, other: Mix) -> Mix:
+        for one, factor in ((self, other), (other, self)):
+            if not factor.old and not factor.new:
+                return one.scaled(factor.number)
+        return Mix(UNKNOWN, UNKNOWN, UNKNOWN, self.sources | other.sources)
+
+    def over(self, other: Mix) -> Mix:
+        plain = not other.old and not other.new and other.number
+        return self.times(Mix(number=1 / other.number if plain else UNKNOWN))
+
+    @property
+    def weight(self) -> float | None:
+        """The weight of the old value, where this is an average of old and new."""
+        average = abs(self.old + self.new - 1) < 1e-6 and self.number == 0
+        return round(self.old, 9) if average else None
+
+
+SELF = Mix(old=1.0)
+"""What is overwritten, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A name under which a network is kept; `home` tells the object, mapping or scope that has the name."""
+
+    home: int
+    name: str
+    location: Location
+    conditional: bool
+
+
+class Updates(Machine):
+    kept: dict[Network, tuple[Instance, list[Place]]]
+    scaled: dict[Any, Any]
+
+    # -- writes ------------------------------------------------------------------------------------------------------
+    def parameter_write(self, leaves: list[Node], new: Any) -> None:
+        """The parameters become `new`."""
+        self._write(leaves, self._mix(new, frozenset(leaves)))
+
+    def write_in_parameters(
+        self, leaves: list[Node], name: str, args: Args, keywords: Keywords, base: Mix = SELF
+    ) -> None:
+        """A method that writes parameters in place; `base` is what it starts from."""
+        values = [*args, *(keywords[key] for key in ("other", "value", "end", "input") if key in keywords)]
+        if not values:
+            return
+        mix = self._mix(values[0], frozenset(leaves))
+        if name in ("copy_", "assign", "set_"):
+            self._write(leaves, mix)
+        elif name in ("mul_", "div_") and base is SELF:
+            self._scale(leaves, mix if name == "mul_" else Mix(number=1.0).over(mix))
+        elif name in ("mul_", "div_"):
+            self._write(leaves, base.times(mix) if name == "mul_" else base.over(mix))
+        elif name == "lerp_":
+            weight = self.number(values[1] if len(values) > 1 else keywords.get("weight"))
+            self._write(leaves, base.scaled(1 - weight).plus(mix.scaled(weight)))
+        elif name in ("add_", "sub_", "assign_add", "assign_sub"):
+            alpha = self.number(keywords.get("alpha", Const(1)))
+            self._write(leaves, base.plus(mix.scaled(-alpha if "sub" in name else alpha)))
+        else:
+            sources = self._mix(values, frozenset(leaves)).sources
+            self._write(leaves, Mix(UNKNOWN, UNKNOWN, UNKNOWN, sources))
+
+    def write_into(self, out: Any, name: str, args: Args, keywords: Keywords) -> None:
+        """`torch.add(t, p, alpha=tau, out=t)`."""
+        leaves = self.written_in(out)
+        self.write_in_parameters(leaves, name + "_", args[1:], keywords, self._mix(args[0], frozenset(leaves)))
+
+    def written_in(self, value: Any) -> list[Node]:
+        """The parameters that are written where a value is."""
+        if isinstance(value, Sequence):
+            return [leaf for part in (*value.items, value.rest) for leaf in self.written_in(part)]
+        if isinstance(value, (Parameters, StateDict)):
+            return list(value.leaves)
+        return self.storage_of(value) if isinstance(value, Node) else []
+
+    def _scale(self, leaves: list[Node], factor: Mix) -> None:
+        """`t.mul_(0.99)`: half of an average; the other half is added next."""
+        if factor.sources:
+            self._write(leaves, Mix(UNKNOWN, UNKNOWN, UNKNOWN, factor.sources))
+            return
+        for leaf in leaves:
+            self.put(self.scaled, leaf, self.scaled.get(leaf, 1.0) * factor.number)
+
+    def _write(self, leaves: list[Node], mix: Mix) -> None:
+        pending = {self.scaled.get(leaf, 1.0) for leaf in leaves}
+        for leaf in leaves:
+            if leaf in self.scaled:
+                self.drop(self.scaled, leaf)
+        if len(pending) == 1 and (factor := pending.pop()) != 1.0:
+            mix = Mix(mix.old * factor, mix.new, mix.number, mix.sources)
+        if mix.sources:
+            kind = "soft_update" if mix.old != 0 else "copy"
+            self.event(kind, leaves=tuple(leaves), sources=_in_order(mix.sources), weight=mix.weight)
+        elif mix.old > 0 and leaves:
+            self.written_with_itself(leaves)
+
+    def updated(self, leaves: list[Node], sources: Iterable[Node], kind: str, weight: float | None = None) -> None:
+        """An update of which both sides are known as a whole."""
+        others = tuple(leaf for leaf in dict.fromkeys(sources) if leaf not in leaves)
+        if others:
+            self.event(kind, leaves=tuple(leaves), sources=others, weight=weight)
+        elif set(sources) == set(leaves):
+            self.written_with_itself(leaves)
+
+    # -- one network under two names ---------------------------------------------------------------------------------
+    def keep(self, home: object, name: str, value: Instance) -> None:
+        """A network is kept under a name."""
+        places = self.kept.setdefault(value.network, (value, []))[1]
+        if len(places) < 12 and all((place.home, place.name) != (id(home), name) for place in places):
+            places.append(Place(id(home), name, self.location(), bool(self.undecided or self.assumed)))
+
+    def written_with_itself(self, leaves: list[Node]) -> None:
+        """A copy of a network into itself says that it was meant to be two: told where it got its second name."""
+        if self.undecided_callee:
+            return
+        owner = leaves[0].leaf.owner if leaves and leaves[0].leaf is not None else None
+        for network in owner.chain() if owner is not None else ():
+            instance, places = self.kept.get(network, (None, []))
+            if instance is None or set(self.parameters_of(instance)) != set(leaves):
+                continue
+            second = _second(places)
+            if second is not None and not second.conditional:
+                self.alias(leaves, second.location)
+            return
+
+    def alias(self, leaves: list[Node], location: Location) -> None:
+        known = any(event.kind == "alias" and event.location == location for event in self.events)
+        if not known:
+            self.events.append(Event("alias", self.tick(), location, leaves=tuple(leaves), loops=self.loop_keys))
+
+    # -- what is written ---------------------------------------------------------------------------------------------
+    def number(self, value: Any) -> float:
+        """The number that a value is known to be, by default at least; NaN where it is not."""
+        if isinstance(value, Const):
+            return float(value.value) if isinstance(value.value, (int, float)) else UNKNOWN
+        if isinstance(value, Unknown):
+            default = value.default
+            return float(default) if isinstance(default, (int, float)) else UNKNOWN
+        if isinstance(value, Node):
+            mix = self._mix(value, frozenset())
+            return UNKNOWN if mix.sources else mix.number
+        return UNKNOWN
+
+    def _mix(self, value: Any, written: frozenset[Node]) -> Mix:
+        if isinstance(value, StateDict) and value.written is not None:
+            return self._mix(value.written, written)
+        if isinstance(value, (Parameters, StateDict)):
+            return _of_leaves(value.leaves, written)
+        if isinstance(value, (Const, Unknown)) and not self._is_network(value):
+            return Mix(number=self.number(value))
+        if isinstance(value, Node):
+            return self._mix_of_node(self.current(value), written, {})
+        if isinstance(value, (Sequence, Mapping, list)):
+            return self._mix_of_parts(value, written)
+        if isinstance(value, Instance):
+            return _of_leaves(self.parameters_of(value), written) if self.is_module(value) else Mix(number=UNKNOWN)
+        return Mix(number=UNKNOWN)
+
+    def _is_network(self, value: Any) -> bool:
+        return isinstance(value, Unknown) and value.leaf is not None
+
+    def _mix_of_parts(self, value: Any, written: frozenset[Node]) -> Mix:
+        """The values of a dictionary of parameters, or a list of them: each is written into its own."""
+        parts = value
+        if isinstance(value, Sequence):
+            parts = [part for part in (*value.items, value.rest) if part is not None]
+        elif isinstance(value, Mapping):
+            parts = [part for part in value.entries.values() if part is not MISSING]
+        mixes = [self._mix(part, written) for part in parts[:64]]
+        sources = frozenset(leaf for mix in mixes for leaf in mix.sources)
+        weights = {(mix.old, mix.new, mix.number) for mix in mixes}
+        return Mix(*weights.pop(), sources) if len(weights) == 1 else Mix(UNKNOWN, UNKNOWN, UNKNOWN, sources)
+
+    def _mix_of_node(self, node: Node, written: frozenset[Node], known: dict[Node, Mix]) -> Mix:
+        if node not in known:
+            known[node] = Mix(UNKNOWN, UNKNOWN, UNKNOWN)  # while it is being read: a loop
+            known[node] = self._read(node, written, known)
+        return known[node]
+
+    def _read(self, node: Node, written: frozenset[Node], known: dict[Node, Mix]) -> Mix:
+        leaf = node.leaf
+        if leaf is not None and leaf.kind in ("param", "arg"):
+            return _of_leaves((node,), written)
+        if leaf is not None or node.op == "const":
+            return Mix(number=_parsed(node.detail))
+        parts = [edge.source for edge in node.inputs if edge.kind == DATA]
+        if node.op in SAME and parts:
+            return self._mix_of_node(parts[0], written, known)
+        if node.op == "pack":
+            return _pack([self._mix_of_node(part, written, known) for part in parts])
+        count, combine = COMBINE.get(node.op, (0, None))
+        if combine is not None and len(parts) == count and len(known) < MOST:
+            return combine(*(self._mix_of_node(part, written, known) for part in parts))  # type: ignore[no-any-return]
+        behind = frozenset(self.leaves_behind(node))
+        old, new = UNKNOWN if behind & written else 0.0, UNKNOWN if behind - written else 0.0
+        return Mix(old, new, UNKNOWN, behind - written)
+
+
+def _of_leaves(leaves: Iterable[Node], written: frozenset[Node]) -> Mix:
+    found = frozenset(leaves)
+    sources = found - written
+    return Mix(1.0 if found & written else 0.0, 1.0 if sources else 0.0, 0.0, sources)
+
+
+def _pack(mixes: list[Mix]) -> Mix:
+    """Parameters of one network, side by side: each is a summand of its own."""
+    sources = frozenset(leaf for mix in mixes for leaf in mix.sources)
+    return Mix(max((mix.old for mix in mixes), default=0.0), max((mix.new for mix in mixes), default=0.0), 0.0, sources)
+
+
+def _lerp(start: Mix, end: Mix, weight: Mix) -> Mix:
+    return start.times(Mix(number=1.0).plus(weight.scaled(-1))).plus(end.times(weight))
+
+
+COMBINE: dict[str, tuple[int, Any]] = {
+    "add": (2, Mix.plus),
+    "sub": (2, lambda one, other: one.plus(other.scaled(-1))),
+    "mul": (2, Mix.times),
+    "div": (2, Mix.over),
+    "neg": (1, lambda one: one.scaled(-1)),
+    "lerp": (3, _lerp),
+}
+
+
+def _parsed(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return UNKNOWN
+
+
+def _in_order(leaves: Iterable[Node]) -> tuple[Node, ...]:
+    return tuple(sorted(leaves, key=lambda leaf: leaf.time))
+
+
+def _second(places: list[Place]) -> Place | None:
+    """The last place that is another name in the same object or scope."""
+    for index in range(len(places) - 1, 0, -1):
+        if any(place.home == places[index].home for place in places[:index]):
+            return places[index]
+    return None

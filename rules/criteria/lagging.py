@@ -1,0 +1,145 @@
+"""Networks that follow another one: who writes whom, when, with which weight, and what is bootstrapped from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.bootstrap import is_bootstrap
+from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.expand import expand
+from gradaudit.rules.criteria.marks import names
+from gradaudit.rules.criteria.report import label, listed
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.tape import INDEX, PARAMETER, Event, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+UPDATES = ("copy", "soft_update")
+
+
+class Lagging:
+    """The updates of one tape."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.facts = roles(analysis)
+        tape = analysis.tape
+        self.updates = [event for event in tape.events if event.kind in UPDATES]
+        self.offered = {leaf for event in tape.events if event.kind == "offer" for leaf in event.leaves}
+        self._sinks = [sink for sink in tape.sinks if sink.kind != "library"]
+        self._first = min((sink.time for sink in self._sinks), default=0)
+        self._loops = {loop for sink in self._sinks for loop in sink.loops}
+        self._later = {(event.location, event.leaves) for event in self.updates if event.time > self._first}
+
+    def initial(self, event: Event) -> bool:
+        """Does it happen before training only: where the copy is made?"""
+        if event.time > self._first or self._loops & set(event.loops):
+            return False
+        later = {location for location, _ in self._later}
+        return event.location not in later
+
+    @cached_property
+    def going_on(self) -> list[Event]:
+        """The updates that training repeats."""
+        return [event for event in self.updates if not self.initial(event)]
+
+    @cached_property
+    def bootstrapped(self) -> set[Node]:
+        """The copies that some loss takes the value of the next state from, to train what they are copies of."""
+        found: set[Node] = set()
+        for view in self.analysis.views:
+            for meeting in discrepancies(view):
+                if len(meeting.sides) != 2:
+                    continue
+                for mine, other in (meeting.sides, meeting.sides[::-1]):
+                    found |= self._bootstrapped(view, mine.source, other.source, meeting.entropy)
+        return found
+
+    def _bootstrapped(self, view: View, mine: Node, other: Node, entropy: bool) -> set[Node]:
+        analysis = view.analysis
+        total, against = expand(analysis, mine), expand(analysis, other)
+        if not total.network() or not against.network() or not is_bootstrap(view, total, against, entropy):
+            return set()
+        trained = {leaf for atom in against.network() for leaf in _heads(atom.node)}
+        values = {leaf for atom in total.network() for leaf in _heads(atom.node)}
+        return {leaf for leaf in values - trained if self.originals[leaf] & trained}
+
+    @cached_property
+    def originals(self) -> dict[Node, set[Node]]:
+        """Leaf -> what it was copied from, parameter by parameter where the two sides match."""
+        found: dict[Node, set[Node]] = defaultdict(set)
+        for event in self.updates:
+            leaves = sorted(event.leaves, key=lambda leaf: leaf.time)
+            sources = sorted(event.sources, key=lambda leaf: leaf.time)
+            for position, leaf in enumerate(leaves):
+                found[leaf].update((sources[position],) if len(leaves) == len(sources) else sources)
+        return found
+
+    @cached_property
+    def repeated(self) -> bool:
+        """Is there a training loop, or a step that is taken more than once?"""
+        trained: dict[object, int] = {}
+        for view in self.analysis.views:
+            if view.sink.kind == "library":
+                continue
+            reached = view.live(view.sink.loss)
+            if view.sink.loops or reached & trained.get(view.sink.location, 0):
+                return True
+            trained[view.sink.location] = reached | trained.get(view.sink.location, 0)
+        return False
+
+    def bootstraps(self, leaves: Iterable[Node]) -> bool:
+        return bool(self.bootstrapped.intersection(leaves))
+
+    def reversed(self, event: Event) -> bool:
+        """Does it write the network that is trained from one that nothing else writes?"""
+        held = self.facts.held
+        if not self.facts.complete or not set(event.leaves) <= held or held & set(event.sources):
+            return False
+        if names("functions", "reset").search(event.location.function.rsplit(".", 1)[-1].lower()):
+            return False
+        sources = set(event.sources)
+        if any(sources & set(other.leaves) for other in self.going_on):
+            return False  # it follows: what comes back is an average, a snapshot, slow weights
+        return self.bootstraps(sources) or event.kind == "soft_update" and self._copied(sources)
+
+    def _copied(self, leaves: set[Node]) -> bool:
+        return all(self.facts.is_copy(leaf) for leaf in leaves)
+
+    def follows(self, event: Event) -> bool:
+        """Does a network that nobody steps follow one that is trained?"""
+        held = self.facts.held
+        return not held & set(event.leaves) and bool(held & set(event.sources))
+
+
+def _heads(node: Node) -> set[Node]:
+    """The parameters of the last layers that made a value."""
+    found: set[Node] = set()
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 300:
+        current = waiting.pop()
+        parameters = [edge.source for edge in current.inputs if edge.kind == PARAMETER]
+        if current.leaf is not None and current.leaf.kind in ("param", "arg"):
+            found.add(current)
+        found.update(parameters)
+        for edge in current.inputs if not parameters else ():
+            if edge.source not in seen and edge.kind != INDEX:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return found
+
+
+def lagging(analysis: Analysis) -> Lagging:
+    known = analysis.cache.get("lagging")
+    if not isinstance(known, Lagging):
+        known = analysis.cache["lagging"] = Lagging(analysis)
+    return known
+
+
+def called(leaves: Iterable[Node]) -> str:
+    """What a reader calls the networks of these leaves."""
+    return listed(dict.fromkeys(f"`{label(leaf)}`" for leaf in sorted(leaves, key=lambda leaf: leaf.time)))

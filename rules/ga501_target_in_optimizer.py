@@ -1,0 +1,96 @@
+"""The parameters of a target network are handed to an optimizer
+
+## What it does
+Finds an optimizer that holds the parameters of a network that a soft or hard update makes follow a trained one.
+
+## Why is this bad?
+A target network changes by its update only. In an optimizer it waits for the first gradient that gets into it: then the
+target is trained as well. Where the optimizer moves parameters without a gradient (weight decay or momentum over a
+joint tree in JAX, gradients of a joint model in Keras), it moves from the first step on.
+
+## Example
+```python
+params = itertools.chain(critic.parameters(), critic_target.parameters())
+optimizer = torch.optim.AdamW(params, lr=3e-4)
+```
+
+## Use instead
+```python
+optimizer = torch.optim.AdamW(critic.parameters(), lr=3e-4)
+```
+
+## When it is all right
+A target that was frozen before, a copy that is fine-tuned (trained, and never averaged), workers that fetch the weights
+they train from.
+
+## References
+- Lillicrap et al., Continuous control with deep reinforcement learning, 2016
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.lagging import Lagging, called, lagging
+from gradaudit.rules.criteria.update_report import update_finding
+
+if TYPE_CHECKING:
+    from gradaudit.finding import Finding
+    from gradaudit.paths import Analysis
+    from gradaudit.tape import Event, Node, Optimizer
+
+CODE, NAME = "GA501", "target-in-optimizer"
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    facts = lagging(analysis)
+    followers = {
+        leaf: event
+        for event in facts.going_on
+        for leaf in event.leaves
+        if event.kind == "soft_update" or facts.bootstraps(event.leaves)
+    }
+    told = set()
+    for event in analysis.tape.events if followers else ():
+        optimizer = event.optimizer
+        if event.kind != "hold" or optimizer is None or event.location in told:
+            continue
+        mine = [leaf for leaf in event.leaves if leaf in followers and _follows(facts, followers[leaf], optimizer)]
+        mine = [leaf for leaf in mine if not _frozen(analysis, leaf)]
+        if mine:
+            told.add(event.location)
+            yield _finding(analysis, event, mine, followers[mine[0]])
+
+
+def _follows(facts: Lagging, update: Event, optimizer: Optimizer) -> bool:
+    """Is what it follows trained, by this optimizer or another one, and nothing the other way round?"""
+    sources = set(update.sources)
+    if not sources & (facts.facts.held | optimizer.leaves):
+        return False
+    return not any(set(other.leaves) & sources for other in facts.going_on)
+
+
+def _frozen(analysis: Analysis, leaf: Node) -> bool:
+    """Is it switched off at some time? An optimizer passes over what has no gradient."""
+    return any(event.kind == "freeze" and leaf in event.leaves for event in analysis.tape.events)
+
+
+def _finding(analysis: Analysis, event: Event, leaves: list[Node], update: Event) -> Finding:
+    who = called(leaves)
+    mask = analysis.mask(leaves)
+    moved = analysis.tape.framework != "torch" or any(
+        view.sink.kind != "library" and view.live(view.sink.loss) & mask for view in analysis.views
+    )
+    what = "and moves it at every step" if moved else "and trains it as soon as gradient reaches it"
+    return update_finding(
+        analysis,
+        CODE,
+        NAME,
+        f"the optimizer holds {who}, a target network that only its update should change, {what}",
+        "error" if moved else "warning",
+        event.location,
+        fix=f"leave {who} out of the optimizer",
+        leaves=leaves,
+        also=[(update.location, f"{who} follows {called(update.sources)} here")],
+    )

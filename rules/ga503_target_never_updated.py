@@ -1,0 +1,76 @@
+"""A target network is made as a copy and never updated
+
+## What it does
+Finds a network that a loss bootstraps from, that was copied from the trained network at the start, and that no update
+writes afterwards.
+
+## Why is this bad?
+The target stays the network of before the first step. The values that are learned are those of one step of a random
+network, and nothing ever propagates further.
+
+## Example
+```python
+self.target_net = copy.deepcopy(self.net)
+...
+target = reward + gamma * self.target_net(next_obs).max(1).values   # and no load_state_dict anywhere
+```
+
+## Use instead
+```python
+if step % target_interval == 0:
+    self.target_net.load_state_dict(self.net.state_dict())
+```
+
+## When it is all right
+Reference policies, teachers and random targets that are meant to stay (nothing is bootstrapped from them), and a class
+that offers its update to its user.
+
+## References
+- Mnih et al., Human-level control through deep reinforcement learning, 2015
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.lagging import called, lagging
+from gradaudit.rules.criteria.update_report import update_finding
+
+if TYPE_CHECKING:
+    from gradaudit.finding import Finding
+    from gradaudit.paths import Analysis
+    from gradaudit.tape import Event
+
+CODE, NAME = "GA503", "target-never-updated"
+
+
+def check(analysis: Analysis) -> Iterator[Finding]:
+    facts = lagging(analysis)
+    held = facts.facts.held
+    written = {leaf for event in facts.going_on for leaf in event.leaves} | facts.offered
+    written |= {leaf for event in facts.going_on if facts.reversed(event) for leaf in event.sources}
+    told = set()
+    for event in facts.updates if facts.repeated else ():
+        leaves = set(event.leaves)
+        if event.location in told or event.conditional or event.guard or not facts.initial(event):
+            continue
+        if leaves & (held | written):
+            continue
+        if held & set(event.sources) and facts.bootstraps(leaves):
+            told.add(event.location)
+            yield _finding(analysis, event)
+
+
+def _finding(analysis: Analysis, event: Event) -> Finding:
+    target, online = called(event.leaves), called(event.sources)
+    return update_finding(
+        analysis,
+        CODE,
+        NAME,
+        f"{target} is bootstrapped from, but after this copy of {online} nothing updates it",
+        "warning",
+        event.location,
+        fix=f"update {target} from {online} while training",
+        leaves=event.leaves,
+    )
