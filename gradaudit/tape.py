@@ -207,11 +207,11 @@ class Event:
     """What happens to parameters beside the graph. `kind`:
 
     hold         `optimizer` takes `leaves`
-    backward     `sink` is differentiated
+    backward     `sink` is differentiated (in JAX: `leaves`, its arguments, are versions of the trees `sources`)
     step, clear  `optimizer` (or, where it is unknown, whoever holds `leaves`) steps them / zeroes their gradient
     copy         `leaves` become a copy of `sources` (deepcopy, load_state_dict, assign, hard update)
     soft_update  `leaves` = weight * leaves + (1 - weight) * sources; `weight` is None where it is not known
-    offer        `leaves` may be updated by what is not on the tape: a method that nobody calls here, a caller, a library
+    offer        `leaves` may be updated by what is not on the tape: a method that nobody calls, a caller, a library
     alias        one network under two names; the location is where it got the second one
     freeze, unfreeze   requires_grad of `leaves`
 

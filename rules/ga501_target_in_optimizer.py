@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from gradaudit.tape import Event, Node, Optimizer
 
 CODE, NAME = "GA501", "target-in-optimizer"
+DECAYING = frozenset({"adamw", "nadamw", "lamb", "lion", "lars", "adafactor", "fromage", "add_decayed_weights"})
+"""Transformations of a whole tree that move a parameter whose gradient is zero."""
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
@@ -66,9 +68,14 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 def _follows(facts: Lagging, update: Event, optimizer: Optimizer) -> bool:
     """Is what it follows trained, by this optimizer or another one, and nothing the other way round?"""
     sources = set(update.sources)
-    if not sources & (facts.facts.held | optimizer.leaves):
+    joint = sources & optimizer.leaves
+    if not joint and not (sources & facts.held and _steps(facts.analysis, optimizer)):
         return False
     return not any(set(other.leaves) & sources for other in facts.going_on)
+
+
+def _steps(analysis: Analysis, optimizer: Optimizer) -> bool:
+    return any(event.kind == "step" and event.optimizer is optimizer for event in analysis.tape.events)
 
 
 def _frozen(analysis: Analysis, leaf: Node) -> bool:
@@ -79,9 +86,8 @@ def _frozen(analysis: Analysis, leaf: Node) -> bool:
 def _finding(analysis: Analysis, event: Event, leaves: list[Node], update: Event) -> Finding:
     who = called(leaves)
     mask = analysis.mask(leaves)
-    moved = analysis.tape.framework != "torch" or any(
-        view.sink.kind != "library" and view.live(view.sink.loss) & mask for view in analysis.views
-    )
+    moved = event.optimizer is not None and bool(DECAYING & set(event.optimizer.name.split()))
+    moved = moved or any(view.sink.kind != "library" and view.live(view.sink.loss) & mask for view in analysis.views)
     what = "and moves it at every step" if moved else "and trains it as soon as gradient reaches it"
     return update_finding(
         analysis,

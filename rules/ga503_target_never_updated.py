@@ -47,7 +47,7 @@ CODE, NAME = "GA503", "target-never-updated"
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     facts = lagging(analysis)
-    held = facts.facts.held
+    held = facts.held
     written = {leaf for event in facts.going_on for leaf in event.leaves} | facts.offered
     written |= {leaf for event in facts.going_on if facts.reversed(event) for leaf in event.sources}
     told = set()

@@ -92,8 +92,8 @@ def _magnitude(analysis: Analysis, event: Event) -> Finding:
         analysis,
         CODE,
         NAME,
-        f"this average keeps {weight:.4g} of {target} and takes {1 - weight:.4g} of {online} at every step: the weights "
-        f"are exchanged",
+        f"this average keeps {weight:.4g} of {target} and takes {1 - weight:.4g} of {online} at every step: "
+        f"the weights are exchanged",
         "warning",
         event.location,
         fix=f"keep most of {target}: weight {1 - weight:.4g} for its old value, {weight:.4g} for {online}",

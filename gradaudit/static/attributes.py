@@ -214,6 +214,12 @@ class Attributes(Machine):
         value = self.fetch(unknown.attrs, name)
         if value is not MISSING:
             return value
+        if (
+            isinstance(unknown.flag_of, tuple)
+            and unknown.flag_of[0] == "of"
+            and name not in ("apply_gradients", "replace")
+        ):
+            return self.get_attribute(unknown.flag_of[1], name)  # a later state of it
         if name in NETWORK_METHODS or name == "step" and self.looks_like_optimizer(unknown):
             return Bound(unknown, name)
         if name in ("get", "pop", "to", "cuda", "cpu", "train", "eval", "items", "keys", "values", "float"):

@@ -97,10 +97,13 @@ class Differentiation(Machine):
         if group and not isinstance(loss, (Const, Function, Unknown)):
             sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
             self.gradient_sinks.append((sink, group))
-            self.event("backward", sink=sink)
-        grads: Any = Unknown("grads")
+            given = [
+                (leaf, self.trees[leaf]) for leaf in sorted(group, key=lambda leaf: leaf.time) if leaf in self.trees
+            ]
+            self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
+        grads: Any = _gradients()
         if isinstance(argnums, tuple) and len(argnums) > 1:
-            grads = Sequence([Unknown("grads") for _ in argnums])
+            grads = Sequence([_gradients() for _ in argnums])
         value = self.strip(loss)
         extra = self.strip(aux) if aux is not None else None
         if gradient.style in ("vjp", "linearize"):
@@ -134,6 +137,9 @@ class Differentiation(Machine):
             return self._differentiable_instance(value, group)
         leaf = self.leaf("arg", name)
         group.add(leaf)
+        for tree in self.trees_of(value)[:1]:
+            self.trees[leaf] = tree
+            self.differentiated_trees[tree] = None
         return leaf
 
     def _differentiable_instance(self, value: Instance, group: set[Node]) -> Instance:
@@ -205,6 +211,12 @@ class Differentiation(Machine):
         return self.strip(value)
 
     frozen: dict[Any, Any]
+
+
+def _gradients() -> Unknown:
+    made = Unknown("grads")
+    made.marks = frozenset({"gradient"})
+    return made
 
 
 def _parameter_name(function: Any, index: Any) -> str:

@@ -24,6 +24,7 @@ from gradaudit.static.networks import Networks
 from gradaudit.static.offers import Offers
 from gradaudit.static.statements import Statements
 from gradaudit.static.tensors import Tensors
+from gradaudit.static.trees import Trees
 from gradaudit.static.updates import Updates
 from gradaudit.static.values import Gradient
 from gradaudit.tape import Node, Sink
@@ -45,6 +46,7 @@ class Interpreter(
     Tensors,
     Networks,
     Updates,
+    Trees,
     Offers,
     Differentiation,
 ):
@@ -60,6 +62,8 @@ class Interpreter(
         self.kept = {}
         self.made = []
         self.exposed = []
+        self.trees = {}
+        self.differentiated_trees = {}
         self.hypers = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
         self.leaf_networks: dict[Node, Any] = {}
@@ -77,6 +81,8 @@ class Interpreter(
         self.kept = {}
         self.made = []
         self.exposed = []
+        self.trees = {}
+        self.differentiated_trees = {}
         self.hypers = {}
         self.leaf_parts = {}
         self.leaf_networks = {}

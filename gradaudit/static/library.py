@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,12 @@ from gradaudit.static.values import (
     plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Network, Node
+
+SELECTIVE = frozenset({
+    "multi_transform", "partition", "masked", "freeze", "selective_transform", "set_to_zero", "conditionally_mask",
+    "conditionally_transform", "GradientTransformation", "GradientTransformationExtraArgs", "stateless",
+})  # fmt: skip
+"""Transformations that need not touch everything in a tree."""
 
 FUNCTIONAL_LAYERS = ("tf.layers.", "tf.contrib.layers.", "tf.contrib.slim.", "tf.slim.", "tf.compat.v1.layers.")
 FRAMEWORK_ROOTS = frozenset({
@@ -217,7 +224,17 @@ class Library(Machine):
     def _row_optimizer(self, row: Row, args: Args, keywords: Keywords) -> Any:
         given = args[0] if args else keywords.get("params", keywords.get("parameters"))
         if row.path.startswith(("optax.", "tf.", "keras.")) or given is None:
-            return self.make_optimizer(Sequence(()), "") if not row.path.startswith("optax.") else _result(row.op)
+            if not row.path.startswith("optax."):
+                return self.make_optimizer(Sequence(()), "")
+            made = _result(row.op)
+            tail = row.path.rsplit(".", 1)[-1]
+            parts = [part for value in args for part in getattr(value, "items", (value,))]
+            if tail not in SELECTIVE and all(getattr(part, "flag_of", "") != "selective" for part in parts):
+                inner = [flag[1] for part in parts if isinstance(flag := getattr(part, "flag_of", None), tuple)]
+                made.flag_of = ("optax", " ".join([tail, *map(str, inner)]))
+            else:
+                made.flag_of = "selective"
+            return made
         return self.make_optimizer(given, "")
 
     def _distribution(self, row: Row, args: Args, keywords: Keywords) -> Any:
@@ -421,7 +438,8 @@ class Library(Machine):
         """tree_map and lax.map: the function on every leaf of the trees."""
         if len(args) < 2:
             return Unknown("tree")
-        return self._mapped(args[0], args[1:], 0)
+        made = self._mapped(args[0], args[1:], 0)
+        return self.mapped_trees(args[0], args[1:], made) if self.current_framework == "jax" else made
 
     def _mapped(self, function: Any, trees: list[Any], depth: int) -> Any:
         first = trees[0]
@@ -485,22 +503,26 @@ class Library(Machine):
         return NONE
 
     def _t_deepcopy(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return self.clone(args[0]) if args else NONE
+        return _deepcopy(self, args, keywords)
 
     def _t_kl(self, row: Row, args: Args, keywords: Keywords) -> Any:
         return self.node("kl_divergence", [Edge(self.tensor(value)) for value in args[:2]])
 
     def _t_apply_updates(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return _result("params")
+        return self.version(args[0]) if args else _result("params")
 
     def _t_incremental(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        """optax.incremental_update(new, old, step_size), periodic_update: a copy's update."""
-        if len(args) >= 2:
-            new = [leaf for node in self.nodes_of(args[0]) for leaf in self.leaves_behind(node)]
-            old = [leaf for node in self.nodes_of(args[1]) for leaf in self.leaves_behind(node)]
-            if new or old:
-                self.event("soft_update", leaves=tuple(old), sources=tuple(new))
-        return _result("target_params")
+        """optax.incremental_update(new, old, step_size): a copy's update."""
+        new, old, size = _named(("new_tensors", "old_tensors", "step_size"), args, keywords)
+        if new is None or old is None:
+            return _result("target_params")
+        weight = 1 - self.number(size) if size is not None else math.nan
+        return self.follow(new, old, "soft_update", None if math.isnan(weight) else round(weight, 9))
+
+    def _t_periodic(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """optax.periodic_update(new, old, steps, period)."""
+        new, old, *_ = _named(("new_tensors", "old_tensors"), args, keywords)
+        return self.follow(new, old, "copy", 0.0) if new is not None and old is not None else _result("target_params")
 
     def _t_first(self, row: Row, args: Args, keywords: Keywords) -> Any:
         """Reshapes a tree and keeps what is in it."""
@@ -586,6 +608,11 @@ class Library(Machine):
     gradients: list[Gradient]
 
 
+def _named(names: tuple[str, ...], args: Args, keywords: Keywords) -> list[Any]:
+    """The arguments of these names, in order; None for one that is not given."""
+    return [args[i] if i < len(args) else keywords.get(name) for i, name in enumerate(names)]
+
+
 def _argnums(spec: Any) -> tuple[Any, ...]:
     if isinstance(spec, Const) and isinstance(spec.value, (int, str)):
         return (spec.value,)
@@ -613,6 +640,8 @@ def _partial(machine: Any, args: Args, keywords: Keywords) -> Any:
 
 
 def _deepcopy(machine: Any, args: Args, keywords: Keywords) -> Any:
+    if machine.current_framework == "jax" and args and isinstance(args[0], (Node, Mapping, Unknown)):
+        return machine.copied_tree(args[0])
     return machine.clone(args[0]) if args else NONE
 
 
@@ -751,7 +780,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "kl_divergence": Library._t_kl,
     "apply_updates": Library._t_apply_updates,
     "incremental_update": Library._t_incremental,
-    "periodic_update": Library._t_incremental,
+    "periodic_update": Library._t_periodic,
     "haiku_transform": Library._t_haiku,
     "manual_backward": Library._t_backward,
     "gradient_tape": Library._t_tape,

@@ -23,7 +23,6 @@ from gradaudit.static.values import (
     OptimizerValue,
     Parameters,
     Sequence,
-    StateDict,
     Transformed,
     Union,
     Unknown,
@@ -345,6 +344,11 @@ class Networks(Machine):
     def call_object(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Something that is not understood is called: a network, an optimizer's constructor, an environment's step."""
         parent, name = function.parent, function.name
+        if name in ("apply_gradients", "replace") and not args and isinstance(parent, (Unknown, Instance)):
+            return self.next_state(parent, name, keywords)
+        if name == "init" and len(args) == 1 and isinstance(parent, Unknown) and isinstance(parent.flag_of, tuple):
+            if parent.flag_of[0] == "optax":
+                self.joined_state(str(parent.flag_of[1]), args[0])
         self.expose(*args, *keywords.values())
         made = self._optimizer_like(function, args, keywords)
         if made is not None:

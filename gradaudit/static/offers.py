@@ -1,5 +1,5 @@
-"""What might update a network that nothing on the tape updates: a method that the program offers and does not call here,
-or something outside that was given the network. Each is an `offer` event: whoever asks for what never happens is told.
+"""What might update a network that nothing on the tape updates: a method that the program offers and does not call, or
+something outside that was given the network. Each is an `offer` event: whoever asks for what never happens is told.
 """
 
 from __future__ import annotations

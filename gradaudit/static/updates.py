@@ -196,6 +196,9 @@ class Updates(Machine):
             return UNKNOWN if mix.sources else mix.number
         return UNKNOWN
 
+    def mix_of(self, node: Node, written: frozenset[Node]) -> Mix:
+        return self._mix_of_node(node, written, {})
+
     def _mix(self, value: Any, written: frozenset[Node]) -> Mix:
         if isinstance(value, StateDict) and value.written is not None:
             return self._mix(value.written, written)

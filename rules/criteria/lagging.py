@@ -28,6 +28,10 @@ class Lagging:
         self.analysis = analysis
         self.facts = roles(analysis)
         tape = analysis.tape
+        self.held = set(self.facts.held)
+        for event in tape.events:
+            if event.kind == "backward":  # what is differentiated by name is trained by somebody
+                self.held.update(event.sources)
         self.updates = [event for event in tape.events if event.kind in UPDATES]
         self.offered = {leaf for event in tape.events if event.kind == "offer" for leaf in event.leaves}
         self._sinks = [sink for sink in tape.sinks if sink.kind != "library"]
@@ -86,18 +90,32 @@ class Lagging:
         for view in self.analysis.views:
             if view.sink.kind == "library":
                 continue
-            reached = view.live(view.sink.loss)
+            reached = view.trained
             if view.sink.loops or reached & trained.get(view.sink.location, 0):
                 return True
             trained[view.sink.location] = reached | trained.get(view.sink.location, 0)
         return False
 
     def bootstraps(self, leaves: Iterable[Node]) -> bool:
-        return bool(self.bootstrapped.intersection(leaves))
+        return bool((self.bootstrapped | self.backed_up).intersection(leaves))
+
+    @cached_property
+    def backed_up(self) -> set[Node]:
+        """JAX: the trees that are constants of a loss and that data is added to before they meet the prediction."""
+        trees = {leaf for event in self.updates for leaf in (*event.leaves, *event.sources)}
+        found: set[Node] = set()
+        if self.analysis.tape.framework != "jax" or not trees:
+            return found
+        for view in self.analysis.views:
+            for meeting in discrepancies(view):
+                for side in meeting.sides:
+                    if not (side.passes and view.live(side.source)):
+                        found |= _added_to(side.source, trees)
+        return found
 
     def reversed(self, event: Event) -> bool:
         """Does it write the network that is trained from one that nothing else writes?"""
-        held = self.facts.held
+        held = self.held
         if not self.facts.complete or not set(event.leaves) <= held or held & set(event.sources):
             return False
         if names("functions", "reset").search(event.location.function.rsplit(".", 1)[-1].lower()):
@@ -105,6 +123,8 @@ class Lagging:
         sources = set(event.sources)
         if any(sources & set(other.leaves) for other in self.going_on):
             return False  # it follows: what comes back is an average, a snapshot, slow weights
+        if self.analysis.tape.framework == "jax":
+            return bool(sources & self.backed_up)
         return self.bootstraps(sources) or event.kind == "soft_update" and self._copied(sources)
 
     def _copied(self, leaves: set[Node]) -> bool:
@@ -112,7 +132,7 @@ class Lagging:
 
     def follows(self, event: Event) -> bool:
         """Does a network that nobody steps follow one that is trained?"""
-        held = self.facts.held
+        held = self.held
         return not held & set(event.leaves) and bool(held & set(event.sources))
 
 
@@ -128,6 +148,39 @@ def _heads(node: Node) -> set[Node]:
         found.update(parameters)
         for edge in current.inputs if not parameters else ():
             if edge.source not in seen and edge.kind != INDEX:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return found
+
+
+def _added_to(value: Node, trees: set[Node]) -> set[Node]:
+    """The trees in a sum that something else is a summand of as well."""
+    found: set[Node] = set()
+    seen, waiting = {value}, [value]
+    while waiting and len(seen) < 200:
+        node = waiting.pop()
+        parts = [edge.source for edge in node.inputs if edge.kind != INDEX]
+        if node.op == "add" and len(parts) == 2:
+            behind = [_behind(part, trees) for part in parts]
+            if bool(behind[0]) != bool(behind[1]):
+                found |= behind[0] | behind[1]
+        for part in parts:
+            if part not in seen:
+                seen.add(part)
+                waiting.append(part)
+    return found
+
+
+def _behind(value: Node, trees: set[Node]) -> set[Node]:
+    found: set[Node] = set()
+    seen, waiting = {value}, [value]
+    while waiting and len(seen) < 2000:
+        node = waiting.pop()
+        if node in trees:
+            found.add(node)
+            continue
+        for edge in node.inputs:
+            if edge.source not in seen:
                 seen.add(edge.source)
                 waiting.append(edge.source)
     return found

@@ -24,6 +24,4 @@ def update_finding(
 ) -> Rooted:
     """`also`: other lines that a reader wants to see, each with what happens on it."""
     trace = tuple(Step(where, what) for where, what in also if where != location)
-    return Rooted(
-        code, name, message, severity, location, analysis.tape.framework, Fix(fix), trace, frozenset(leaves)
-    )
+    return Rooted(code, name, message, severity, location, analysis.tape.framework, Fix(fix), trace, frozenset(leaves))

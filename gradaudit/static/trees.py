@@ -1,0 +1,181 @@
+"""Trees of parameters in JAX: which value is a later version of which, and which one follows another.
+
+Arrays do not change: a step or an update gives a new value. A value's tree is the node that stands for the parameters
+that it is a version of; events speak of trees, as they speak of parameters elsewhere.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.updates import Mix
+from gradaudit.static.values import External, Function, Instance, Mapping, Sequence, Unknown
+from gradaudit.tape import DATA, Edge, Node, Optimizer
+
+GRADIENT = frozenset({"gradient"})
+THROUGH = frozenset({"stop", "identity", "cast", "copy", "clone"})
+COPIES = ("copy", "array", "asarray", "copy_", "deepcopy")
+MOST = 24
+DEPTH = 4
+
+
+class Trees(Machine):
+    trees: dict[Node, Node]
+    differentiated_trees: dict[Node, None]
+
+    # -- what a value is a version of --------------------------------------------------------------------------------
+    def tree_of(self, node: Node) -> Node:
+        for _ in range(40):
+            known = self.trees.get(node)
+            if known is not None:
+                if known is node:
+                    break
+                node = known
+            elif node.op in THROUGH and node.inputs:
+                node = node.inputs[0].source
+            elif node.op == "phi" and node.detail in ("loop", "exit", "return") and node.inputs:
+                node = node.inputs[0].source
+            elif node.op in ("sub", "add") and (stepped := _stepped_by_hand(node)) is not None:
+                node = stepped
+            else:
+                break
+        return node
+
+    def trees_of(self, value: Any) -> tuple[Node, ...]:
+        return tuple(dict.fromkeys(self.tree_of(node) for node in self.nodes_of(value)[:MOST]))
+
+    def version(self, value: Any, depth: int = 0) -> Any:
+        """A later version of a tree: new values of the same structure."""
+        if isinstance(value, (Node, Unknown)) and not (isinstance(value, Unknown) and value.instance is not None):
+            made = Unknown(value.name)
+            made.call = True
+            for node in self.nodes_of(value)[:1]:
+                self.trees[self.input_node(made)] = self.tree_of(node)
+            return made
+        if depth < DEPTH and isinstance(value, Mapping):
+            return Mapping({key: self.version(part, depth + 1) for key, part in value.entries.items()})
+        if depth < DEPTH and isinstance(value, Sequence) and value.rest is None:
+            made_list = Sequence([self.version(part, depth + 1) for part in value.items], None, value.kind)
+            made_list.names = value.names
+            return made_list
+        made = Unknown("params")
+        made.call = True
+        return made
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+    def differentiated_value(self, value: Any) -> None:
+        self.differentiated_trees.update(dict.fromkeys(self.trees_of(value)))
+
+    def next_state(self, state: Any, name: str, keywords: Keywords) -> Any:
+        """`state.apply_gradients(grads=...)`, `state.replace(target_params=...)`: the same but for what is named."""
+        changed = dict(keywords)
+        if name == "apply_gradients":
+            changed = {"params": self.version(self.get_attribute(state, "params"))}
+        if isinstance(state, Instance):
+            made = Instance(state.cls, state.external, state.network.name)
+            made.attrs = {**state.attrs, **changed}
+            return made
+        made_unknown = Unknown(state.name, state.parent, state.annotation)
+        made_unknown.flag_of = ("of", state)
+        made_unknown.attrs = {**state.attrs, **changed}
+        return made_unknown
+
+    def joined_state(self, tail: str, tree: Any) -> None:
+        """`tx.init(params)`: the optimizer takes this tree."""
+        leaves = self.trees_of(tree)
+        if leaves:
+            self.event("hold", optimizer=Optimizer(tail, set(leaves), True, self.location()), leaves=leaves)
+
+    # -- copies and averages -----------------------------------------------------------------------------------------
+    def follow(self, new: Any, old: Any, kind: str, weight: float | None) -> Any:
+        """`old` becomes, or comes nearer to, `new`."""
+        sources = self.trees_of(new)
+        leaves = tuple(leaf for leaf in self.trees_of(old) if leaf not in sources)
+        if leaves and sources:
+            self.event(kind, leaves=leaves, sources=sources, weight=weight)
+        return self.version(old)
+
+    def copied_tree(self, value: Any) -> Any:
+        """`tree.map(jnp.copy, params)`: a tree of its own."""
+        pairs: dict[Node, Node] = {}
+        made = self._copied(value, pairs, 0)
+        if pairs:
+            self.event("copy", leaves=tuple(pairs), sources=tuple(dict.fromkeys(pairs.values())))
+        return made
+
+    def _copied(self, value: Any, pairs: dict[Node, Node], depth: int) -> Any:
+        if isinstance(value, Mapping) and depth < DEPTH:
+            return Mapping({key: self._copied(part, pairs, depth + 1) for key, part in value.entries.items()})
+        if isinstance(value, Sequence) and depth < DEPTH:
+            made = Sequence([self._copied(part, pairs, depth + 1) for part in value.items], value.rest, value.kind)
+            made.names = value.names
+            return made
+        if isinstance(value, Unknown) and value.instance is None and not value.plain:
+            made_unknown = Unknown(value.name)
+            made_unknown.call = True
+            return self._paired(made_unknown, self.input_node(made_unknown), value, pairs)
+        if isinstance(value, Node):
+            made_node = self.node("clone", [Edge(self.current(value))], name=value.name)
+            return self._paired(made_node, made_node, value, pairs)
+        return value
+
+    def _paired(self, made: Any, node: Node, value: Any, pairs: dict[Node, Node]) -> Any:
+        self.trees[node] = node
+        for source in self.trees_of(value)[:1]:
+            pairs[node] = source
+        return made
+
+    def mapped_trees(self, function: Any, trees: Args, result: Any) -> Any:
+        """What `tree.map` does to parameters: copies them, or averages a network and the one it follows."""
+        if len(trees) == 1:
+            if isinstance(function, External) and function.tail in COPIES or _copies(function):
+                return self.copied_tree(trees[0])
+            return result
+        if len(trees) != 2 or not isinstance(function, Function):
+            return result
+        both = [self.trees_of(tree) for tree in trees]
+        trained = [any(tree in self.differentiated_trees for tree in side) for side in both]
+        if trained[0] == trained[1] or set(both[0]) & set(both[1]):
+            return result
+        old = trained.index(False)
+        weight = self._average(function, old).weight
+        if weight is None or weight in (0.0, 1.0):
+            return result
+        return self.follow(trees[1 - old], trees[old], "soft_update", weight)
+
+    def _average(self, function: Function, old: int) -> Mix:
+        """The weights that a function of two arrays gives them."""
+        arrays = [self.leaf("param", name) for name in ("first", "second")]
+        made = self.nodes_of(self.call(function, list(arrays), {}))
+        return self.mix_of(made[0], frozenset((arrays[old],))) if len(made) == 1 else Mix(number=float("nan"))
+
+
+def _copies(function: Any) -> bool:
+    """`lambda x: x.copy()`, `lambda x: jnp.array(x)`."""
+    body = function.node.body if isinstance(function, Function) and isinstance(function.node, ast.Lambda) else None
+    callee = body.func if isinstance(body, ast.Call) else None
+    return isinstance(callee, ast.Attribute) and callee.attr in COPIES
+
+
+def _stepped_by_hand(node: Node) -> Node | None:
+    """`params - rate * gradient`: the parameters."""
+    parts = [edge.source for edge in node.inputs if edge.kind == DATA]
+    if len(parts) != 2:
+        return None
+    gradients = [_of_gradient(part) for part in parts]
+    return parts[0] if gradients == [False, True] else None
+
+
+def _of_gradient(node: Node) -> bool:
+    waiting, seen = [node], {node}
+    while waiting and len(seen) < 12:
+        current = waiting.pop()
+        if "gradient" in current.marks or current.op == "gradient":
+            return True
+        for edge in current.inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
