@@ -3,7 +3,7 @@
 ## What it does
 Finds the two terms of a vector-quantised model, the codebook's and the commitment's: discrepancies between the
 encoder's output and the vectors that were looked up for it. One must stop the encoder's side, the other the codebook's.
-Reported are terms that stop the same side, and a term that stops both.
+Reported are terms that stop the same side, a term that stops both, and one that stops neither beside one that does.
 
 ## Why is this bad?
 With both sides live in both terms, their weights no longer mean anything: the encoder is pulled to the codebook with
@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
-from gradaudit.rules.criteria.codebook import JOINT, NEITHER, Codebook, broken_codebooks
+from gradaudit.rules.criteria.codebook import HALF, JOINT, NEITHER, Codebook, broken_codebooks
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def _finding(found: Codebook) -> Finding:
     analysis = found.view.analysis
     if found.kind == JOINT:
         message = "neither the codebook's term nor the commitment's stops a side: both train both"
+    elif found.kind == HALF:
+        message = "this term stops neither of its sides, the other one does: one side is trained twice"
     elif found.kind == NEITHER:
         message = "this term stops both of its sides: it trains neither the encoder nor the codebook"
     else:
@@ -66,7 +68,7 @@ def _finding(found: Codebook) -> Finding:
         "GA303",
         NAME,
         f"{message} ({names_of(analysis, found.leaves)})",
-        "error",
+        "warning" if found.view.sink.kind == "library" else "error",
         found.term.node.location,
         fix=f"stop the encoder's side in the codebook's term, the codebook's in the commitment: {stop_call(analysis)}",
         leaves=found.leaves,

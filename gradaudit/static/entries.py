@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from typing import Any
 
 from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
+from gradaudit.static.forward import follow_forward, forward_of, may_compare
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.state import OutOfBudget, Scope
 from gradaudit.static.syntax import walk
@@ -54,6 +56,9 @@ class Entries:
         for statement in module.tree.body:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement not in run.called:
                 self._function_entry(statement)
+        for statement in module.tree.body:
+            if isinstance(statement, ast.ClassDef):
+                self._forward_entry(statement)
         return self.tapes
 
     # -- one entry ---------------------------------------------------------------------------------------------------
@@ -118,9 +123,7 @@ class Entries:
 
     # -- classes -----------------------------------------------------------------------------------------------------
     def _class_entry(self, statement: ast.ClassDef) -> None:
-        cls = self.run.module_name(self.module, statement.name)
-        if not isinstance(cls, ClassValue) or cls.node is not statement:
-            cls = ClassValue(statement, self.module, self.scope)
+        cls = self._class_of(statement)
         try:
             roots = self._roots(cls)
             returned = self._returned_losses(cls)
@@ -128,6 +131,29 @@ class Entries:
             return
         if roots or returned:
             self._entry(cls.name, lambda: self._drive(cls, roots, returned), "class")
+
+    def _class_of(self, statement: ast.ClassDef) -> ClassValue:
+        cls = self.run.module_name(self.module, statement.name)
+        if isinstance(cls, ClassValue) and cls.node is statement:
+            return cls
+        return ClassValue(statement, self.module, self.scope)
+
+    def _forward_entry(self, statement: ast.ClassDef) -> None:
+        """A module that nobody in this file trains is judged by its forward pass."""
+        cls = self._class_of(statement)
+        if not may_compare(cls):
+            return
+        try:
+            forward = forward_of(self.run, cls)
+        except (OutOfBudget, RecursionError):
+            return
+        if forward is not None and forward.node not in self.run.called:
+            called = forward
+            self._entry(f"{cls.name}.{called.name}", lambda: self._forward(cls, called))
+
+    def _forward(self, cls: ClassValue, forward: Function) -> None:
+        parts = follow_forward(self.run, cls, forward, self._library_argument)
+        self._library_sinks(parts, f"{cls.name}.{forward.name}", cls.name, forward.node)
 
     def _drive(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         """Make an instance and call its roots, twice: what one stored, another may read the next time."""
@@ -302,14 +328,19 @@ class Entries:
             keywords[parameter.arg] = self._library_argument(parameter, default, function)
         run.line_node = function.node
         result = run.settle(run.call_function(function, [], keywords))
-        run.line_node = function.node
-        run.file, run.function = self.module.display, function.name
         parts = result.items if isinstance(result, Sequence) and result.items else [result]
-        for part in parts[:6]:
+        self._library_sinks(parts, function.name, function.name, function.node)
+
+    def _library_sinks(self, parts: Iterable[Any], name: str, mentioned: str, at: ast.AST) -> None:
+        """Every tensor of what is returned is a sink: nobody knows which of them the caller differentiates."""
+        run = self.run
+        run.line_node = at
+        run.file, run.function = self.module.display, name
+        for part in list(parts)[:6]:
             for node in run.nodes_of(part)[:4]:
                 if node.leaf is None:
                     run.make_sink(node, "library", None)
-        called = bool(run.sinks) and run.callers.internal(function.name, self.module.file)
+        called = bool(run.sinks) and run.callers.internal(mentioned, self.module.file)
         for sink in run.sinks:
             sink.called = called
 

@@ -19,7 +19,7 @@ from gradaudit.tape import DATA, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-SAME, JOINT, NEITHER = "same side", "joint", "neither"
+SAME, JOINT, NEITHER, HALF = "same side", "joint", "neither", "half"
 MEETS = LOSSES | {"sub"}
 MEASURES = frozenset({"square", "pow", "abs", "norm", "mean", "sum"})
 
@@ -59,17 +59,20 @@ def broken_codebooks(analysis: Analysis) -> Iterator[Codebook]:
 
 def _judge(analysis: Analysis, terms: list[Term]) -> Iterator[Codebook]:
     view = view_of(analysis, terms[-1].node)
-    if view is None or view.sink.kind == "library":
+    if view is None:
         return
     stops = {(term.soft_live, term.hard_live) for term in terms}
     dead = next((term for term in terms if not term.soft_live and not term.hard_live), None)
+    both = next((term for term in terms if term.soft_live and term.hard_live), None)
     kind = ""
     if dead is not None and len(stops) > 1:
         kind = NEITHER
     elif len(terms) > 1 and len(stops) == 1:
         kind = JOINT if stops == {(True, True)} else SAME
+    elif both is not None and len(stops) > 1:
+        kind = HALF
     if kind:
-        term = dead if dead is not None else terms[-1]
+        term = dead or (both if kind == HALF else None) or terms[-1]
         leaves = (analysis.alive(term.soft) | analysis.alive(term.hard)) & view.mask
         yield Codebook(view, term, kind, leaves)
 
