@@ -2,7 +2,8 @@
 
 ## What it does
 Finds gradient into the averaged (momentum, EMA) copy of an encoder in BYOL, MoCo, DINO or JEPA, and, where there is no
-copy, into the projection that SimSiam's predictor is compared with.
+copy, into the projection that SimSiam's predictor is compared with, or into the soft labels that a network gives to its
+own predictions for another view (MSN, FixMatch, SwAV).
 
 ## Why is this bad?
 The stop is what keeps these methods from collapsing: without it both branches agree on a constant. An averaged copy
@@ -38,6 +39,7 @@ from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.branches import Twin, is_branch, twins
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.labels import OwnLabel, own_labels
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
@@ -52,6 +54,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             yield _copy(flow)
     for twin in twins(analysis):
         yield _twin(twin)
+    for label in own_labels(analysis):
+        yield _label(label)
 
 
 def _copy(flow: Foreign) -> Finding:
@@ -82,4 +86,19 @@ def _twin(twin: Twin) -> Finding:
         fix=f"stop the side that passed no predictor: {stop_call(analysis)}",
         leaves=twin.leaves,
         through=(twin.node, twin.value),
+    )
+
+
+def _label(label: OwnLabel) -> Finding:
+    analysis = label.view.analysis
+    return make_finding(
+        label.view,
+        CODE,
+        NAME,
+        f"the loss trains its own labels: they carry gradient to {names_of(analysis, label.leaves)}",
+        "warning" if label.view.sink.kind == "library" else "error",
+        stop_at(label.view, label.node, label.label, label.leaves),
+        fix=f"make the labels constants: {stop_call(analysis)}",
+        leaves=label.leaves,
+        through=(label.node, label.label),
     )

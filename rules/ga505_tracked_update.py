@@ -2,7 +2,8 @@
 
 ## What it does
 Finds a running mean, centre or norm, `new = momentum * old + (1 - momentum) * x`, whose x carries gradient and whose
-result is carried into the next update.
+result is carried into the next update, and a running estimate (a covariance) that carries gradient into the loss that
+it is a factor of.
 
 ## Why is this bad?
 Every update hangs its graph on the last one's. PyTorch raises at the second backward, because the first one's graph is
@@ -32,7 +33,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
+from gradaudit.rules.criteria.estimate import live_estimates
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.sites import stop_at
 from gradaudit.rules.criteria.statistic import tracked_statistics
 
 if TYPE_CHECKING:
@@ -55,4 +58,17 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             fix=f"update it without gradient: {stop_call(analysis)}",
             leaves=found.leaves,
             through=[found.node],
+        )
+    for estimate in live_estimates(analysis):
+        yield make_finding(
+            estimate.view,
+            "GA505",
+            "tracked-update",
+            f"this running estimate is a factor of the loss and carries gradient to "
+            f"{names_of(analysis, estimate.leaves)}",
+            "warning" if estimate.view.sink.kind == "library" else "error",
+            stop_at(estimate.view, estimate.node, estimate.value, estimate.leaves),
+            fix=f"take what is estimated as a constant: {stop_call(analysis)}",
+            leaves=estimate.leaves,
+            through=[estimate.use, estimate.node],
         )

@@ -58,8 +58,20 @@ def follow_forward(run: Interpreter, cls: ClassValue, forward: Function, argumen
             *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
         ]
     }
-    run.line_node = forward.node
-    result = run.settle(run.call_module(instance, [], keywords))
+    rounds = 2 if _writes_itself(cls) else 1
+    for _ in range(rounds):  # what one call leaves in the module, the next one reads
+        run.line_node = forward.node
+        result = run.settle(run.call_module(instance, [], keywords))
     if isinstance(result, Sequence):
         return list(result.items)
     return list(result.entries.values()) if isinstance(result, Mapping) else [result]
+
+
+def _writes_itself(cls: ClassValue) -> bool:
+    """Does a method other than the constructor assign an attribute?"""
+    return any(
+        isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and getattr(node.value, "id", "") == "self"
+        for method in cls.node.body
+        if isinstance(method, ast.FunctionDef) and method.name not in ("__init__", "setup")
+        for node in ast.walk(method)
+    )

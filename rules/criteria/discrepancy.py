@@ -85,6 +85,10 @@ def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
         return _difference(data[0].source)
     if node.op == "pow" and len(data) >= 1 and (len(data) == 1 or constant(data[1].source) not in (1.0, 0.5)):
         return _difference(data[0].source)
+    if node.op == "log" and data and data[0].source.op == "pow":  # log(p ** -t): a cross-entropy, too
+        power = [edge for edge in data[0].source.inputs if edge.kind == DATA]
+        if len(power) == 2 and constant(power[1].source) is None:
+            return [Discrepancy(node, (power[1], power[0]), True)]
     if node.op == "mul" and len(data) == 2:
         if data[0].source is data[1].source:
             return _difference(data[0].source)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.reweighting import own_temperature, reciprocal_weight
 from gradaudit.rules.criteria.score import is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
 from gradaudit.tape import DATA, Edge, Node
@@ -64,6 +65,16 @@ def _in_view(view: View) -> Iterator[Weight]:
         yield from _norms(view, node, edges)
         if node.op != "div":
             yield from _weights(view, node, edges)
+            yield from _reciprocals(view, node, edges)
+        elif (mean := own_temperature(view, node)) is not None:
+            yield Weight(view, node, mean, edges[0].source, NORM, view.live(mean))
+
+
+def _reciprocals(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
+    found = reciprocal_weight(view, edges)
+    if found is not None:
+        weight, score = found
+        yield Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
 
 
 def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:

@@ -1,0 +1,94 @@
+"""K11: soft labels that the loss itself trains: a cross-entropy whose labels are the trained network's own answer.
+
+`labels = softmax(f(weak))`, `loss = cross_entropy(f(strong), labels)`: both sides reach f, and each has an input of its
+own. Without a stop the loss moves its labels to where they are easy to predict. Not meant: entropies (both sides are
+one answer), labels of another network (a teacher's, finished by the caller), and pairs of terms in which each side
+labels the other (a symmetric consistency).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.branches import reinforcement
+from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.tape import Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+NORMALISED = frozenset({"softmax", "sigmoid"})
+ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "getitem", "sub", "add", "cat"}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLabel:
+    """`label` is what `prediction` is compared with at `node`; gradient reaches `leaves` through it."""
+
+    view: View
+    node: Node
+    label: Node
+    prediction: Node
+    leaves: int
+
+
+def own_labels(analysis: Analysis) -> Iterator[OwnLabel]:
+    """Every live label of that kind, in programs that learn from no reward."""
+    if not any(node.op in NORMALISED for node in analysis.graph.nodes) or reinforcement(analysis):
+        return
+    for view in analysis.views:
+        found = [each for meeting in discrepancies(view) for each in _label(view, meeting)]
+        for label in found:
+            if not any(_mirrors(view, label, other) for other in found if other is not label):
+                yield label
+
+
+def _label(view: View, meeting: Discrepancy) -> Iterator[OwnLabel]:
+    if not meeting.entropy or len(meeting.sides) != 2:
+        return
+    label, prediction = meeting.sides if meeting.node.op in ("mul", "log") else meeting.sides[::-1]
+    if not label.passes or not prediction.passes or not _is_answer(label):
+        return
+    mine, its = view.live(label.source), view.live(prediction.source)
+    if mine & its and _own_inputs(view, label.source, prediction.source):
+        yield OwnLabel(view, meeting.node, label.source, prediction.source, mine)
+
+
+def _is_answer(label: Edge) -> bool:
+    """A distribution made by a softmax, maybe sharpened or balanced afterwards."""
+    seen, waiting = {label.source}, [label.source]
+    while waiting and len(seen) < 60:
+        node = waiting.pop()
+        if node.op in NORMALISED:
+            return True
+        if node.op in ON_THE_WAY:
+            for edge in node.inputs:
+                if edge.passes and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return False
+
+
+def _own_inputs(view: View, label: Node, prediction: Node) -> bool:
+    """Has each side something of its own that it is computed from: another view of the data?"""
+    mine, its = _sources(view, label), _sources(view, prediction)
+    return bool(mine - its) and bool(its - mine)
+
+
+def _sources(view: View, node: Node) -> set[Node]:
+    analysis = view.analysis
+    return {
+        leaf
+        for leaf in analysis.leaves(analysis.dep(node))
+        if leaf.leaf is not None and leaf.leaf.kind in ("input", "arg")
+    }
+
+
+def _mirrors(view: View, label: OwnLabel, other: OwnLabel) -> bool:
+    """Does the other term label the other way round?"""
+    return _sources(view, label.label) == _sources(view, other.prediction) and _sources(
+        view, label.prediction
+    ) == _sources(view, other.label)
