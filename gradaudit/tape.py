@@ -211,6 +211,7 @@ class Event:
     step, clear  `optimizer` (or, where it is unknown, whoever holds `leaves`) steps them / zeroes their gradient
     copy         `leaves` become a copy of `sources` (deepcopy, load_state_dict, assign, hard update)
     soft_update  `leaves` = weight * leaves + (1 - weight) * sources; `weight` is None where it is not known
+                 (`tracked`: a copy or soft update whose write autograd records, into leaves that are frozen)
     offer        `leaves` may be updated by what is not on the tape: a method that nobody calls, a caller, a library
     alias        one network under two names; the location is where it got the second one
     freeze, unfreeze   requires_grad of `leaves`
@@ -225,6 +226,7 @@ class Event:
     leaves: tuple[Node, ...] = ()
     sources: tuple[Node, ...] = ()
     weight: float | None = None
+    tracked: bool = False
     sink: Sink | None = None
     loops: tuple[int, ...] = ()
     guard: Guard = ALWAYS

@@ -3,7 +3,7 @@
 ## What it does
 Finds a running mean, centre or norm, `new = momentum * old + (1 - momentum) * x`, whose x carries gradient and whose
 result is carried into the next update, and a running estimate (a covariance) that carries gradient into the loss that
-it is a factor of.
+it is a factor of. Also an in-place update of a frozen network from a trained one with gradient switched on.
 
 ## Why is this bad?
 Every update hangs its graph on the last one's. PyTorch raises at the second backward, because the first one's graph is
@@ -36,7 +36,7 @@ from gradaudit.finding import Finding
 from gradaudit.rules.criteria.estimate import live_estimates
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.sites import stop_at
-from gradaudit.rules.criteria.statistic import tracked_statistics
+from gradaudit.rules.criteria.statistic import tracked_statistics, tracked_writes
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -58,6 +58,18 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             fix=f"update it without gradient: {stop_call(analysis)}",
             leaves=found.leaves,
             through=[found.node],
+        )
+    for written in tracked_writes(analysis) if analysis.views else ():
+        sources = analysis.mask(written.event.sources)
+        yield make_finding(
+            analysis.views[0],
+            "GA505",
+            "tracked-update",
+            "this update is recorded by autograd: the frozen network keeps the graph of everything it followed",
+            "error" if written.used else "warning",
+            written.event.location,
+            fix=f"update it without gradient: {stop_call(analysis)}",
+            leaves=sources,
         )
     for estimate in live_estimates(analysis):
         yield make_finding(

@@ -167,7 +167,8 @@ class Library(Machine):
         if args and isinstance(args[0], Node):
             return self.tensor_method(args[0], name, args[1:], keywords)
         if args and isinstance(args[0], (Parameters, StateDict, Sequence)) and name in IN_PLACE:
-            self.write_in_parameters(self.written_in(args[0]), name, args[1:], keywords)
+            write = self.recorded_write if isinstance(args[0], Parameters) else self.write_in_parameters
+            write(self.written_in(args[0]), name, args[1:], keywords)
         return NONE
 
     def _new_module(self, row: Row, args: Args, keywords: Keywords) -> Any:

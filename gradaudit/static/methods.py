@@ -342,7 +342,7 @@ class Methods(Machine):
 
     def _parameters(self, value: Parameters, name: str, args: Args, keywords: Keywords) -> Any:
         if name in IN_PLACE:
-            self.write_in_parameters(list(value.leaves), name, args, keywords)
+            self.recorded_write(list(value.leaves), name, args, keywords)
             return value
         if name in ("append", "extend", "__add__") and args:
             return NONE

@@ -613,6 +613,7 @@ class Networks(Machine):
             if value.leaf is not None:
                 made.leaf = self._clone_leaf(value.leaf, made.network, pairs)
             if value.children is not None:
+                _know_as_modules(value.children)
                 made.children = self._clone(value.children, memo, pairs)
                 self.adopt_parts(made, made.children)
             for key, part in value.attrs.items():
@@ -741,6 +742,14 @@ def _only_optimizers(value: Any) -> Any:
     if isinstance(value, Sequence) and len(value.items) == 1:
         return value.items[0]
     return value
+
+
+def _know_as_modules(children: Any) -> None:
+    """What is unknown in a container of modules is a module."""
+    parts = (*children.items, children.rest) if isinstance(children, Sequence) else children.entries.values()
+    for part in parts:
+        if isinstance(part, Unknown) and part.instance is None and part.node is None:
+            part.is_module = True
 
 
 def _worth_cloning(value: Any) -> bool:

@@ -304,7 +304,8 @@ class Tensors(Machine):
             for part in self.nodes_of(value)
             if not isinstance(value, Const)
         ]
-        if row.op in ("fill", "zero", "normal", "uniform", "copy") and not written:
+        whole = row.op in ("fill", "zero", "normal", "uniform", "copy") and not row.path.endswith("fill_diagonal_")
+        if whole and not written:
             fresh = self.node("alloc")
             self._set_version(receiver, fresh)
             return receiver
@@ -340,8 +341,18 @@ class Tensors(Machine):
 
     def _write_parameter(self, receiver: Node, name: str, args: Args, keywords: Keywords) -> Any:
         leaves = self.storage_of(receiver)
-        self.write_in_parameters(leaves, name, args, keywords)
+        write = self.write_in_parameters if _is_storage(receiver) else self.recorded_write
+        write(leaves, name, args, keywords)
         return receiver
+
+
+def _is_storage(view: Node) -> bool:
+    """Is it `.data` of a parameter, or a part of it?"""
+    while view.leaf is None and view.inputs:
+        if view.op == "stop":
+            return True
+        view = view.inputs[0].source
+    return False
 
 
 AT_METHODS = frozenset({"set", "add", "subtract", "multiply", "mul", "divide", "min", "max", "get", "power"})

@@ -115,6 +115,34 @@ class Updates(Machine):
             sources = self._mix(values, frozenset(leaves)).sources
             self._write(leaves, Mix(UNKNOWN, UNKNOWN, UNKNOWN, sources))
 
+    def recorded_write(self, leaves: list[Node], name: str, args: Args, keywords: Keywords) -> None:
+        """Such a write that autograd sees. Into frozen parameters it is allowed, and gives them a history."""
+        before = len(self.events)
+        self.write_in_parameters(leaves, name, args, keywords)
+        if self.grad_on and not self.grad_guard and all(self.is_frozen(leaf) for leaf in leaves):
+            if any(self._carries_gradient(value) for value in args):
+                for event in self.events[before:]:
+                    event.tracked = event.kind in ("copy", "soft_update")
+
+    def _carries_gradient(self, value: Any) -> bool:
+        """Does gradient go from this value to a parameter that is not frozen, a few steps back?"""
+        if isinstance(value, Parameters):
+            return any(not self.is_frozen(leaf) for leaf in value.leaves)
+        if isinstance(value, Sequence):
+            return any(self._carries_gradient(part) for part in (*value.items, value.rest) if part is not None)
+        if not isinstance(value, Node):
+            return False
+        todo, seen = [value], {value}
+        while todo and len(seen) < MOST:
+            current = todo.pop()
+            if current.leaf is not None and current.leaf.kind == "param" and not self.is_frozen(current):
+                return True
+            for edge in current.inputs:
+                if edge.passes and edge.source not in seen:
+                    seen.add(edge.source)
+                    todo.append(edge.source)
+        return False
+
     def write_into(self, out: Any, name: str, args: Args, keywords: Keywords) -> None:
         """`torch.add(t, p, alpha=tau, out=t)`."""
         leaves = self.written_in(out)

@@ -1,4 +1,6 @@
-"""K10: a running statistic that autograd records: `new = old + k * (x - old)`, x live, carried into the next update."""
+"""K10: a running statistic that autograd records: `new = old + k * (x - old)`, x live, carried into the next update, and
+a target's parameters that are written so.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradaudit.tape import Node
+from gradaudit.tape import Event, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -22,6 +24,29 @@ class Tracked:
     view: View
     node: Node
     leaves: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An update of frozen parameters that autograd records; is their network used where gradient is on?"""
+
+    event: Event
+    used: bool
+
+
+def tracked_writes(analysis: Analysis) -> Iterator[Written]:
+    """Every such update, once for a place in the text."""
+    told = set()
+    for event in analysis.tape.events:
+        if event.tracked and event.location not in told:
+            told.add(event.location)
+            yield Written(event, any(_is_used(analysis, leaf) for leaf in event.leaves))
+
+
+def _is_used(analysis: Analysis, leaf: Node) -> bool:
+    graph = analysis.graph
+    position = graph.index.get(leaf)
+    return position is not None and any(graph.nodes[user].grad_mode for user in graph.users[position])
 
 
 def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
