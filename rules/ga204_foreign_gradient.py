@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.encoder import Shared, shared_encoders
+from gradaudit.rules.criteria.features import is_backbone
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
@@ -52,6 +53,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if flow.held and not about_temperature(flow):
             yield _finding(flow)
+        elif is_backbone(flow):
+            yield _backbone(flow)
     for left in forgotten(analysis):
         yield _forgotten(left)
     for shared in shared_encoders(analysis):
@@ -72,6 +75,22 @@ def _finding(flow: Foreign) -> Finding:
         level,
         flow.location,
         fix=f"stop the gradient before it joins {own}: {stop_call(analysis)}",
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
+    )
+
+
+def _backbone(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    who, own = names_of(analysis, flow.leaves), names_of(analysis, (view.own or 0) & view.live(view.sink.loss))
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss of {own} sends gradient into {who}, which no optimizer steps",
+        "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
+        flow.location,
+        fix=f"compute these features without gradient, or freeze {who}: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
     )
