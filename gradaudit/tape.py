@@ -215,6 +215,7 @@ class Event:
     offer        `leaves` may be updated by what is not on the tape: a method that nobody calls, a caller, a library
     alias        one network under two names; the location is where it got the second one
     freeze, unfreeze   requires_grad of `leaves`
+    train, eval  the mode that the network of `leaves` is put into
 
     `conditional`: in a branch whose condition the text leaves open (`if step % 100 == 0`).
     """

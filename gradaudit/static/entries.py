@@ -8,7 +8,7 @@ from typing import Any
 
 from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
-from gradaudit.static.forward import follow_forward, forward_of, may_compare
+from gradaudit.static.forward import entry_methods, follow
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.state import OutOfBudget, Scope
 from gradaudit.static.syntax import walk
@@ -58,7 +58,7 @@ class Entries:
                 self._function_entry(statement)
         for statement in module.tree.body:
             if isinstance(statement, ast.ClassDef):
-                self._forward_entry(statement)
+                self._module_entry(statement)
         return self.tapes
 
     # -- one entry ---------------------------------------------------------------------------------------------------
@@ -138,22 +138,25 @@ class Entries:
             return cls
         return ClassValue(statement, self.module, self.scope)
 
-    def _forward_entry(self, statement: ast.ClassDef) -> None:
-        """A module that nobody in this file trains is judged by its forward pass."""
+    def _module_entry(self, statement: ast.ClassDef) -> None:
+        """A module that nobody in this file trains is judged by its forward pass and what else it computes."""
         cls = self._class_of(statement)
-        if not may_compare(cls):
-            return
         try:
-            forward = forward_of(self.run, cls)
+            names = entry_methods(self.run, cls)
         except (OutOfBudget, RecursionError):
             return
-        if forward is not None and forward.node not in self.run.called:
-            called = forward
-            self._entry(f"{cls.name}.{called.name}", lambda: self._forward(cls, called))
+        nodes = [self.run.member(cls, name)[0] for name in names]
+        if names and not any(isinstance(node, Function) and node.node in self.run.called for node in nodes[:1]):
+            self._entry(cls.name, lambda: self._module(cls, names))
 
-    def _forward(self, cls: ClassValue, forward: Function) -> None:
-        parts = follow_forward(self.run, cls, forward, self._library_argument)
-        self._library_sinks(parts, f"{cls.name}.{forward.name}", cls.name, forward.node)
+    def _module(self, cls: ClassValue, names: list[str]) -> None:
+        run = self.run
+        instance = run.instantiate(cls, [], {}, entry=True)
+        if isinstance(instance, Instance):
+            for name in names:
+                run.evaluations = 0
+                parts = follow(run, instance, name, self._library_argument)
+                self._library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
 
     def _drive(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         """Make an instance and call its roots, twice: what one stored, another may read the next time."""

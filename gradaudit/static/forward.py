@@ -1,36 +1,67 @@
-"""Modules that differentiate nothing themselves: a loss, a quantiser, a layer. Each is judged by its forward pass, whose
-arguments are leaves, as a function without a caller is.
+"""Modules that differentiate nothing themselves: a loss, a quantiser, a layer. Each is judged by its forward pass and
+its other public methods, whose arguments are leaves, as a function without a caller is.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from typing import Any
 
+from gradaudit.static.attributes import decorators_of
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.values import ClassValue, Function, Instance, Mapping, Sequence
 
 FORWARD = ("forward", "__call__", "call")
+NOT_CALLED = frozenset({"property", "cached_property", "staticmethod", "classmethod", "setter", "abstractmethod"})
+MOST_METHODS = 4
 COMPARES = re.compile(
     r"loss|entropy|kl_?div|similarity|softmax|logsumexp|square|pow|norm|distance|cdist|detach|stop_?grad|no_grad"
     r"|round|floor|sign|argm|one_?hot|quanti[sz]|commit|ste$|straight|lerp|momentum|requires_grad"
 )
 """Names without which a forward pass compares nothing, rounds nothing and stops nothing: it is not followed."""
 
-
-def forward_of(run: Interpreter, cls: ClassValue) -> Function | None:
-    """The forward pass of a network class that defines one itself."""
-    if not run.is_module_class(cls):
-        return None
-    for name in FORWARD:
-        method, owner = run.member(cls, name)
-        if isinstance(method, Function) and owner is cls:
-            return method.bind(Instance(cls), cls)
-    return None
+Argument = Callable[[ast.arg, ast.expr | None, Function], Any]
+"""What stands for an argument: of its declaration, its default and the function."""
 
 
-def may_compare(cls: ClassValue) -> bool:
+def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
+    """The forward pass of a network class, and what else it computes for whoever calls it."""
+    if not run.is_module_class(cls) or not _may_compare(cls):
+        return []
+    methods = {part.name: part for part in cls.node.body if isinstance(part, ast.FunctionDef)}
+    forward = [name for name in FORWARD if name in methods][:1]
+    used = {name for method in methods.values() for name in _on_self(method) if name != method.name}
+    others = [
+        name
+        for name, method in methods.items()
+        if name not in used and name not in FORWARD and not name.startswith("_") and _computes(method)
+    ]
+    return forward + others[:MOST_METHODS]
+
+
+def follow(run: Interpreter, instance: Instance, name: str, argument: Argument) -> list[Any]:
+    """Calls a method with leaves for its arguments; the parts of what it returns."""
+    assert instance.cls is not None
+    method, owner = run.member(instance.cls, name)
+    if not isinstance(method, Function):
+        return []
+    bound = method.bind(instance, owner)
+    spec = method.node.args
+    parameters = [*spec.posonlyargs, *spec.args][1:]
+    defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
+    declared = [*zip(parameters, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    keywords = {parameter.arg: argument(parameter, default, bound) for parameter, default in declared}
+    for _ in range(2 if _writes_itself(instance.cls) else 1):  # what one call leaves in the module, the next one reads
+        run.line_node = method.node
+        result = run.settle(run.call_module(instance, [], keywords, name))
+    if isinstance(result, Sequence):
+        return list(result.items)
+    return list(result.entries.values()) if isinstance(result, Mapping) else [result]
+
+
+def _may_compare(cls: ClassValue) -> bool:
     """Whether the text of the class names anything that our rules speak of."""
     for node in ast.walk(cls.node):
         if isinstance(node, (ast.Name, ast.Attribute)):
@@ -42,29 +73,22 @@ def may_compare(cls: ClassValue) -> bool:
     return False
 
 
-def follow_forward(run: Interpreter, cls: ClassValue, forward: Function, argument: Any) -> list[Any]:
-    """Makes an instance and runs its forward pass on leaves that `argument` makes; the parts of its result."""
-    instance = run.instantiate(cls, [], {}, entry=True)
-    if not isinstance(instance, Instance):
-        return []
-    bound = forward.bind(instance, cls)
-    spec = forward.node.args
-    parameters = [*spec.posonlyargs, *spec.args][1:]
-    defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
-    keywords = {
-        parameter.arg: argument(parameter, default, bound)
-        for parameter, default in [
-            *zip(parameters, defaults, strict=True),
-            *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
-        ]
+def _computes(method: ast.FunctionDef) -> bool:
+    """Has it arguments and arithmetic, or does it write into an attribute?"""
+    if not method.args.args[1:] or decorators_of(method) & NOT_CALLED:
+        return False
+    return any(
+        isinstance(node, ast.BinOp) or isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(method)
+    )
+
+
+def _on_self(method: ast.FunctionDef) -> set[str]:
+    return {
+        node.attr
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"
     }
-    rounds = 2 if _writes_itself(cls) else 1
-    for _ in range(rounds):  # what one call leaves in the module, the next one reads
-        run.line_node = forward.node
-        result = run.settle(run.call_module(instance, [], keywords))
-    if isinstance(result, Sequence):
-        return list(result.items)
-    return list(result.entries.values()) if isinstance(result, Mapping) else [result]
 
 
 def _writes_itself(cls: ClassValue) -> bool:

@@ -185,6 +185,7 @@ class Methods(Machine):
             self.event("clear", leaves=tuple(self.parameters_of(instance)))
             return NONE
         if name in SAME_OBJECT:
+            self._switch_mode(instance, name)
             return instance
         if name in ("__call__", "forward", "call"):
             return self.call_module(instance, args, keywords)
@@ -274,6 +275,12 @@ class Methods(Machine):
             self.parameter_write(leaves, source)
         return NONE
 
+    def _switch_mode(self, network: Any, name: str) -> None:
+        """`train()` and `eval()`: who is put into evaluation mode for good is not trained."""
+        if name in ("train", "eval") and self.is_module(network):
+            leaves = [leaf for leaf in self.parameters_of(network) if leaf.leaf is not None]
+            self.event(name, leaves=tuple(leaves))
+
     # -- unknown objects ---------------------------------------------------------------------------------------------
     def _on_unknown(self, unknown: Unknown, name: str, args: Args, keywords: Keywords) -> Any:
         if unknown.instance is not None:
@@ -295,6 +302,7 @@ class Methods(Machine):
             return self._on_optimizer(self.optimizer_of(unknown), name, args, keywords)
         if name in ("train", "eval"):
             unknown.is_module = True
+            self._switch_mode(unknown, name)
             return unknown
         unknown.is_module = True
         leaf = self.network_leaf(unknown)

@@ -27,7 +27,12 @@ class Roles:
         for sink in tape.sinks:  # an update by hand: what is differentiated by name is trained by somebody
             self.held |= sink.own or sink.differentiated or frozenset()
         copies: dict[Node, int] = {}
+        self.evaluated: set[Node] = set()
+        """Leaves whose network is in evaluation mode from its first mode to its last."""
+        trained = {leaf for event in tape.events if event.kind == "train" for leaf in event.leaves}
         for event in tape.events:
+            if event.kind == "eval":
+                self.evaluated.update(leaf for leaf in event.leaves if leaf not in trained)
             if event.kind not in ("copy", "soft_update"):
                 continue
             for leaf in event.leaves:
