@@ -81,8 +81,10 @@ def _twin(twin: Twin) -> Finding:
         CODE,
         NAME,
         f"both sides of the comparison train {names_of(analysis, twin.leaves)}: without a stop they may collapse",
-        "error",
-        stop_at(twin.view, twin.node, twin.value, twin.leaves),
+        "info" if twin.view.sink.kind == "library" else "error",
+        twin.node.location
+        if twin.view.sink.kind == "library"
+        else stop_at(twin.view, twin.node, twin.value, twin.leaves),
         fix=f"stop the side that passed no predictor: {stop_call(analysis)}",
         leaves=twin.leaves,
         through=(twin.node, twin.value),

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
-from gradaudit.rules.criteria.estimate import live_estimates
+from gradaudit.rules.criteria.estimate import averaged_parameters, live_estimates
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.sites import stop_at
 from gradaudit.rules.criteria.statistic import tracked_statistics, tracked_writes
@@ -83,4 +83,17 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             fix=f"take what is estimated as a constant: {stop_call(analysis)}",
             leaves=estimate.leaves,
             through=[estimate.use, estimate.node],
+        )
+    for averaged in averaged_parameters(analysis):
+        leaves = analysis.bit(averaged.leaf)
+        yield make_finding(
+            averaged.view,
+            "GA505",
+            "tracked-update",
+            f"{names_of(analysis, leaves)} follows by averaging and still requires gradient: the average is recorded",
+            "warning",
+            averaged.node.location,
+            fix="make it a buffer, or a Parameter with requires_grad=False",
+            leaves=leaves,
+            through=[averaged.node],
         )

@@ -89,15 +89,40 @@ class Twin:
 def twins(analysis: Analysis) -> Iterator[Twin]:
     """Live projections in a symmetric pair of comparisons with a predictor on one side of each (SimSiam, BYOL)."""
     for view in () if reinforcement(analysis) else analysis.views:
-        if view.sink.kind == "library" or any(node.op in NEGATIVES for node in view.slice):
+        if any(node.op in NEGATIVES for node in view.slice):
             continue
         pairs = [pair for node in view.slice for pair in _pairs(view, node)]
+        if view.sink.kind == "library":
+            yield from _crossed(view, pairs)
+            continue
         for pair in pairs:
             mirrors = [other for other in pairs if other is not pair and _swapped(pair, other)]
             if pair.passes and any(_predictor(view, pair, mirror) for mirror in mirrors):
                 leaves = view.live(pair.operand)
                 if leaves and not leaves & ~view.live(pair.other):
                     yield Twin(view, pair.node, pair.value, leaves)
+
+
+def _crossed(view: View, pairs: list[_Pair]) -> Iterator[Twin]:
+    """`D(p0, z1) + D(p1, z0)` of two arguments that each hold (z, p): the comparison of a predictor with a projection.
+
+    Whoever compared two views alike would take the same part of both.
+    """
+    entries = [(pair, _entry(pair.operand), _entry(pair.against)) for pair in pairs if pair.node.op in LOSSES]
+    for pair, mine, its in entries:
+        if mine is None or its is None or not pair.passes or mine[0] is its[0] or mine[1] == its[1]:
+            continue
+        if any(theirs == (its[0], mine[1]) and other == (mine[0], its[1]) for _, theirs, other in entries):
+            if mine[1] < its[1]:  # the projection comes first: (z, p)
+                yield Twin(view, pair.node, pair.value, view.live(pair.operand))
+
+
+def _entry(node: Node) -> tuple[Node, str] | None:
+    """Which part of which argument the value is."""
+    if node.op != "getitem" or not node.inputs:
+        return None
+    source = node.inputs[0].source
+    return (source, node.detail) if source.leaf is not None and source.leaf.kind == "arg" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +133,7 @@ class _Pair:
     passes: bool
     behind_value: frozenset[Node]
     other: Node
+    against: Node
     behind_other: frozenset[Node]
 
 
@@ -123,7 +149,7 @@ def _pairs(view: View, node: Node) -> list[_Pair]:
 
 def _pair(node: Node, value: Edge, other: Edge) -> _Pair:
     return _Pair(node, value.source, _core(value.source), value.passes, _behind(value.source), _core(other.source),
-                 _behind(other.source))  # fmt: skip
+                 other.source, _behind(other.source))  # fmt: skip
 
 
 def _core(node: Node) -> Node:

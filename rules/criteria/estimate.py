@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 PRODUCTS = frozenset({"mul", "div", "matmul", "einsum", "dot", "bmm", "sub"})
+ROWS = frozenset({"getitem", "gather", "reshape", "cast", "clone", "index_select"})
 CARRIED = frozenset({"stop", "phi", "reshape", "cast", "clone", "getitem", "store", "pack", "copy", "where"})
 
 
@@ -58,6 +59,52 @@ def _mixed(view: View, node: Node) -> Node | None:
     for old, new in pairs:
         if new.passes and view.live(new.source) and not view.live(old.source) and _is_earlier(node, old.source):
             return new.source
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """`leaf`, a parameter that gradient reaches, is what `node` averages and what the program then writes."""
+
+    view: View
+    node: Node
+    leaf: Node
+
+
+def averaged_parameters(analysis: Analysis) -> Iterator[Averaged]:
+    """Prototypes that follow by averaging and still require gradient, once each."""
+    written = {
+        leaf
+        for event in analysis.tape.events
+        if event.kind in ("copy", "soft_update") and not any(_is_parameter(source) for source in event.sources)
+        for leaf in event.leaves
+        if event.location.line and not (leaf.leaf is not None and leaf.leaf.copied_from)
+    }
+    told = set()
+    for view in analysis.views if written else ():
+        for node in view.slice:
+            leaf = _averages(view, node)
+            if leaf is not None and leaf in written and leaf not in told:
+                told.add(leaf)
+                yield Averaged(view, node, leaf)
+
+
+def _is_parameter(node: Node) -> bool:
+    return node.leaf is not None and node.leaf.kind == "param"
+
+
+def _averages(view: View, node: Node) -> Node | None:
+    """The parameter itself, or rows of it, that a convex combination with something else decays."""
+    data = [edge for edge in node.inputs if edge.kind == DATA]
+    if node.op != "add" or len(data) != 2 or not _convex(view, data[0].source, data[1].source):
+        return None
+    for edge in data:
+        for factor in _factors(edge.source):
+            bare = factor.source
+            while bare.leaf is None and bare.op in ROWS and bare.inputs:
+                bare = bare.inputs[0].source
+            if _is_parameter(bare) and view.live(factor.source):
+                return bare
     return None
 
 

@@ -24,6 +24,8 @@ def is_backbone(flow: Foreign) -> bool:
     facts = roles(analysis)
     if flow.held or not view.own or not facts.complete or not analysis.tape.optimizers:
         return False
+    if any(leaf.leaf is None or leaf.leaf.owner is None for leaf in facts.held):
+        return False  # something of unknown origin is trained: it may be a part of the network
     leaves = analysis.leaves(flow.leaves)
     if any(leaf.leaf is None or leaf.leaf.owner is None or facts.is_copy(leaf) for leaf in leaves):
         return False
