@@ -16,7 +16,7 @@ from gradaudit.tape import DATA, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-PRODUCTS = frozenset({"mul", "div", "matmul", "einsum", "dot", "bmm", "sub"})
+PRODUCTS = frozenset({"mul", "div", "matmul", "einsum", "dot", "bmm"})
 ROWS = frozenset({"getitem", "gather", "reshape", "cast", "clone", "index_select"})
 CARRIED = frozenset({"stop", "phi", "reshape", "cast", "clone", "getitem", "store", "pack", "copy", "where"})
 
@@ -110,11 +110,7 @@ def _averages(view: View, node: Node) -> Node | None:
 
 def _convex(view: View, one: Node, other: Node) -> bool:
     """Two products whose factors add up to one."""
-    return any(
-        _complement(view, first.source, second.source)
-        for first in _factors(one)
-        for second in _factors(other)
-    )
+    return any(_complement(view, first.source, second.source) for first in _factors(one) for second in _factors(other))
 
 
 def _factors(node: Node) -> list[Edge]:

@@ -1,8 +1,8 @@
 """K6: features of a network that nobody trains, before a head that is trained: a probe whose backbone must be frozen.
 
-The optimizers are all known and hold nothing of the network, and its output is what a trained layer is called with. That
-nobody means to train it is told by its evaluation mode, or by an optimizer that took the head alone out of the object that
-has both.
+The optimizers are all known and hold nothing of the network, and its output is what a trained layer is called with.
+That nobody means to train it is told by its evaluation mode, or by an optimizer that took the head alone out of the
+object that has both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gradaudit.rules.criteria.sites import frames
 from gradaudit.tape import PARAMETER, Network, Node
 
 if TYPE_CHECKING:
-    from gradaudit.paths import Analysis, View
+    from gradaudit.paths import View
 
 
 def is_backbone(flow: Foreign) -> bool:

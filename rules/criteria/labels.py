@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 NORMALISED = frozenset({"softmax", "sigmoid"})
-ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "getitem", "sub", "add", "cat"}
+ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
 
 
 @dataclass(frozen=True, slots=True)

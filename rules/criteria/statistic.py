@@ -1,5 +1,5 @@
-"""K10: a running statistic that autograd records: `new = old + k * (x - old)`, x live, carried into the next update, and
-a target's parameters that are written so.
+"""K10: a running statistic that autograd records: `new = old + k * (x - old)`, x live, carried into the next update;
+and a target's parameters that are written so.
 """
 
 from __future__ import annotations
