@@ -18,7 +18,7 @@ NOT_CALLED = frozenset({"property", "cached_property", "staticmethod", "classmet
 MOST_METHODS = 4
 COMPARES = re.compile(
     r"loss|entropy|kl_?div|similarity|softmax|logsumexp|square|pow|norm|distance|cdist|detach|stop_?grad|no_grad"
-    r"|round|floor|sign|argm|one_?hot|quanti[sz]|commit|ste$|straight|lerp|momentum|requires_grad"
+    r"|round|floor|sign|argm|one_?hot|quanti[sz]|commit|ste$|straight|lerp|momentum|requires_grad|^where$|sample|hard"
 )
 """Names without which a forward pass compares nothing, rounds nothing and stops nothing: it is not followed."""
 
