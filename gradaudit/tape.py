@@ -227,11 +227,11 @@ class Event:
     leaves: tuple[Node, ...] = ()
     sources: tuple[Node, ...] = ()
     weight: float | None = None
-    tracked: bool = False
     sink: Sink | None = None
     loops: tuple[int, ...] = ()
     guard: Guard = ALWAYS
     conditional: bool = False
+    tracked: bool = False
 
 
 @dataclass(eq=False, slots=True)
