@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +25,9 @@ FOLDER = FIXTURES / "check_jax"
 
 
 def cases() -> Iterator[tuple[Path, str, Case]]:
-    sys.path.insert(0, str(FOLDER))
-    try:
-        for path in sorted(FOLDER.glob("*.py")):
-            for name, _, case in cases_in(importlib.import_module(path.stem)):
-                yield path, name, case
-    finally:
-        sys.path.remove(str(FOLDER))
+    for path in sorted(FOLDER.glob("*.py")):
+        for name, _, case in cases_in(targets.load_module(str(path))):
+            yield path, name, case
 
 
 ALL = list(cases())

@@ -196,22 +196,27 @@ def _on_line(node: Node, finding: Finding) -> bool:
 
 def _lost(case: Case, cut: Cut) -> int:
     """The leaves that gradient no longer reaches with this stop, by the structure of the tape."""
-    loss = case.view.sink.loss
-    before = case.view.live(loss)
-    if loss in cut.values:
-        return before
     reached = 0
-    seen, waiting = {loss}, [loss]
+    for node in reached_past(case, [cut]):
+        reached |= case.analysis.bit(node)
+    return case.view.live(case.view.sink.loss) & ~reached
+
+
+def reached_past(case: Case, cuts: Sequence[Cut]) -> set[Node]:
+    """What gradient still reaches with all these stops; a stopped value itself it does not."""
+    loss = case.view.sink.loss
+    values = {node for cut in cuts for node in cut.values}
+    operands = {place for cut in cuts for place in cut.operands}
+    seen: set[Node] = set() if loss in values else {loss}
+    waiting = list(seen)
     while waiting:
         node = waiting.pop()
-        reached |= case.analysis.bit(node)
         for index, edge in enumerate(node.inputs):
             source = edge.source
-            if not edge.passes or source in seen or source in cut.values or (node, index) in cut.operands:
-                continue
-            seen.add(source)
-            waiting.append(source)
-    return before & ~reached
+            if edge.passes and source not in seen and source not in values and (node, index) not in operands:
+                seen.add(source)
+                waiting.append(source)
+    return seen
 
 
 def _lost_groups(case: Case, cut: Cut | None) -> tuple[str, ...]:

@@ -11,12 +11,19 @@ from gradaudit.dynamic.recording import NONE, ZERO, Cut, Group
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import leak_code
 from gradaudit.dynamic.starved import starved
+from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import Location, Node
 
 _LAGGING = re.compile(
     r"(^|_)(target|targets|targ|tgt|ema|momentum|teacher|ref|reference|old|frozen|lagged|lagging|shadow|slow)($|_|\d)"
     r"|target$|^target|teacher"
 )
+_FIXED = re.compile(r"(^|_)(fixed|tutor|snapshot|anchor|prev|previous|initial|pretrained|sft)($|_|\d)")
+"""Names of networks that may as well be fine-tuned: only a comparison with what is trained tells."""
+
+COMPARED = frozenset(("GA201", "GA301", "GA302"))
+"""Leaks out of a comparison with the output of another network."""
+
 _SUFFIX = re.compile(r"_?(t|tar|bar|prime|minus|lag|copy)")
 
 
@@ -33,20 +40,31 @@ def by_names(case: Case) -> Iterator[Judgement]:
 
     Names come last: only a leak that a stop keeps out is told, as a warning.
     """
-    free = [group for group in case.groups if not group.stated]
     held = case.analysis.mask(leaf for one in case.recording.tape.optimizers for leaf in one.leaves)
-    lagging = [group for group in free if not case.mask([group]) & held and lags(group)]
-    others = [group for group in case.groups if group not in lagging and group.state != NONE]
-    if not others:
-        return
+    free = [group for group in case.groups if not group.stated and not case.mask([group]) & held]
+    lagging = [group for group in free if lags(group)]
     for group in lagging:
         group.role = "target"
-    yield from (one for one in leaks(case, lagging, others, stated=False) if not one.freeze)
+    still = [group for group in free if group not in lagging and is_still(case, group)]
+    for kind in (lagging, still):
+        others = [group for group in case.groups if group not in kind and group.state != NONE]
+        found = leaks(case, kind, others, stated=False) if others else iter(())
+        yield from (one for one in found if not one.freeze and (kind is lagging or one.finding.code in COMPARED))
+
+
+def is_still(case: Case, group: Group) -> bool:
+    """Whether the group's network is in evaluation mode among others that train, or is called fixed."""
+    still = case.recording.evaluating
+    return all(leaf in still for leaf in group.leaves) or any(_FIXED.search(part) for part in _words(group))
+
+
+def _words(group: Group) -> list[str]:
+    return re.split(r"[.]", group.name.lower())
 
 
 def lags(group: Group) -> bool:
     """Whether a name on the way to the group is a target's, or the name of what it is a copy of and a `t`."""
-    if any(_LAGGING.search(part) for part in re.split(r"[.]", group.name.lower())):
+    if any(_LAGGING.search(part) for part in _words(group)):
         return True
     owners = [leaf.leaf.owner for leaf in group.leaves if leaf.leaf is not None]
     for network in {one for owner in owners if owner is not None for one in owner.chain()}:
@@ -109,7 +127,7 @@ def _leak(case: Case, spot: Spot, groups: list[Group], stated: bool) -> Judgemen
     severity = "error" if stated else "warning"
     zero = [group for group in groups if group.state == ZERO]
     evidence = "" if len(zero) < len(groups) else " (it happens to be zero on these inputs)"
-    role = "stated as frozen" if stated else "a target by its name"
+    role = "stated as frozen" if stated else _role(case, groups)
     message = f"{names(groups)}, {role}, {_verb(groups)} gradient from the loss{evidence}"
     what = next((node.name for node in reversed(spot.nodes) if node.name), "")
     return Judgement(
@@ -118,7 +136,7 @@ def _leak(case: Case, spot: Spot, groups: list[Group], stated: bool) -> Judgemen
             code,
             severity,
             message,
-            spot.location,
+            _outside(case, spot, case.mask(groups)),
             fix=_stop_advice(case, what, len(spot.nodes)),
             trace=trace(case, spot.nodes[-1], case.mask(groups)),
         ),
@@ -126,6 +144,32 @@ def _leak(case: Case, spot: Spot, groups: list[Group], stated: bool) -> Judgemen
         leaks=tuple(group.name for group in groups),
         nodes=spot.nodes,
     )
+
+
+def _role(case: Case, groups: list[Group]) -> str:
+    still = case.recording.evaluating
+    if all(leaf in still for group in groups for leaf in group.leaves):
+        return "in evaluation mode beside a network in training"
+    return "a target by its name" if any(map(lags, groups)) else "fixed by its name"
+
+
+def _outside(case: Case, spot: Spot, leaves: int) -> Location:
+    """A helper that was only handed what it combines is seen from where it was called."""
+    node = spot.nodes[-1]
+    if any(one.location.line != spot.location.line for one in spot.nodes):
+        return spot.location  # the line is a caller's already
+    makers = [one for one in case.view.slice if _takes(case, one, leaves)]
+    meetings = [user for one in spot.nodes for user, _ in case.view.consumers(one) if case.view.live(user) & ~leaves]
+    place = spot.location
+    for call in activations(node.call):
+        if any(call in activations(one.call) for one in (*makers, *meetings)):
+            break
+        place = call.location
+    return place
+
+
+def _takes(case: Case, node: Node, leaves: int) -> bool:
+    return any(edge.passes and _is(case, edge.source, leaves) for edge in node.inputs)
 
 
 def _verb(groups: list[Group]) -> str:
@@ -165,7 +209,7 @@ def _through(case: Case, groups: list[Group], stated: bool) -> Judgement:
 
 def _first_use(case: Case, leaves: int) -> Node:
     for node in case.view.slice:
-        if any(edge.passes and _is(case, edge.source, leaves) for edge in node.inputs):
+        if _takes(case, node, leaves):
             return node
     return case.view.sink.loss
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gradaudit import ownership
 from gradaudit.dynamic.broadcast import broadcasts
-from gradaudit.dynamic.by_rules import by_rules, roots_of, whole_update
+from gradaudit.dynamic.by_rules import by_rules, reached_past, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, trace
 from gradaudit.dynamic.recording import NONE, Recording
@@ -15,10 +15,14 @@ from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import raw_inputs
 from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
+from gradaudit.dynamic.unowned import unowned
 from gradaudit.errors import CheckError
 
 SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206"))
 """Codes that say more of a leak into a frozen group than that it is one."""
+
+TARGETS = {"GA101": "GA102"}
+"""A bootstrap target that leaks into a frozen network is told as what the user stated: a target network."""
 
 NOTHING = (
     "the loss depends on no parameter in reach, so there is nothing to audit: name the function that calls the "
@@ -37,6 +41,8 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
     merged += [judgement for judgement in by_names(case) if not _known(case, judgement, merged)]
+    merged += [judgement for judgement in unowned(case) if not _known(case, judgement, merged)]
+    merged = _uncured(case, merged)
     merged += guessed(recording)
     merged += _carried(case, {(one.finding.location.path, one.finding.location.line) for one in merged})
     lines = {(one.finding.location.path, one.finding.location.line) for one in merged if one.finding.code == "GA603"}
@@ -88,16 +94,54 @@ def _own(recording: Recording) -> None:
 
 
 def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:
-    """A leak into a frozen group under the code of the rule that speaks of the same line."""
-    if not judgement.leaks or judgement.freeze or any(raw_inputs(node) for node in judgement.nodes):
+    """A leak into frozen groups as the rule tells it that speaks of the same line, or of the very same leak.
+
+    A rule knows what a value is for: of a leak into the same groups that another function hands on, or whose code says
+    more, its place is the better one.
+    """
+    if not judgement.leaks or judgement.freeze:
         return judgement
     where = judgement.finding.location
     for other in shared:
-        place = other.finding.location
-        if (place.path, place.line) == (where.path, where.line) and other.finding.code in SHAPED:
-            code = other.finding.code
-            judgement.finding = replace(judgement.finding, code=code, name=NAMES[code])
+        place, code = other.finding.location, other.finding.code
+        if (place.path, place.line) == (where.path, where.line):
+            if code in TARGETS or (code in SHAPED and not any(raw_inputs(node) for node in judgement.nodes)):
+                return _under(judgement, TARGETS.get(code, code))
+        elif other.cut is not None and set(other.leaks) == set(judgement.leaks):
+            if code in SHAPED or (code in TARGETS and _elsewhere(judgement, other)):
+                judgement.cut, judgement.nodes = other.cut, other.nodes
+                judgement.finding = replace(judgement.finding, location=place, trace=other.finding.trace)
+                return _under(judgement, TARGETS.get(code, code))
     return judgement
+
+
+def _under(judgement: Judgement, code: str) -> Judgement:
+    judgement.finding = replace(judgement.finding, code=code, name=NAMES[code])
+    return judgement
+
+
+def _elsewhere(judgement: Judgement, other: Judgement) -> bool:
+    """Whether the two stand in different functions."""
+    return {node.call for node in judgement.nodes} != {node.call for node in other.nodes}
+
+
+def _uncured(case: Case, judgements: list[Judgement]) -> list[Judgement]:
+    """Without those that the stops of the others cure: what only flows into a leak is none of its own."""
+    kept = list(judgements)
+    for one in sorted(judgements, key=lambda one: min((node.time for node in one.nodes), default=0)):
+        if one.cut is None or one.freeze or not one.nodes:
+            continue
+        others = [other.cut for other in kept if other is not one and other.cut and _stops_as_much(case, one, other)]
+        if others and not reached_past(case, others) & set(one.nodes):
+            kept = [other for other in kept if other is not one]
+    return kept
+
+
+def _stops_as_much(case: Case, one: Judgement, other: Judgement) -> bool:
+    """Whether the other is a leak too, of at least the same leaves."""
+    if other.freeze or other.finding.severity == "info":
+        return False
+    return not roots_of(case, one.finding) & ~roots_of(case, other.finding)
 
 
 def _known(case: Case, judgement: Judgement, before: list[Judgement]) -> bool:

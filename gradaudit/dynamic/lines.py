@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 import os
+import re
 import sys
 import sysconfig
 from types import CodeType, FrameType
@@ -13,7 +14,8 @@ from gradaudit.tape import Call, Location
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _STDLIB = sysconfig.get_paths()["stdlib"]
-_PURELIB = tuple({sysconfig.get_paths()[key] for key in ("purelib", "platlib")})
+_INSTALLED = re.compile(r"^.*?[/\\](?:site|dist)-packages[/\\]")
+"""Where packages are installed, in whichever of the environments that a Python may see at once."""
 
 Span = tuple[int, int, int, int]
 
@@ -23,10 +25,9 @@ def user_roots(file: str, package: str = "") -> tuple[str, ...]:
     folder = os.path.dirname(os.path.abspath(file))
     for _ in range(package.count(".") + (os.path.basename(file) == "__init__.py")):
         folder = os.path.dirname(folder)
-    inside = [root for root in _PURELIB if folder.startswith(root + os.sep)]
+    inside = _INSTALLED.match(folder)
     if inside:
-        top = os.path.relpath(folder, inside[0]).split(os.sep)[0]
-        folder = os.path.join(inside[0], top)
+        folder = inside[0] + folder[inside.end() :].split(os.sep)[0]
     return (folder, os.getcwd())
 
 
@@ -51,9 +52,8 @@ class Lines:
     def _judge(self, filename: str) -> bool:
         if filename.startswith("<") or filename.startswith((_OURS + os.sep, *self._library)):
             return False
-        installed = filename.startswith(tuple(root + os.sep for root in _PURELIB))
-        if installed or filename.startswith(_STDLIB + os.sep):
-            return any(filename.startswith(root) and root.startswith(_PURELIB) for root in self._roots)
+        if _INSTALLED.match(filename) or filename.startswith(_STDLIB + os.sep):
+            return any(filename.startswith(root) and _INSTALLED.match(root) is not None for root in self._roots)
         return True
 
     def here(self, depth: int, stop: CodeType | None = None) -> tuple[Location, Call | None]:

@@ -114,6 +114,8 @@ class Recording:
     """Which process this is; only the first one reports."""
     escapes: list[Node] = field(default_factory=list)
     """Values with gradient that left the framework (`.item()`, `.numpy()`, a callback), where no tape can follow."""
+    evaluating: frozenset[Node] = frozenset()
+    """Leaves of networks in evaluation mode, where others are in training."""
     carried: list[tuple[Node, str]] = field(default_factory=list)
     """Values that an object of the scope brings with a graph from before the loss, and their names."""
     handle: Any = None

@@ -113,13 +113,18 @@ def leak_code(case: Case, spot: Spot, groups: list[Group]) -> str:
     probable = any(meet.op in PROBABLE for meet in meets) or _past(spot.nodes, "softmax", "log_softmax")
     if probable:
         return "GA302"
-    return "GA301" if _has_twin(case, groups) else "GA102"
+    return "GA301" if _has_twin(case, groups) else "GA302"
 
 
 def _scalars(groups: list[Group]) -> bool:
     """Only single numbers that are no network's: a temperature, a multiplier."""
     leaves = [leaf.leaf for group in groups for leaf in group.leaves]
-    return bool(leaves) and all(leaf is not None and leaf.scalar and leaf.owner is None for leaf in leaves)
+    alone = {group.name for group in groups if group.tensors == 1}
+    return bool(leaves) and all(
+        leaf is not None and leaf.scalar and (leaf.owner is None or group.name in alone)
+        for group in groups
+        for leaf in (node.leaf for node in group.leaves)
+    )
 
 
 def _weighs_score(case: Case, meet: Node, spot: Spot) -> bool:

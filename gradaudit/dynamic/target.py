@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,11 +111,12 @@ def _load_file(place: str, root: str, seed: int) -> ModuleType:
         sys.path.insert(0, str(folder))
     name = ".".join(parts) if parts[-1] != "__init__" else ".".join(parts[:-1])
     known = sys.modules.get(name)
-    if known is not None and os.path.realpath(getattr(known, "__file__", None) or "") == str(file):
-        return known
+    for loaded in (known, sys.modules.get(_unique(file))):
+        if loaded is not None and os.path.realpath(getattr(loaded, "__file__", None) or "") == str(file):
+            return loaded
     if known is None and len(parts) > 1:
         return _load_name(name, seed)
-    unique = name if known is None and importlib.util.find_spec(name) is None else f"gradaudit_target_{file.stem}"
+    unique = name if known is None and importlib.util.find_spec(name) is None else _unique(file)
     if known is None and unique != name and _finds(name, file):
         unique = name
     spec = importlib.util.spec_from_file_location(unique, file)
@@ -128,6 +130,11 @@ def _load_file(place: str, root: str, seed: int) -> ModuleType:
         sys.modules.pop(unique, None)
         raise UserCodeError(f"{place} cannot be imported: {_brief(error)}", error) from error
     return module
+
+
+def _unique(file: Path) -> str:
+    """A name for a file whose own another module has."""
+    return f"gradaudit_target_{file.stem}_{zlib.crc32(str(file).encode()):08x}"
 
 
 def _finds(name: str, file: Path) -> bool:

@@ -14,6 +14,7 @@ from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.foreign import Foreign, copied_from
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.roles import Roles, roles
+from gradaudit.rules.criteria.selfcancel import measured
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _pairs(view: View, node: Node) -> list[_Pair]:
     if len(data) < 2 or not (node.op in LOSSES or node.op == "mul" or node.op == "sub"):
         return []
     one, other = data[0], data[1]
-    if one.source is other.source:
+    if one.source is other.source or (node.op == "sub" and not measured(view, node)):
         return []
     return [_pair(node, one, other), _pair(node, other, one)]
 

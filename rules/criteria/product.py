@@ -189,6 +189,8 @@ def _sign(view: View, node: Node) -> float:
         live = [edge for edge in data if edge.passes and view.live(edge.source)]
         if len(live) != 1 or node.op not in LINEAR | SIGNED:
             break
+        if node.op in SHIFTS and any(_is_drawn(edge.source) for edge in data if edge is not live[0]):
+            break  # a log-probability written out: the noise is no constant of the dual
         if node.op == "neg" or (node.op == "sub" and live[0] is data[-1]):
             sign = -sign
         elif node.op in ("mul", "div"):
@@ -198,6 +200,20 @@ def _sign(view: View, node: Node) -> float:
             sign = math.copysign(sign, sign * others[0])
         node = live[0].source
     return sign
+
+
+def _is_drawn(node: Node) -> bool:
+    """Whether the value is made of noise."""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 40:
+        current = waiting.pop()
+        if current.op in ("random", "sample"):
+            return True
+        for edge in current.inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def _sign_in_loss(view: View, node: Node) -> float | None:

@@ -64,7 +64,8 @@ _RENAMED = {
     "sign": "sgn",
     "round": "round_ trunc fix",
     "alloc": "zeros ones empty full zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full"
-    " new_tensor arange linspace eye tensor as_tensor from_numpy logspace one_hot",
+    " new_tensor tensor as_tensor from_numpy one_hot",
+    "const": "arange linspace logspace eye tril_indices triu_indices",
     "binary_cross_entropy": "binary_cross_entropy_with_logits",
     "kl_div": "kl_divergence",
     "normal": "",

@@ -156,6 +156,7 @@ class Run:
             notes=self.notes,
             escapes=self.tracer.escapes,
             carried=self._carried(),
+            evaluating=self._evaluating(),
             handle=self,
         )
 
@@ -189,6 +190,14 @@ class Run:
             if not below:
                 return prefix
         return name
+
+    def _evaluating(self) -> frozenset[Node]:
+        """The parameters whose every module is in evaluation mode, if another one that is used here is not."""
+        holders = {id(one): module for module, _ in self.reach.modules.values() for one in module._parameters.values()}
+        modes = {self.leaf_nodes[key]: module.training for key, module in holders.items() if key in self.leaf_nodes}
+        if True not in modes.values():
+            return frozenset()
+        return frozenset(leaf for leaf, training in modes.items() if not training)
 
     def _carried(self) -> list[tuple[Node, str]]:
         """Values with a history from before the loss that no argument brought."""
