@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradaudit.errors import CLEAN, FINDINGS, USAGE, GradauditError, UserCodeError
+from gradaudit.errors import CLEAN, FINDINGS, INTERRUPTED, USAGE, GradauditError, UsageError, UserCodeError
 
 if TYPE_CHECKING:
     from gradaudit.check import CheckReport, Options
 
-INTERRUPTED = 130
+KINDS = (".html", ".svg", ".dot")
+"""What --graph draws."""
 
 
 @click.command()
@@ -60,8 +61,13 @@ def check(
     TARGET is `package.module:function`, `path/file.py:function`, a dotted attribute after the colon (a method of an
     object), or a path: then every `@gradaudit.case` below it is run.
 
+    A pattern is a glob over dotted names: of an argument or a module-level object, then attributes, keys and indices
+    (`target_net`, `agent.critics.0.*`, `params.target`). Inputs come from --inputs, from the case, from a
+    `make_inputs`, `example_inputs`, `make_batch` or `example_batch` of the module, or from --input and jaxtyping
+    annotations.
+
     Exits with 0 if there is nothing to report, 1 if there is, 2 if the loss cannot be audited, 101 if gradaudit itself
-    failed.
+    failed, 130 if it was interrupted.
     """
     from gradaudit.check import Options
 
@@ -69,8 +75,13 @@ def check(
         inputs, specs, _patterns(frozen), _patterns(trained), _numbers(argnums), framework or "", app_dir, factory, seed
     )
     failures: list[str] = []
+    _can_draw(graph)
     with _user_errors(), redirect_stdout(sys.stderr):
         reports = list(_reports(targets, options, failures))
+    if not reports and not failures:
+        raise UsageError(
+            f"{targets[0]} holds no `@gradaudit.case`: put one beside a loss, or name it ({_named(targets[0])})"
+        )
     if any(report.rank for report in reports):
         sys.exit(CLEAN)
     _print(reports, output_format, single=len(targets) == 1 and not _is_path(targets[0]), failures=failures)
@@ -157,10 +168,35 @@ def _tally(reports: list[CheckReport], failures: list[str]) -> str:
     return "\n".join([*lines, f"{count}{ending}."]) + "\n"
 
 
+def _named(target: str) -> str:
+    return f"{target}:loss_fn" if target.endswith(".py") else f"{os.path.join(target, 'file.py')}:loss_fn"
+
+
+def _can_draw(path: str) -> None:
+    """Say before the loss is run that there is nowhere to draw to, or no way."""
+    if not path:
+        return
+    if Path(path).suffix not in KINDS:
+        raise UsageError(f"--graph draws {', '.join(KINDS)} files, not {Path(path).suffix or path!r}")
+    if not Path(path).parent.is_dir():
+        raise UsageError(f"--graph {path}: there is no such folder")
+    if Path(path).is_dir():
+        raise UsageError(f"--graph {path}: this is a folder")
+
+
 def _draw(reports: list[CheckReport], path: str) -> None:
+    """The whole drawing or nothing: a file that is there is replaced in one go."""
     from gradaudit.report import graph
 
-    Path(path).write_text(graph.render(reports, Path(path).suffix), encoding="utf-8")
+    text = graph.render(reports, Path(path).suffix)
+    beside = f"{path}.{os.getpid()}.part"
+    try:
+        Path(beside).write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise UsageError(f"--graph {path}: {error.strerror}") from error
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 
 @contextmanager

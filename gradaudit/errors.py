@@ -8,6 +8,9 @@ USAGE = 2
 INTERNAL = 101
 INTERRUPTED = 130
 
+INPUTS = "mend it, or give other inputs (--inputs module:function, --input name=float32:32x4)"
+"""What to do where a loss raises."""
+
 
 class GradauditError(Exception):
     """The root: whatever we raise on purpose. Its message is for the user; its exit code is the process's."""

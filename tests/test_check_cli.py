@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -250,7 +251,7 @@ def test_method_needs_factory(run: Run) -> None:
 
 ERRORS = {
     "no such attribute": (PROGRAM, "los_fn", "has no 'los_fn'; did you mean 'loss_fn'?"),
-    "not callable": (PROGRAM, "number", "is a int, not a function that returns a loss"),
+    "not callable": (PROGRAM, "number", "is an int, not a function that returns a loss"),
     "not scalar": (extended("def loss_fn(a, b, c): return net(a)"), "loss_fn", "has shape (13, 1), not one number"),
     "a number": (extended("def loss_fn(a, b, c): return net(a).mean().item()"), "loss_fn", "a plain number"),
     "nothing": (extended("def loss_fn(a, b, c): net(a)"), "loss_fn", "returns nothing"),
@@ -259,6 +260,8 @@ ERRORS = {
     "shapes": (extended("def loss_fn(a, b, c): return net(a.T).mean()"), "loss_fn", "raised RuntimeError: mat1"),
     "user error": (extended("def loss_fn(a, b, c): return 1 / 0"), "loss_fn", "raised ZeroDivisionError"),
     "too few": (extended("def loss_fn(a, b, c, d): return net(a).mean()"), "loss_fn", "do not fit"),
+    "empty": (extended("def loss_fn(a, b, c): return {}"), "loss_fn", "without a scalar tensor; it is empty"),
+    "asynchronous": (extended("async def loss_fn(a, b, c): return net(a).mean()"), "loss_fn", "returns a coroutine"),
     "exits": (extended("def loss_fn(a, b, c): raise SystemExit(3)"), "loss_fn", "ended the process (exit 3)"),
     "cannot import": ("import torch\nraise ValueError('broken')", "loss_fn", "cannot be imported: ValueError: broken"),
     "missing dependency": ("import no_such_package_here", "loss_fn", "No module named 'no_such_package_here'"),
@@ -292,7 +295,10 @@ def test_missing_module(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     for target, message in (
         ("no_such_module:loss", "there is no module 'no_such_module'"),
         ("no/such/file.py:loss", "there is no such file"),
-        ("no_such_module", "names no function"),
+        ("no_such_module", "names no function: write no_such_module:loss_fn"),
+        ("no/such/folder", "there is no such file or folder"),
+        ("module:", "names no function: write module:loss_fn"),
+        (":loss_fn", "names no module"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["check", target])
@@ -342,6 +348,57 @@ def test_prints_go_to_stderr(run: Run) -> None:
     result = run(program, "--output-format", "json")
     assert json.loads(result.out)["findings"] == []
     assert "hello" in result.err
+
+
+def test_nowhere_to_draw(run: Run, tmp_path: Path) -> None:
+    """Told before the loss is run, and nothing is left behind."""
+    for file, message in (
+        ("out.png", "not '.png'"),
+        ("no/out.svg", "no such folder"),
+        ("drawn.svg", "this is a folder"),
+    ):
+        (tmp_path / "drawn.svg").mkdir(exist_ok=True)
+        result = run(PROGRAM, "--graph", str(tmp_path / file))
+        assert result.code == 2 and result.out == "" and message in result.err
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_argnums_are_jax(run: Run) -> None:
+    result = run(PROGRAM, "--argnums", "0")
+    assert result.code == 2 and "--argnums is jax's" in result.err
+
+
+def test_missing_input_shows_the_whole_line(run: Run) -> None:
+    result = run(PROGRAM, "--input", "obs=float32:5x4", "--input", "reward=float32:5")
+    assert result.code == 2 and "--input obs=float32:5x4 --input reward=float32:5 --input next_obs=" in result.err
+    result = run(PROGRAM, "--input", "nothing=float32:5")
+    assert result.code == 2 and "it has obs, reward, next_obs" in result.err
+
+
+def test_no_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.py").write_text(PROGRAM, encoding="utf-8")
+    for target, message in (("plain.py", "(plain.py:loss_fn)"), (".", "holds no `@gradaudit.case`")):
+        with pytest.raises(SystemExit) as stop:
+            main(["check", target])
+        told = capfd.readouterr()
+        assert stop.value.code == 2 and told.out == "" and message in told.err
+
+
+def test_real_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C while the loss runs."""
+    (tmp_path / "slow.py").write_text(
+        extended("import time\ndef loss_fn(a, b, c):\n    print('running', flush=True)\n    time.sleep(60)"),
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "gradaudit", "check", "slow.py:loss_fn"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and process.stdout is not None
+        while process.stderr.readline() != "running\n":
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "gradaudit: interrupted" in process.stderr.read() and process.stdout.read() == ""
 
 
 def test_interrupt(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import linecache
 import random
 import subprocess
 import sys
@@ -252,10 +253,31 @@ def test_sparse_gradients() -> None:
 
 
 def test_one_network_under_two_names() -> None:
-    net = nn.Linear(3, 1)
+    """Told at the line that gives it the second name; a network that is shared on purpose is not."""
+    net, head = nn.Linear(3, 3), nn.Linear(3, 1)
     twin = net
-    with pytest.raises(CheckError, match="one network under two names"):
-        gradaudit.check(lambda x: (net(x) - twin(x)).mean(), (torch.ones(2, 3),), frozen="twin", trained="net")
+
+    def loss(x: Any) -> Any:
+        return (net(x) - twin(x).detach()).square().mean()
+
+    report = gradaudit.check(loss, (torch.ones(2, 3),), frozen="twin", trained="net")
+    assert [(one.code, one.severity) for one in report.findings] == [("GA502", "error")]
+    assert linecache.getline(__file__, report.findings[0].location.line).strip() == "twin = net"
+    target_net = net
+
+    def by_name(x: Any) -> Any:
+        return (head(net(x)) - head(target_net(x)).detach()).square().mean()
+
+    report = gradaudit.check(by_name, (torch.ones(2, 3),))
+    assert [(one.code, one.severity) for one in report.findings] == [("GA502", "warning")]
+    critic = nn.ModuleDict({"encoder": net, "head": head})
+    target = nn.ModuleDict({"encoder": net, "head": nn.Linear(3, 1)})
+
+    def shared(x: Any) -> Any:
+        later = target["head"](target["encoder"](x)).detach()
+        return (critic["head"](critic["encoder"](x)) - later).square().mean()
+
+    assert gradaudit.check(shared, (torch.ones(2, 3),)).ok
 
 
 def test_a_loss_that_draws_from_outside() -> None:

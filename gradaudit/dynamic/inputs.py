@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradaudit.dynamic.recording import InputSpec
+from gradaudit.dynamic.state import seeded
 from gradaudit.dynamic.target import Target, load_module, resolve
 from gradaudit.errors import CheckError, UsageError, UserCodeError
 
@@ -65,14 +66,14 @@ def gather(
 ) -> Arguments:
     """The arguments of a call, from the first source that speaks. Raises CheckError with the line to add."""
     if provider:
-        return bind(target, _call(_provider(target, provider, app_dir, seed), f"--inputs {provider}"))
+        return bind(target, _call(_provider(target, provider, app_dir, seed), f"--inputs {provider}", seed))
     if given is not None:
-        return bind(target, _call(given, "the inputs of the case") if callable(given) else given)
+        return bind(target, _call(given, "the inputs of the case", seed) if callable(given) else given)
     if not specs:
         for name in PROVIDERS:
             found = vars(target.module).get(name) if target.module is not None else None
             if found is not None:
-                return bind(target, _call(found, name) if callable(found) else found)
+                return bind(target, _call(found, name, seed) if callable(found) else found)
     parsed = [parse_spec(text) for text in specs]
     return _generate(target, parsed, make, seed)
 
@@ -85,11 +86,13 @@ def _provider(target: Target, provider: str, app_dir: str, seed: int) -> Any:
     return resolve(module, path)[0]
 
 
-def _call(function: Any, what: str) -> Any:
+def _call(function: Any, what: str, seed: int) -> Any:
+    """What a function gives for inputs: the same whenever it is asked, whatever was drawn before."""
     if not callable(function):
         return function
     try:
-        return function()
+        with seeded(seed):
+            return function()
     except Exception as error:
         raise UserCodeError(f"{what} raised {type(error).__name__}: {error}", error) from error
 
@@ -164,12 +167,13 @@ def _generate(target: Target, specs: list[InputSpec], make: Make | None, seed: i
             nested.setdefault(head, {})[rest] = chosen.pop(name)
     unknown = [name for name in chosen if name not in known]
     if unknown and not anything:
-        raise UsageError(f"--input {unknown[0]}: `{target.text}` has no such parameter; it has {', '.join(known)}")
+        names = ", ".join(one.name for one in parameters)
+        raise UsageError(f"--input {unknown[0]}: `{target.text}` has no such parameter; it has {names}")
     required = [one for one in parameters if one.kind in _POSITIONAL and one.default is one.empty]
     missing = [one.name for one in required if one.name not in chosen and one.name not in nested]
     missing = [name for name in missing if name not in ("batch_idx", "batch_index")]
     if missing:
-        raise CheckError(_missing(target, missing))
+        raise CheckError(_missing(target, missing, specs))
     if (chosen or nested) and make is None:
         raise CheckError("inputs can be generated for torch and jax only; give --inputs module:function")
     values = {name: make(spec, seed + index) for index, (name, spec) in enumerate(chosen.items()) if make}
@@ -179,15 +183,23 @@ def _generate(target: Target, specs: list[InputSpec], make: Make | None, seed: i
     return bind(target, values or None)
 
 
-def _missing(target: Target, missing: list[str]) -> str:
+def _missing(target: Target, missing: list[str], said: list[InputSpec]) -> str:
     """The error that shows the line to add."""
-    specs = " ".join(f"--input {name}=float32:{BATCH}x4" for name in missing)
+    rows = next((str(spec.shape[0]) for spec in said if spec.shape), str(BATCH))
+    specs = " ".join([*map(_text, said), *(f"--input {name}=float32:{rows}x4" for name in missing)])
     names = ", ".join(f"`{name}`" for name in missing)
     return (
         f"no inputs for {names}. Either generate them:\n    gradaudit check {target.text} {specs}\n"
         f"or add a function to the module (or name one with --inputs module:function):\n"
         f"    def make_inputs():\n        return {', '.join(missing)}{',' if len(missing) == 1 else ''}"
     )
+
+
+def _text(spec: InputSpec) -> str:
+    """A spec as it is written."""
+    shape = "x".join(map(str, spec.shape))
+    span = f":{spec.low:g}..{spec.high:g}" if spec.low is not None and spec.high is not None else ""
+    return f"--input {spec.name}={spec.dtype}{':' + shape if shape or span else ''}{span}"
 
 
 def _annotation(parameter: inspect.Parameter) -> InputSpec | None:

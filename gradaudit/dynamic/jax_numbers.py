@@ -41,7 +41,10 @@ def gradients(program: Program, measured: set[int]) -> Numbers:
             raise
         numbers = evaluate(program, program.closed, [i for i in wanted if i in program.differentiated])
     if not np.isfinite(numbers.value):
-        raise CheckError(f"the loss is {float(numbers.value)} on these inputs: give others, or find out why")
+        raise CheckError(
+            f"the loss is {float(numbers.value)} on these inputs, so its gradient says nothing; give others (--inputs, "
+            "--seed), or find out why"
+        )
     return numbers
 
 

@@ -18,7 +18,8 @@ from gradaudit.dynamic.jax_trees import PARAM, STATE, Arguments, Slot, arrays_in
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.state import save_python, seed_python
-from gradaudit.errors import CheckError, UserCodeError
+from gradaudit.dynamic.target import a_kind
+from gradaudit.errors import INPUTS, CheckError, UserCodeError
 
 _CONCRETE = tuple(
     getattr(jax.errors, name)
@@ -216,7 +217,8 @@ def _make_jaxpr(
             return some, _trace(arguments, invoke, some, notes)
     except _CONCRETE as error:
         raise CheckError(
-            f"the loss turns a value that depends on its parameters into a Python number: {_first_line(error)}"
+            "the loss turns a value that depends on its parameters into a Python number: "
+            f"{_first_line(error).rstrip('.')}; stay in jax up to the loss (`jnp.where` or `jax.lax.cond` for a choice)"
         ) from error
 
 
@@ -237,8 +239,8 @@ def _trace(
         raise
     except Exception as error:
         kind = type(error).__name__
-        hint = "; pass the module that it changes as an argument" if kind == "TraceContextError" else ""
-        raise UserCodeError(f"the loss raised {kind}: {_first_line(error)}{hint}", error) from error
+        hint = "pass the module that it changes as an argument" if kind == "TraceContextError" else INPUTS
+        raise UserCodeError(f"the loss raised {kind}: {_first_line(error).rstrip('.')}; {hint}", error) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -257,7 +259,7 @@ def scalar(result: Any, notes: list[str]) -> Any:
         return jnp.asarray(float(result))
     if not hasattr(result, "dtype") or not hasattr(result, "shape"):
         raise CheckError(
-            f"the loss function returned {type(result).__name__}, not a scalar array"
+            f"the loss function returned {a_kind(result)}, not a scalar array"
             "; name the function that jax.grad is taken of, not the step around it"
         )
     if result.shape != ():

@@ -55,16 +55,19 @@ def by_names(case: Case) -> Iterator[Judgement]:
 def is_still(case: Case, group: Group) -> bool:
     """Whether the group's network is in evaluation mode among others that train, or is called fixed."""
     still = case.recording.evaluating
-    return all(leaf in still for leaf in group.leaves) or any(_FIXED.search(part) for part in _words(group))
+    return all(leaf in still for leaf in group.leaves) or any(
+        _FIXED.search(part) for part in group.name.lower().split(".")
+    )
 
 
-def _words(group: Group) -> list[str]:
-    return re.split(r"[.]", group.name.lower())
+def lagging_name(name: str) -> bool:
+    """Whether a part of a dotted name is what targets, teachers and references are called."""
+    return any(_LAGGING.search(part) for part in name.lower().split("."))
 
 
 def lags(group: Group) -> bool:
     """Whether a name on the way to the group is a target's, or the name of what it is a copy of and a `t`."""
-    if any(_LAGGING.search(part) for part in _words(group)):
+    if lagging_name(group.name):
         return True
     owners = [leaf.leaf.owner for leaf in group.leaves if leaf.leaf is not None]
     for network in {one for owner in owners if owner is not None for one in owner.chain()}:
@@ -186,7 +189,7 @@ def _stop_advice(case: Case, what: str, count: int) -> str:
 def _through(case: Case, groups: list[Group], stated: bool) -> Judgement:
     """What is trained flows through the frozen network: a stop would cut the training, freezing does not."""
     leaves = case.mask(groups)
-    node = _first_use(case, leaves)
+    node = first_use(case, leaves)
     message = (
         f"{names(groups)}, stated as frozen, {_verb(groups)} gradient: what this loss trains flows through "
         f"{'it' if len(groups) == 1 else 'them'}, so no stop can keep it out"
@@ -207,7 +210,8 @@ def _through(case: Case, groups: list[Group], stated: bool) -> Judgement:
     )
 
 
-def _first_use(case: Case, leaves: int) -> Node:
+def first_use(case: Case, leaves: int) -> Node:
+    """The first operation on the way to the loss that takes one of these leaves."""
     for node in case.view.slice:
         if _takes(case, node, leaves):
             return node

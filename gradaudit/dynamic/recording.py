@@ -114,6 +114,10 @@ class Recording:
     """Which process this is; only the first one reports."""
     escapes: list[Node] = field(default_factory=list)
     """Values with gradient that left the framework (`.item()`, `.numpy()`, a callback), where no tape can follow."""
+    spellings: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
+    """All names of the leaves, where they may have several."""
+    claimed: Mapping[Node, tuple[str, str]] = field(default_factory=dict)
+    """Leaves that the user states as frozen by one name and as trained by another."""
     evaluating: frozenset[Node] = frozenset()
     """Leaves of networks in evaluation mode, where others are in training."""
     carried: list[tuple[Node, str]] = field(default_factory=list)

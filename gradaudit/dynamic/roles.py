@@ -46,6 +46,20 @@ class Roles:
                     claim[role] = max(claim.get(role, ()), _specificity(pattern))
         return {name: _decide(name, claim, spellings[name], self) for name, claim in claims.items()}
 
+    def twins(self, names: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
+        """Names of what is stated as frozen by one spelling and as trained by another, with equal right: one thing
+        under two names."""
+        found = {}
+        for name, others in _spellings(names).items():
+            pair = _twins(others, self)
+            if pair is not None and _rank(pair[0], self.frozen) == _rank(pair[1], self.trained):
+                found[name] = pair
+        return found
+
+
+def _rank(name: str, patterns: Iterable[str]) -> tuple[int, ...]:
+    return max(_specificity(pattern) for pattern in patterns if matches(pattern, name))[:2]
+
 
 def matches(pattern: str, name: str) -> bool:
     """Whether a pattern names this dotted name or something above it."""
@@ -70,20 +84,20 @@ def _decide(name: str, claim: Mapping[str, tuple[int, ...]], spellings: tuple[st
         return next(iter(claim))
     frozen, trained = claim[FROZEN][:2], claim[TRAINED][:2]
     if frozen == trained:
-        held = [next((one for one in spellings if any(matches(p, one) for p in ps)), name) for ps in _both(roles)]
-        if held[0] != held[1]:
-            raise CheckError(
-                f"`{held[0]}`, stated as frozen, and `{held[1]}`, stated as trained, are one and the same parameter: "
-                "one network under two names (GA502); make a copy of it"
-            )
+        if _twins(spellings, roles) is not None:
+            return TRAINED
         raise CheckError(
             f"ambiguous role: `{name}` is named by a --frozen and by a --trained pattern; make one more specific"
         )
     return FROZEN if frozen > trained else TRAINED
 
 
-def _both(roles: Roles) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return roles.frozen, roles.trained
+def _twins(spellings: Iterable[str], roles: Roles) -> tuple[str, str] | None:
+    """The spelling that a frozen pattern names and the one that a trained pattern names, where they are two."""
+    names = list(spellings)
+    frozen = next((one for one in names if any(matches(pattern, one) for pattern in roles.frozen)), "")
+    trained = next((one for one in names if any(matches(pattern, one) for pattern in roles.trained)), "")
+    return (frozen, trained) if frozen and trained and frozen != trained else None
 
 
 def _no_match(role: str, pattern: str, names: list[str]) -> str:

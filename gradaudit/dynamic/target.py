@@ -42,9 +42,13 @@ class Target:
 
 def load(text: str, app_dir: str = "", factory: str = "", seed: int = 0) -> Target:
     """Import and resolve a target. Raises UsageError for what is not there, UserCodeError for what raises."""
-    place, _, path = text.partition(":")
+    place, colon, path = text.partition(":")
+    if not path and not colon and (place.endswith(".py") or os.sep in place):
+        raise UsageError(f"{place}: there is no such file or folder")
     if not path:
-        raise UsageError(f"{text!r} names no function: write {_example(text)}")
+        raise UsageError(f"{text!r} names no function: write {_example(place)}")
+    if not place:
+        raise UsageError(f"{text!r} names no module: write package.module{text} or path/file.py{text}")
     return from_module(text, load_module(place, app_dir, seed), path, factory, seed, app_dir)
 
 
@@ -243,7 +247,7 @@ def _from_factory(text: str, module: ModuleType, path: str, factory: str, app_di
     home = load_module(place, app_dir, seed) if place else module
     build, _, _ = resolve(home, name)
     if not callable(build):
-        raise UsageError(f"--factory {factory} is a {type(build).__name__}, not something that can be called")
+        raise UsageError(f"--factory {factory} is {a_kind(build)}, not something that can be called")
     instance = _make(build, f"--factory {factory}")
     parts = path.split(".")
     kinds = {kind.__name__ for kind in type(instance).__mro__}
@@ -266,8 +270,15 @@ def _callable(text: str, value: Any) -> Callable[..., Any]:
     apply = getattr(value, "apply", None)
     if callable(apply) and not inspect.isclass(value):
         return apply  # type: ignore[no-any-return]
-    kind = "a class" if inspect.isclass(value) else f"a {type(value).__name__}"
-    raise UsageError(f"{text} is {kind}, not a function that returns a loss")
+    raise UsageError(f"{text} is {a_kind(value)}, not a function that returns a loss")
+
+
+def a_kind(value: Any) -> str:
+    """What a value is, in words: `a class`, `an int`, `nothing`."""
+    if value is None:
+        return "nothing"
+    name = "class" if inspect.isclass(value) else type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
 
 
 def _innermost(function: Any) -> Any:

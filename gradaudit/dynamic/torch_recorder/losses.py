@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 
+from gradaudit.dynamic.target import a_kind
 from gradaudit.errors import CheckError
 
 
@@ -29,8 +31,11 @@ def loss_of(result: Any) -> tuple[torch.Tensor, str]:
         return _of_dict(dict(result.items()))
     if isinstance(result, int | float):
         raise CheckError("the loss is a plain number, not a tensor: return it before `.item()` or `float()` is taken")
-    kind = "nothing" if result is None else f"a {type(result).__name__}"
-    raise CheckError(f"the loss returns {kind}, not a scalar tensor; name the function that returns the loss")
+    if inspect.iscoroutine(result):
+        result.close()
+    if type(result).__module__.startswith("jax"):
+        raise CheckError("the loss returns a jax array: leave out `--framework torch`")
+    raise CheckError(f"the loss returns {a_kind(result)}, not a scalar tensor; name the function that returns the loss")
 
 
 def _of_dict(result: dict[Any, Any]) -> tuple[torch.Tensor, str]:
@@ -40,7 +45,8 @@ def _of_dict(result: dict[Any, Any]) -> tuple[torch.Tensor, str]:
     parts = {key: one for key, one in result.items() if isinstance(one, torch.Tensor) and one.numel() == 1}
     live = {key: one for key, one in parts.items() if one.requires_grad} or parts
     if not live:
-        raise CheckError(f"the loss returns a dict without a scalar tensor; its keys are {', '.join(map(str, result))}")
+        keys = f"its keys are {', '.join(map(str, result))}" if result else "it is empty"
+        raise CheckError(f"the loss returns a dict without a scalar tensor; {keys}")
     total = sum(live.values())
     assert isinstance(total, torch.Tensor)
     names = ", ".join(str(key) for key in live)

@@ -25,7 +25,7 @@ from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
 from gradaudit.dynamic.torch_recorder.updates import Differentiated, Entry, Reached, Updates
-from gradaudit.errors import CheckError, UserCodeError
+from gradaudit.errors import INPUTS, CheckError, UsageError, UserCodeError
 from gradaudit.tape import Edge, Node, Sink, Tape
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
@@ -64,6 +64,10 @@ class Run:
 
     def record(self) -> Recording:
         reach = self.reach
+        if self.call.argnums is not None:
+            raise UsageError(
+                "--argnums is jax's: torch differentiates all that requires gradient; use --trained, --frozen"
+            )
         if reach.owned or not self.roles:
             self.stated = self._assign()
         tracer = self.tracer
@@ -117,7 +121,10 @@ class Run:
         return stated
 
     def _matched(self) -> dict[str, str]:
-        return self.roles.assign({owned.name: self._spellings(owned) for owned in self.reach.owned.values()})
+        return self.roles.assign(self._names())
+
+    def _names(self) -> dict[str, list[str]]:
+        return {owned.name: self._spellings(owned) for owned in self.reach.owned.values()}
 
     def _spellings(self, owned: Owned) -> list[str]:
         """Other names that patterns may use: an alias of the object a method belongs to, or none at all."""
@@ -157,6 +164,8 @@ class Run:
             escapes=self.tracer.escapes,
             carried=self._carried(),
             evaluating=self._evaluating(),
+            spellings={self.leaf_nodes[key]: (owned.name, *owned.others) for key, owned in self.reach.owned.items()},
+            claimed=self._claimed(),
             handle=self,
         )
 
@@ -190,6 +199,10 @@ class Run:
             if not below:
                 return prefix
         return name
+
+    def _claimed(self) -> dict[Node, tuple[str, str]]:
+        nodes = {owned.name: self.leaf_nodes[key] for key, owned in self.reach.owned.items()}
+        return {nodes[name]: pair for name, pair in self.roles.twins(self._names()).items()}
 
     def _evaluating(self) -> frozenset[Node]:
         """The parameters whose every module is in evaluation mode, if another one that is used here is not."""
@@ -257,7 +270,7 @@ class Run:
             try:
                 loss.backward()
             except RuntimeError as error:
-                raise CheckError(f"the loss cannot be differentiated: {str(error).splitlines()[0]}") from error
+                raise CheckError(f"the loss cannot be differentiated: {_sentence(error)}") from error
         of = {}
         for key, tensor in leaves.items():
             gradient = tensor.grad if tensor.requires_grad else None
@@ -370,14 +383,23 @@ def _call_user(call: LossCall) -> Any:
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        raise UserCodeError(f"`{call.target}` raised {type(error).__name__}: {error}", error) from error
+        raise UserCodeError(
+            f"`{call.target}` raised {type(error).__name__}: {_sentence(error)}; {INPUTS}", error
+        ) from error
+
+
+def _sentence(error: BaseException) -> str:
+    """The first sentence of a message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].partition(". ")[0].rstrip(".") if lines else "no message"
 
 
 def _check_number(loss: torch.Tensor) -> None:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise CheckError(
-            f"the loss is {value} on these inputs, so its gradient says nothing; give other inputs (--inputs, --seed)"
+            f"the loss is {value} on these inputs, so its gradient says nothing; give others (--inputs, --seed), or "
+            "find out why"
         )
 
 

@@ -1,0 +1,94 @@
+"""One network under two names, one of which is a target's: it moves with what it should lag behind."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import sys
+from collections.abc import Iterator, Mapping
+
+from gradaudit.dynamic.judge import first_use, lagging_name
+from gradaudit.dynamic.judgement import Case, Judgement, finding
+from gradaudit.dynamic.lines import display_path
+from gradaudit.tape import Location, Node
+
+Pair = tuple[str, str]
+"""The name that should be another network's, and the name of what it is."""
+
+
+def aliases(case: Case) -> Iterator[Judgement]:
+    """Names that the user gave different roles; without roles those whose names tell, whole networks only."""
+    recording = case.recording
+    stated = _networks(recording.claimed)
+    for pair, leaves in stated.items():
+        yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
+    named = {leaf: told for leaf, names in recording.spellings.items() if (told := _told_by_names(names)) is not None}
+    for pair, leaves in _networks(named).items():
+        whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
+        used = case.analysis.mask(leaves) & case.analysis.dep(case.view.sink.loss)
+        if pair not in stated and used and len(whole) == len(leaves):
+            yield _judged(case, pair, leaves, "warning", "", "")
+
+
+def _networks(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:
+    """The pairs without what their names end in alike: the networks, and their leaves."""
+    found: dict[Pair, list[Node]] = {}
+    for leaf, (one, other) in pairs.items():
+        first, second = one.split("."), other.split(".")
+        while len(first) > 1 and len(second) > 1 and first[-1] == second[-1]:
+            first, second = first[:-1], second[:-1]
+        found.setdefault((".".join(first), ".".join(second)), []).append(leaf)
+    return found
+
+
+def _told_by_names(names: tuple[str, ...]) -> Pair | None:
+    lagging = [name for name in names if lagging_name(name)]
+    others = [name for name in names if not lagging_name(name)]
+    return (lagging[0], others[0]) if lagging and others else None
+
+
+def _within(name: str, network: str) -> bool:
+    return name == network or name.startswith(network + ".")
+
+
+def _judged(case: Case, pair: Pair, leaves: list[Node], severity: str, first: str, second: str) -> Judgement:
+    one, other = pair
+    where = _assignment(case, one, other)
+    if where is None:
+        where = first_use(case, case.analysis.mask(leaves)).location
+    message = (
+        f"`{one}`{first} and `{other}`{second} are one network under two names: it does not lag behind, it moves along"
+    )
+    return Judgement(finding(case, "GA502", severity, message, where, fix="make a copy: `copy.deepcopy(...)`"))
+
+
+def _assignment(case: Case, one: str, other: str) -> Location | None:
+    """`target = online`, in a file of the loss or of an object in its reach."""
+    ends = {one.rpartition(".")[2], other.rpartition(".")[2]}
+    if len(ends) != 2:
+        return None
+    for file in _files(case):
+        try:
+            tree = ast.parse("".join(linecache.getlines(file)))
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Assign):
+                continue
+            if any({_end(target), _end(node.value)} == ends for target in node.targets):
+                end = node.end_lineno or node.lineno, (node.end_col_offset or node.col_offset) + 1
+                return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
+    return None
+
+
+def _end(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _files(case: Case) -> list[str]:
+    call = case.recording.call
+    modules = [getattr(inspect.unwrap(call.function), "__module__", "")]
+    modules += [type(value).__module__ for value in call.scope.values()]
+    found = [getattr(sys.modules.get(name or ""), "__file__", None) for name in modules]
+    return [file for file in dict.fromkeys(found) if file and file.startswith(call.roots)]
