@@ -58,6 +58,10 @@ class Callers:
         ]
         return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
 
+    def files_with(self, name: str, file: str) -> list[str]:
+        """The files of the project that call something of this name, tests left out."""
+        return self._files(name, file)[:MOST_FILES]
+
     def _uses(self, path: str, name: str, file: str) -> list[ast.expr]:
         """The uses in `path` of what `file` defines as `name`: by its name if it is imported, else by its module's."""
         uses = self._index(path)

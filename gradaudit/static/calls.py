@@ -228,10 +228,12 @@ class Calls(Machine):
             name = parameter.arg
             if index < len(args):
                 bind[name] = value = args[index]
+                self._is_said_to_be(value, parameter, function)
                 if isinstance(value, Node) and not value.name and value.op in NAMELESS:
                     value.name = name  # a batch that is made on the spot
             elif name in keywords:
                 bind[name] = keywords[name]
+                self._is_said_to_be(keywords[name], parameter, function)
             else:
                 default = spec.defaults[index - first_default] if index >= first_default else None
                 bind[name] = self._missing(parameter, default, function, entry, extra)
@@ -239,6 +241,7 @@ class Calls(Machine):
             name = parameter.arg
             if name in keywords:
                 bind[name] = keywords[name]
+                self._is_said_to_be(keywords[name], parameter, function)
             else:
                 bind[name] = self._missing(parameter, default, function, entry, extra)
         if spec.vararg is not None:
@@ -248,6 +251,17 @@ class Calls(Machine):
             names = {parameter.arg for parameter in (*positional, *spec.kwonlyargs)}
             rest = extra if extra is not None else Unknown(spec.kwarg.arg) if entry else None
             bind[spec.kwarg.arg] = Mapping({key: value for key, value in keywords.items() if key not in names}, rest)
+
+    def _is_said_to_be(self, value: Any, parameter: ast.arg, function: Function) -> None:
+        """An unknown that nothing was asked of yet is what the function that gets it says."""
+        if parameter.annotation is None or not isinstance(value, Unknown) or value.annotation is not None:
+            return
+        if value.instance is None and not value.attrs and not value.plain:
+            where = self.line_node
+            annotation = self.class_from_annotation(parameter.annotation, function.scope)
+            if isinstance(annotation, ClassValue) and not self.is_record(annotation):
+                value.annotation = annotation
+            self.line_node = where
 
     def _missing(
         self, parameter: ast.arg, default: ast.expr | None, function: Function, entry: bool, extra: Any

@@ -195,6 +195,7 @@ class Classes(Machine):
         else:
             self._fill_fields(instance, cls, args, keywords, entry)
         self._run_setup(instance, cls)
+        self.made.setdefault(cls.node, instance)
         return instance
 
     def _fill_fields(self, instance: Instance, cls: ClassValue, args: Args, keywords: Keywords, entry: bool) -> None:
@@ -279,6 +280,8 @@ class Classes(Machine):
             if isinstance(statement, ast.FunctionDef):
                 if any(_tail(decorator) == "abstractmethod" for decorator in statement.decorator_list):
                     return True
+                if _refuses(statement):
+                    return True
         return False
 
 
@@ -322,6 +325,12 @@ def annotations(node: ast.ClassDef) -> dict[str, ast.expr]:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             found.setdefault(statement.target.id, statement.annotation)
     return found
+
+
+def _refuses(function: ast.FunctionDef) -> bool:
+    """`raise NotImplementedError` and nothing else: what a subclass has to define."""
+    rest = [part for part in function.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
+    return len(rest) == 1 and isinstance(rest[0], ast.Raise) and "NotImplemented" in ast.unparse(rest[0])
 
 
 @functools.lru_cache(maxsize=8192)

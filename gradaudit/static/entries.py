@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable
 from typing import Any
 
+from gradaudit.static.builders import build
 from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
 from gradaudit.static.forward import entry_methods, follow
@@ -123,14 +124,17 @@ class Entries:
 
     # -- classes -----------------------------------------------------------------------------------------------------
     def _class_entry(self, statement: ast.ClassDef) -> None:
-        cls = self._class_of(statement)
+        run, cls = self.run, self._class_of(statement)
         try:
             roots = self._roots(cls)
             returned = self._returned_losses(cls)
         except (OutOfBudget, RecursionError):
             return
         if roots or returned:
-            self._entry(cls.name, lambda: self._drive(cls, roots, returned), "class")
+            self._entry(
+                cls.name, lambda: self._drive(cls, roots, returned, run.instantiate(cls, [], {}, entry=True)), "class"
+            )
+            self._as_built(cls, roots, returned)
 
     def _class_of(self, statement: ast.ClassDef) -> ClassValue:
         cls = self.run.module_name(self.module, statement.name)
@@ -158,10 +162,20 @@ class Entries:
                 parts = follow(run, instance, name, self._library_argument)
                 self._library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
 
-    def _drive(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
-        """Make an instance and call its roots, twice: what one stored, another may read the next time."""
+    def _as_built(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
+        """Where a class does not tell what its optimizers hold: once more, with the object that the project makes."""
+        alone = self.tapes[-1] if self.tapes and self.tapes[-1].entry == cls.name else None
+        if alone is None or known_optimizers(alone) == len(alone.optimizers):
+            return
+        count = len(self.tapes)
+        self._entry(cls.name, lambda: self._drive(cls, roots, returned, build(self.run, cls)), "class")
+        built = self.tapes.pop() if len(self.tapes) > count else alone
+        if known_optimizers(built) > known_optimizers(alone):
+            self.tapes[-1] = built
+
+    def _drive(self, cls: ClassValue, roots: list[str], returned: list[str], instance: Any) -> None:
+        """Call the roots of an object, twice: what one stored, another may read the next time."""
         run = self.run
-        instance = run.instantiate(cls, [], {}, entry=True)
         if not isinstance(instance, Instance):
             return
         instance.network.name = instance.network.name or ""
@@ -380,6 +394,11 @@ class Entries:
             elif field.value is None:
                 values[name] = Unknown(name)
         return run.call(cls, [], values) if values else None
+
+
+def known_optimizers(tape: Tape) -> int:
+    """How many of a tape's optimizers are known to hold something."""
+    return sum(optimizer.complete and bool(optimizer.leaves) for optimizer in tape.optimizers)
 
 
 def _is_dataclass(cls: ClassValue) -> bool:

@@ -38,8 +38,9 @@ SAME_OBJECT = frozenset({
 PARAMETER_METHODS = frozenset({"parameters", "trainable_variables", "trainable_weights", "variables", "weights"})
 LIKE_A_MODULE = PARAMETER_METHODS | {
     "named_parameters", "state_dict", "get_weights", "load_state_dict", "set_weights", "zero_grad", "requires_grad_",
-    "train", "eval", "to", "cuda", "cpu",
+    "train", "eval", "to", "cuda", "cpu", "modules", "named_modules",
 }  # fmt: skip
+PARTS = frozenset({"modules", "named_modules"})
 RECORD_SELVES = frozenset({"split", "values", "__iter__"})
 
 
@@ -115,6 +116,8 @@ class Methods(Machine):
             return Parameters(tuple(leaves))
         if name == "named_parameters":
             return Parameters(tuple(leaves), named=True)
+        if name in PARTS:
+            return walked(name, networks)
         if name in ("state_dict", "get_weights"):
             return StateDict(tuple(leaves))
         if name in ("load_state_dict", "set_weights"):
@@ -172,6 +175,8 @@ class Methods(Machine):
             return Parameters(tuple(self.parameters_of(instance)))
         if name == "named_parameters":
             return Parameters(tuple(self.parameters_of(instance)), named=True)
+        if name in ("modules", "named_modules") and self.is_module(instance):
+            return walked(name, instance)
         if name == "state_dict":
             return StateDict(tuple(self.parameters_of(instance)))
         if name in ("load_state_dict", "set_weights") and args:
@@ -310,6 +315,8 @@ class Methods(Machine):
             return Parameters((leaf,))
         if name == "named_parameters":
             return Parameters((leaf,), named=True)
+        if name in ("modules", "named_modules"):
+            return walked(name, unknown)
         if name in ("state_dict", "get_weights"):
             return StateDict((leaf,))
         if name in ("load_state_dict", "set_weights") and args:
@@ -464,3 +471,8 @@ RECEIVERS: dict[type, Any] = {
     External: Methods._on_external,
     Union: Methods._on_union,
 }
+
+
+def walked(name: str, network: Any) -> Sequence:
+    """`modules()` and `named_modules()`: the network itself is the first, and has whatever the others have."""
+    return Sequence((Sequence((Const(""), network)) if name == "named_modules" else network,))

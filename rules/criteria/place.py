@@ -32,16 +32,16 @@ def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterab
         if use is consumer.location or not _in(home, use, node)
     ]
     if not candidates:
-        helper = _child(_deepest_common(home, operand.call), home)
+        helper = below(common([home, operand.call]), home)
         return use if helper is None else helper.location
-    meeting = _deepest_common(home, candidates[-1].call)
-    beside = _child(meeting, home)
+    meeting = common([home, candidates[-1].call])
+    beside = below(meeting, home)
     best = use
     for node in candidates:
-        below = _child(meeting, node.call)
-        if below is not None and below is beside:
+        helper = below(meeting, node.call)
+        if helper is not None and same_call(helper, beside):
             continue  # a helper in which prediction and target meet: the value comes to it from elsewhere
-        there = _inside(view, node, below, candidates[-1]) if below is not None else node.location
+        there = _inside(view, node, helper, candidates[-1]) if helper is not None else node.location
         if not within(there, use):
             return there
         best = there
@@ -51,7 +51,7 @@ def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterab
 def handed_over(view: View, consumer: Node, operand: Node, leaves: int) -> bool:
     """Does the consumer stand in a function that was handed the operand, or what it is computed from?"""
     origin = (view.dominators(operand, leaves) or [operand])[-1]
-    return _child(_deepest_common(consumer.call, origin.call), consumer.call) is not None
+    return below(common([consumer.call, origin.call]), consumer.call) is not None
 
 
 def _use(view: View, consumer: Node, operand: Node, leaves: int) -> tuple[Location, Call | None]:
@@ -78,7 +78,7 @@ def _owners(view: View, leaves: int) -> set[Network]:
 
 def _in(home: Call | None, use: Location, node: Node) -> bool:
     """Is the node computed in the call that stands at `use` in `home`?"""
-    step = _child(home, node.call)
+    step = below(home, node.call)
     return step is not None and step.location == use
 
 
@@ -93,35 +93,50 @@ def _candidates(view: View, operand: Node, leaves: int, uses: set[Node]) -> list
     return found
 
 
-def _inside(view: View, node: Node, below: Call, origin: Node) -> Location:
+def _inside(view: View, node: Node, helper: Call, origin: Node) -> Location:
     """A function that made the value from its networks on is where the stop belongs; a helper that was only handed
     what it combines, or that also makes what other losses use, is seen from outside."""
-    if below not in activations(origin.call) or _serves_others(view, node, below):
-        return below.location
-    inner = _child(below, node.call)
+    if helper not in activations(origin.call) or _serves_others(view, node, helper):
+        return helper.location
+    inner = below(helper, node.call)
     return node.location if inner is None else inner.location
 
 
-def _serves_others(view: View, node: Node, below: Call) -> bool:
+def _serves_others(view: View, node: Node, helper: Call) -> bool:
     """Whether gradient also flows through this line of text where it was reached from another call."""
     return any(
-        other.location == node.location and all(call.location != below.location for call in activations(other.call))
+        other.location == node.location and all(call.location != helper.location for call in activations(other.call))
         for each in view.analysis.views
         for other in each.down
     )
 
 
-def _deepest_common(first: Call | None, second: Call | None) -> Call | None:
-    known = set(activations(second))
-    return next((call for call in activations(first) if call in known), None)
+def same_call(one: Call | None, other: Call | None) -> bool:
+    """Is it one call in the text? An update that is followed twice calls the same functions again."""
+    if one is None or other is None:
+        return one is other
+    return one is other or one.location == other.location and one.function == other.function
 
 
-def _child(ancestor: Call | None, call: Call | None) -> Call | None:
-    """The call made directly from `ancestor` that leads to `call`; None where `call` is `ancestor` itself."""
-    child = None
-    while call is not None and call is not ancestor and call.location.line:
-        child, call = call, call.parent
-    return child
+def common(calls: Iterable[Call | None]) -> Call | None:
+    """The innermost activation that all of these are in (None: the outermost)."""
+    chains = [activations(call)[::-1] for call in calls]
+    found: Call | None = None
+    for level in zip(*chains, strict=False):
+        if not all(same_call(step, level[0]) for step in level):
+            break
+        found = level[0]
+    return found
+
+
+def below(activation: Call | None, call: Call | None) -> Call | None:
+    """The call made directly from `activation` that leads to `call`; None where it is made there itself."""
+    found: Call | None = None
+    for step in activations(call):
+        if same_call(step, activation):
+            break
+        found = step
+    return found
 
 
 def seen_from(node: Node, viewer: Node) -> Location:

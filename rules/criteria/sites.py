@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SHAPES
-from gradaudit.rules.criteria.place import activations, private
+from gradaudit.rules.criteria.place import activations, below, common, private, same_call
 from gradaudit.tape import Call, Frame, Location, Node
 
 if TYPE_CHECKING:
@@ -25,12 +25,10 @@ class Site:
 
     def seen_from(self, activation: Call | None) -> Location:
         """The line of `activation` on which this comes into being; its own line if it is not made from there."""
-        below: Call | None = None
-        for step in [*activations(self.call), None]:
-            if same_call(step, activation):
-                return self.location if below is None else below.location
-            below = step
-        return self.location
+        if activation is not None and not any(same_call(step, activation) for step in activations(self.call)):
+            return self.location
+        helper = below(activation, self.call)
+        return self.location if helper is None else helper.location
 
 
 class Sites:
@@ -107,24 +105,6 @@ def frames(node: Node) -> list[Frame]:
     while frame is not None and len(found) < 32:
         found.append(frame)
         frame = frame.parent
-    return found
-
-
-def same_call(one: Call | None, other: Call | None) -> bool:
-    """Is it one call in the text? An update that is followed twice calls the same functions again."""
-    if one is None or other is None:
-        return one is other
-    return one is other or one.location == other.location and one.function == other.function
-
-
-def common(calls: Iterable[Call | None]) -> Call | None:
-    """The innermost activation that all of these are in (None: the outermost)."""
-    chains = [activations(call)[::-1] for call in calls]
-    found: Call | None = None
-    for level in zip(*chains, strict=False):
-        if not all(same_call(step, level[0]) for step in level):
-            break
-        found = level[0]
     return found
 
 
@@ -213,7 +193,10 @@ def _all_ways(analysis: Analysis) -> dict[tuple[Spot, ...], set[Node]]:
     if known is None:
         spots = sites(analysis)
         ways: dict[tuple[Spot, ...], set[Node]] = {}
+        told = {view.sink.loss.location for view in analysis.views if view.own is not None}
         for view in analysis.views:
+            if view.own is None and view.sink.loss.location in told:
+                continue  # a round whose gradient is thrown away: the same loss with a step speaks for it
             for maker in _makers(view, view.live(view.sink.loss)):
                 ways.setdefault(_levels(spots.outside(maker, view.sink.loss)), set()).add(maker)
         known = analysis.cache["ways"] = ways
@@ -232,22 +215,12 @@ def complete_at(
     mine = known.outside(node, view.sink.loss)
     makers = takers(view, leaves, view.backward(node, leaves))
     activation = nearest(mine.call, made_at(view, makers, view.sink.loss, wrong))
-    helper = _below(activation, mine.call)
+    helper = below(activation, mine.call)
     if helper is None or not _makes_others(view, helper, makers):
         if use is not None and helper is not None and helper in activations(use.call):
             activation = common([mine.call, use.call])
         return mine.seen_from(activation)
     return _handed_over(view, node, leaves, activation, helper, makers) or mine.seen_from(activation)
-
-
-def _below(activation: Call | None, call: Call | None) -> Call | None:
-    """The call made directly from `activation` that leads to `call`; None where it is made there itself."""
-    below: Call | None = None
-    for step in activations(call):
-        if same_call(step, activation):
-            break
-        below = step
-    return below
 
 
 def _makes_others(view: View, helper: Call, makers: list[Node]) -> bool:
@@ -264,7 +237,7 @@ def _handed_over(
     for value in view.dominators(node, leaves):
         if value.leaf is not None or helper in activations(value.call):
             continue
-        source = _below(activation, value.call)
+        source = below(activation, value.call)
         if source is None:
             return value.location
         if all(source in activations(maker.call) for maker in makers):
