@@ -32,9 +32,11 @@ class Site(NamedTuple):
 def build(run: Interpreter, cls: ClassValue, depth: int = 0) -> Instance | None:
     """An object of the class as the first function that makes one does it; None where none is known."""
     for site in sites(run, cls)[:MOST_SITES]:
-        run.made.pop(cls.node, None)
-        if _follow(run, site, cls, depth) and cls.node in run.made:
-            return run.made[cls.node]
+        before = len(run.made)
+        if _follow(run, site, cls, depth):
+            made = [instance for instance in run.made[before:] if instance.cls is cls]
+            if made:
+                return made[0]
     return None
 
 

@@ -195,7 +195,6 @@ class Classes(Machine):
         else:
             self._fill_fields(instance, cls, args, keywords, entry)
         self._run_setup(instance, cls)
-        self.made.setdefault(cls.node, instance)
         return instance
 
     def _fill_fields(self, instance: Instance, cls: ClassValue, args: Args, keywords: Keywords, entry: bool) -> None:

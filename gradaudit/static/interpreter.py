@@ -90,7 +90,6 @@ class Interpreter(
         self.gradient_sinks = []
         self.gradients = []
         self.uncalled = {}
-        self.made = {}
 
     def finish_sinks(self) -> None:
         """Leaves of a differentiated struct appear as its entries are used: a sink's set is complete at the end."""
