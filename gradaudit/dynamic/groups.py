@@ -79,7 +79,7 @@ def _exceptions(stem: str, others: list[LeafGradient], members: list[LeafGradien
     groups = []
     for prefix, rows in parts.items():
         whole = [row for row in members if row.name == prefix or row.name.startswith(prefix + ".")]
-        if len(rows) == 1:
+        if len(rows) == 1 or prefix == stem:  # the latter: several tensors of one name
             groups.append(_group(rows[0].name, rows))
         elif len(whole) == len(rows) and _one(rows, lambda row: row.state):
             groups.append(_group(prefix, rows))

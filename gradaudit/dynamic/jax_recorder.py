@@ -21,8 +21,10 @@ from gradaudit.dynamic.jax_program import Program, trace
 from gradaudit.dynamic.jax_proof import prove
 from gradaudit.dynamic.jax_tape import Writer, Written
 from gradaudit.dynamic.jax_trees import has_jax
+from gradaudit.dynamic.jax_updates import losses_of
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
+from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import Location, Node, Sink, Tape
 
 
@@ -62,6 +64,16 @@ class JaxRecorder:
             notes=[*program.notes, *_doubts(self.probe, program)],
             handle=(program, written, numbers),
         )
+
+    def record_all(self, call: LossCall, roles: Roles) -> list[Recording]:
+        """One recording; of a function that takes gradients itself, one for each loss that it differentiates."""
+        try:
+            return [self.record(call, roles)]
+        except (CheckError, UserCodeError):
+            losses = losses_of(call)
+            if not losses:
+                raise
+        return [self.record(one, roles) for one in losses]
 
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         """The same jaxpr with `stop_gradient` at the cut, run on the same arrays."""

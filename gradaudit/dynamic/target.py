@@ -324,6 +324,11 @@ def _closure(function: Any, seen: set[int]) -> dict[str, Any]:
     return found
 
 
+def closure_of(function: Any) -> dict[str, Any]:
+    """What a function captures, by name."""
+    return _closure(function, set())
+
+
 def _globals(module: ModuleType) -> dict[str, Any]:
     skip = (ModuleType, FunctionType, type)
     return {

@@ -105,6 +105,11 @@ class Run:
             result = _call_user(self.call)
         except Reached as reached:
             return reached.loss
+        except UserCodeError as error:
+            if self.part is not None or not self.tracer.updates.count:
+                raise
+            # Perhaps what it does with gradient is why it raises: its losses are audited all the same.
+            raise Differentiated(self.tracer.updates.entries, self.tracer.updates.count) from error
         if self.part is not None:
             raise CheckError("the function does not call backward() as often as before; it cannot be audited")
         return result
@@ -250,6 +255,9 @@ class Run:
             if hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.enable_grad())
+            if self.part:
+                # Gradient through a graph from before a step, as it was then: torch would refuse.
+                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
             stack.enter_context(ranks.local_gradients(one for one, _ in self.reach.modules.values()))
             seed_everything(self.call.seed)
             yield

@@ -27,6 +27,10 @@ class Reached(BaseException):
         self.loss = loss
 
 
+ROUNDS = 2
+"""How often a loss that is differentiated in a loop is audited: the second time shows what the first one left."""
+
+
 class Differentiated(Exception):
     """The function differentiates `count` losses itself."""
 
@@ -34,6 +38,11 @@ class Differentiated(Exception):
         super().__init__(count)
         self.entries = entries
         self.count = count
+
+    def parts(self) -> list[int]:
+        """Which of its losses to audit: of each line that differentiates, the first few."""
+        lines = [(one.location.path, one.location.line) for one in self.entries if one.kind == "backward"]
+        return [part for part, line in enumerate(lines) if lines[:part].count(line) < ROUNDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ class Updates:
             raise Reached(args[0])
         self.paused += 1
         try:
-            return function(*args, **kwargs)
+            return function(*args, **({**kwargs, "retain_graph": True} if self.part is not None else kwargs))
         finally:
             self.paused -= 1
 
