@@ -85,5 +85,19 @@ def main(episodes=60):
             print(f"episode {episode + 1:3d}  return {total:5.2f}  loss {loss:.4f}")
 
 
+def experienced(steps=64):
+    """An agent with something to learn from: `gradaudit check examples/dqn.py:DQN.update --factory experienced`."""
+    env, agent = Corridor(), DQN()
+    observation = env.reset()
+    for _ in range(steps):
+        action = agent.act(observation, epsilon=1.0)
+        following, reward, done = env.step(action)
+        agent.memory.append(
+            (observation, torch.tensor(action), torch.tensor(reward), following, torch.tensor(float(done)))
+        )
+        observation = env.reset() if done else following
+    return agent
+
+
 if __name__ == "__main__":
     main()

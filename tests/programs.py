@@ -18,6 +18,7 @@ from types import ModuleType
 from gradaudit.dynamic.target import Target, describe
 
 TRAINS = frozenset("backward manual_backward grad value_and_grad vjp step train_on_batch".split())
+MAKERS = frozenset("optim requires_grad_ deepcopy load_state_dict Parameter Optimizer TrainState init".split())
 ENTRY = "program"
 
 
@@ -41,14 +42,15 @@ def load(path: Path) -> Target:
 def _split(tree: ast.Module) -> ast.Module:
     """The module with everything from the first training statement on inside of a function."""
     training = _training_functions(tree)
+    classes = frozenset(one.name for one in ast.walk(tree) if isinstance(one, ast.ClassDef))
     before, rest = _main(tree)
     for _ in range(4):
         called = _only_call(rest, tree)
-        if called is None:
+        if called is None or not any(_builds(one, classes) for one in called[0].body):
             break
         rest = [*_bound(called[0], called[1]), *_body(called[0])]
     number = next((i for i, one in enumerate(rest) if _mentions(one, training)), len(rest))
-    number = max((i + 1 for i, one in enumerate(rest[:number]) if _builds(one)), default=0)
+    number = max((i + 1 for i, one in enumerate(rest[:number]) if _builds(one, classes)), default=0)
     built, trained = [*before, *rest[:number]], rest[number:]
     if number == 0 and trained and (receiver := _receiver(trained[0])) is not None:
         built.append(receiver)
@@ -99,11 +101,12 @@ def _mentions(statement: ast.stmt, training: frozenset[str]) -> bool:
     return bool(_called(statement) & training)
 
 
-def _builds(statement: ast.stmt) -> bool:
-    """Whether it makes a network or an optimizer: calls a class, or something of torch.optim, or freezes."""
+def _builds(statement: ast.stmt, classes: frozenset[str]) -> bool:
+    """Whether it makes a network or an optimizer, or freezes or copies one."""
     for one in ast.walk(statement):
         name = getattr(one, "attr", "") or getattr(one, "id", "")
-        if name[:1].isupper() or name in ("optim", "requires_grad_", "deepcopy", "load_state_dict"):
+        layer = isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id in ("nn", "nnx")
+        if name in classes or (layer and name[:1].isupper()) or name in MAKERS:
             return True
     return False
 
