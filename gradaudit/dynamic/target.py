@@ -17,7 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from gradaudit.dynamic.lines import user_roots
-from gradaudit.dynamic.state import seed_python
+from gradaudit.dynamic.state import seed_python, seeded
 from gradaudit.errors import UsageError, UserCodeError
 
 
@@ -60,7 +60,7 @@ def from_module(
         return _from_factory(text, module, path, factory, app_dir, seed)
     value, owner, owner_name = resolve(module, path)
     if inspect.isclass(owner) and _is_method(owner, path.rpartition(".")[2]):
-        value, owner = _on_instance(text, owner, path.rpartition(".")[2])
+        value, owner = _on_instance(text, owner, path.rpartition(".")[2], seed)
         owner_name = owner_name.rpartition(".")[2].lower()
     return describe(text, value, module, owner, owner_name)
 
@@ -223,7 +223,7 @@ def _is_method(owner: type, name: str) -> bool:
     return isinstance(found, FunctionType)
 
 
-def _on_instance(text: str, owner: type, name: str) -> tuple[Any, Any]:
+def _on_instance(text: str, owner: type, name: str, seed: int) -> tuple[Any, Any]:
     try:
         inspect.signature(owner).bind()
     except (TypeError, ValueError):
@@ -231,13 +231,14 @@ def _on_instance(text: str, owner: type, name: str) -> tuple[Any, Any]:
             f"{text} is a method and {owner.__name__} needs arguments: "
             f"write a function that builds one and name it with --factory"
         ) from None
-    instance = _make(owner, f"{owner.__name__}()")
+    instance = _make(owner, f"{owner.__name__}()", seed)
     return getattr(instance, name), instance
 
 
-def _make(function: Callable[[], Any], what: str) -> Any:
+def _make(function: Callable[[], Any], what: str, seed: int) -> Any:
     try:
-        return function()
+        with seeded(seed):
+            return function()
     except Exception as error:
         raise UserCodeError(f"{what} raised {_brief(error)}", error) from error
 
@@ -248,7 +249,7 @@ def _from_factory(text: str, module: ModuleType, path: str, factory: str, app_di
     build, _, _ = resolve(home, name)
     if not callable(build):
         raise UsageError(f"--factory {factory} is {a_kind(build)}, not something that can be called")
-    instance = _make(build, f"--factory {factory}")
+    instance = _make(build, f"--factory {factory}", seed)
     parts = path.split(".")
     kinds = {kind.__name__ for kind in type(instance).__mro__}
     owner_name = type(instance).__name__.lower()

@@ -8,7 +8,7 @@ import torch
 
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
-from gradaudit.dynamic.torch_recorder import ranks
+from gradaudit.dynamic.torch_recorder import lightning, ranks
 from gradaudit.dynamic.torch_recorder.run import Run
 from gradaudit.dynamic.torch_recorder.updates import Differentiated
 
@@ -26,6 +26,7 @@ class TorchRecorder:
 
     def record_all(self, call: LossCall, roles: Roles) -> list[Recording]:
         """One recording; of a function that calls `backward()` itself, one for each of its losses."""
+        lightning.prepare(call)
         try:
             return [Run(call, roles).record()]
         except Differentiated as update:

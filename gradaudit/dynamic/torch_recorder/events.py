@@ -45,6 +45,8 @@ def add_events(
         name = reach.optimizers[id(optimizer)][1] if id(optimizer) in reach.optimizers else ""
         record = of[id(optimizer)] = Optimizer(name, taken, location=nowhere)
         records.append(record)
+    named = [record.leaves for record in records if record.name]
+    records = [record for record in records if record.name or record.leaves not in named]
     records.sort(key=lambda record: (record.name, min(leaf.time for leaf in record.leaves)))
     for record in records:
         taken_by = tuple(sorted(record.leaves, key=_time))

@@ -16,7 +16,7 @@ from gradaudit.dynamic import groups
 from gradaudit.dynamic.lines import Lines, Names
 from gradaudit.dynamic.recording import NONE, Change, Cut, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import TRAINED, Roles
-from gradaudit.dynamic.torch_recorder import ranks
+from gradaudit.dynamic.torch_recorder import lightning, ranks
 from gradaudit.dynamic.torch_recorder.composites import composites
 from gradaudit.dynamic.torch_recorder.events import add_events
 from gradaudit.dynamic.torch_recorder.losses import loss_of
@@ -259,6 +259,7 @@ class Run:
                 # Gradient through a graph from before a step, as it was then: torch would refuse.
                 stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
             stack.enter_context(ranks.local_gradients(one for one, _ in self.reach.modules.values()))
+            lightning.attach(self.call)
             seed_everything(self.call.seed)
             yield
 
