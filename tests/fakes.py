@@ -30,6 +30,9 @@ class Recorder:
         self.syntax_errors: dict[str, tuple[int, int, str]] = {}
         self.overlay = overlay or {}
 
+    def syntax_error(self, path: str) -> tuple[int, int, str] | None:
+        return self.syntax_errors.get(path)
+
     def record(self, path: str) -> list[Any]:
         text = self.overlay[path] if path in self.overlay else Path(path).read_text()
         if "CRASH" in text:

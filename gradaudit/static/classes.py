@@ -43,19 +43,26 @@ class Classes(Machine):
     def mro(self, cls: ClassValue) -> list[Any]:
         if cls.mro is None:
             cls.mro = [cls]  # a cycle of bases ends here
-            lines: list[list[Any]] = []
-            for base in cls.node.bases:
-                while isinstance(base, ast.Subscript):
-                    base = base.value
-                value = self.evaluate(base, cls.scope)
-                for part in value.alternatives if isinstance(value, Union) else (value,):
-                    lines.append(self.mro(part) if isinstance(part, ClassValue) else [part])
-            order: list[Any] = [cls]
-            for line in lines:
-                for part in line:
-                    order = [other for other in order if other is not part] + [part]
-            cls.mro = order
+            try:
+                cls.mro = self._linearised(cls)
+            except BaseException:
+                cls.mro = None  # out of budget: the next one who asks has one of his own
+                raise
         return cls.mro
+
+    def _linearised(self, cls: ClassValue) -> list[Any]:
+        lines: list[list[Any]] = []
+        for base in cls.node.bases:
+            while isinstance(base, ast.Subscript):
+                base = base.value
+            value = self.evaluate(base, cls.scope)
+            for part in value.alternatives if isinstance(value, Union) else (value,):
+                lines.append(self.mro(part) if isinstance(part, ClassValue) else [part])
+        order: list[Any] = [cls]
+        for line in lines:
+            for part in line:
+                order = [other for other in order if other is not part] + [part]
+        return order
 
     def is_module_class(self, cls: ClassValue) -> bool:
         if cls.is_module is None:
@@ -99,11 +106,14 @@ class Classes(Machine):
         if statement is None:
             return MISSING
         cls.attrs[name] = Unknown(name)  # while it is being evaluated
-        value = self._member_value(cls, name, statement)
-        if value is MISSING:
-            del cls.attrs[name]
-        else:
-            cls.attrs[name] = value
+        value = MISSING
+        try:
+            value = self._member_value(cls, name, statement)
+        finally:
+            if value is MISSING:
+                cls.attrs.pop(name, None)
+            else:
+                cls.attrs[name] = value
         return value
 
     def _member_value(self, cls: ClassValue, name: str, statement: ast.stmt) -> Any:
@@ -125,7 +135,7 @@ class Classes(Machine):
     def annotation_of(self, cls: ClassValue, name: str) -> Any:
         for base in self.mro(cls):
             if isinstance(base, ClassValue):
-                annotation = annotations(base.node).get(name)
+                annotation = annotated(base.node).get(name)
                 if annotation is not None:
                     return self.class_from_annotation(annotation, base.scope)
         return None
@@ -317,7 +327,7 @@ def _members(body: list[ast.stmt]) -> dict[str, ast.stmt]:
 
 
 @functools.lru_cache(maxsize=4096)
-def annotations(node: ast.ClassDef) -> dict[str, ast.expr]:
+def annotated(node: ast.ClassDef) -> dict[str, ast.expr]:
     """The annotations in a class's body; of several for one name the first."""
     found: dict[str, ast.expr] = {}
     for statement in node.body:

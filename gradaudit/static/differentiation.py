@@ -49,6 +49,7 @@ class Differentiation(Machine):
             frozenset(self.assumed.items()), self.function,
         )  # fmt: skip
         self.sinks.append(made)
+        self.heard()
         return made
 
     def minimize(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> None:

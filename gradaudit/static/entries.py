@@ -11,7 +11,7 @@ from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
 from gradaudit.static.forward import entry_methods, follow
 from gradaudit.static.interpreter import Interpreter
-from gradaudit.static.state import OutOfBudget, Scope
+from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
     MISSING,
@@ -49,23 +49,35 @@ class Entries:
         run, module = self.run, self.module
         run.main_file = module.file
         run.called = set()
-        if self.script:
-            self._entry("<script>", self._script, "script")
-        for statement in module.tree.body:
-            if isinstance(statement, ast.ClassDef):
-                self._class_entry(statement)
-        for statement in module.tree.body:
-            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement not in run.called:
-                self._function_entry(statement)
-        for statement in module.tree.body:
-            if isinstance(statement, ast.ClassDef):
-                self._module_entry(statement)
+        run.begin_file()
+        try:
+            self._all()
+        except OutOfBudget:  # between two entries: the file has had its share
+            pass
         return self.tapes
 
+    def _all(self) -> None:
+        body, run = self.module.tree.body, self.run
+        if self.script:
+            self._entry("<script>", self._script, "script")
+        for statement in body:
+            if isinstance(statement, ast.ClassDef):
+                run.allow()
+                self._class_entry(statement)
+        for statement in body:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement not in run.called:
+                run.allow()
+                self._function_entry(statement)
+        for statement in body:
+            if isinstance(statement, ast.ClassDef):
+                run.allow()
+                self._module_entry(statement)
+
     # -- one entry ---------------------------------------------------------------------------------------------------
-    def _entry(self, name: str, execute: Any, kind: str = "function") -> None:
+    def _entry(self, name: str, execute: Any, kind: str = "function", quiet: int = QUIET) -> None:
         run = self.run
         run.start(self.module.framework)
+        run.allow(quiet)
         run.file, run.function = self.module.display, ""
         called = set(run.called)
         try:
@@ -190,10 +202,10 @@ class Entries:
     def _round(self, instance: Instance, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         run = self.run
         for name in roots:
-            run.evaluations = 0
+            run.allow()
             self._call_member(instance, cls, name)
         for name in returned:
-            run.evaluations = 0
+            run.allow()
             self._training_step(instance, cls, name)
 
     def _call_member(self, instance: Instance, cls: ClassValue, name: str) -> Any:
@@ -329,7 +341,7 @@ class Entries:
         if self._reaches_sink(statement):
             self._entry(statement.name, lambda: self.run.call_function(function, [], {}, entry=True))
         elif not statement.name.startswith("__") and _computes(statement):
-            self._entry(statement.name, lambda: self._library_function(function))
+            self._entry(statement.name, lambda: self._library_function(function), quiet=UNHEARD)
 
     def _library_function(self, function: Function) -> None:
         """Nobody calls it: it is judged by its arguments, each a leaf; what it returns is the sink."""

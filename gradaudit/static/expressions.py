@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradaudit.static.machine import Machine
-from gradaudit.static.state import EVALUATIONS, OutOfBudget, Scope
+from gradaudit.static.state import OutOfBudget, Scope
 from gradaudit.static.values import (
     FALSE,
     MISSING,
@@ -64,7 +64,7 @@ COMPARE: dict[type, Callable[[Any, Any], Any]] = {
 class Expressions(Machine):
     def evaluate(self, expression: ast.expr, scope: Scope) -> Any:
         self.evaluations += 1
-        if self.evaluations > EVALUATIONS:
+        if self.evaluations > self.limit:
             raise OutOfBudget
         return HANDLERS.get(type(expression), OTHER)(self, expression, scope)
 

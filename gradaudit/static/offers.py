@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from gradaudit.static.machine import Machine
-from gradaudit.static.state import EVALUATIONS, OutOfBudget
+from gradaudit.static.state import OutOfBudget
 from gradaudit.static.values import ClassValue, Function, Instance, Parameters, StateDict
 from gradaudit.tape import Node
 
@@ -38,7 +38,7 @@ class Offers(Machine):
         waiting = self._waiting()
         if not waiting:
             return
-        leaves = dict.fromkeys(waiting if entry == "class" else ())
+        leaves = dict.fromkeys(sorted(waiting, key=lambda leaf: leaf.time) if entry == "class" else ())
         for value in self.exposed:
             leaves.update(dict.fromkeys(self.parameters_of(value)))
         if entry == "function":
@@ -64,7 +64,7 @@ class Offers(Machine):
         self.events = []
         try:
             for method, owner, instance in self._candidates(called, waiting)[:MOST]:
-                self.evaluations = EVALUATIONS - TRIED
+                self.allow(TRIED, TRIED)
                 self.call_function(method.bind(instance, owner), [], {}, entry=True)
         except (OutOfBudget, RecursionError):
             self.events = [event for event in kept[0] if event.kind in UPDATES]  # not known: nothing is missed

@@ -40,7 +40,10 @@ from gradaudit.tape import (
     join_guards,
 )
 
-EVALUATIONS = 90_000  # of expressions, per entry
+EVALUATIONS = 90_000  # of expressions, per entry (of a class: per method that is one)
+QUIET = 28_000  # of them after the last sink or event: nothing comes any more
+UNHEARD = 10_000  # of a function that is judged by its arguments, before the first sink or event
+FILE = 240_000  # of all entries of a file
 NODES = 24_000  # per entry
 DEPTH = 26  # of user calls
 RECURSION = 2  # of one function on the stack
@@ -99,8 +102,28 @@ class State:
         self.sinks: list[Sink] = []
         self.events: list[Event] = []
         self.optimizers: list[Optimizer] = []
-        self.evaluations = 0
+        self.allow()
         self.reset_control()
+
+    # -- the budget --------------------------------------------------------------------------------------------------
+    evaluations = 0
+    limit = QUIET
+    most = EVALUATIONS
+    spent = 0  # in this file, before the present part of an entry
+
+    def begin_file(self) -> None:
+        self.evaluations = self.spent = 0
+
+    def allow(self, quiet: int = QUIET, most: int = EVALUATIONS) -> None:
+        """Begin a part of an entry, with evaluations of its own as long as the file has any."""
+        self.spent += self.evaluations
+        self.evaluations = 0
+        self.most = min(most, FILE - self.spent)
+        self.limit = min(quiet, self.most)
+
+    def heard(self) -> None:
+        """Something happened that matters: it is worth going on."""
+        self.limit = min(self.evaluations + QUIET, self.most)
 
     def reset_control(self) -> None:
         """Forget where we are; keep what was recorded."""
@@ -240,6 +263,7 @@ class State:
             **facts,
         )
         self.events.append(made)
+        self.heard()
         return made
 
     # -- the heap ----------------------------------------------------------------------------------------------------
