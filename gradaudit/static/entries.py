@@ -170,7 +170,7 @@ class Entries:
         instance = run.instantiate(cls, [], {}, entry=True)
         if isinstance(instance, Instance):
             for name in names:
-                run.evaluations = 0
+                run.allow(UNHEARD)
                 parts = follow(run, instance, name, self._library_argument)
                 self._library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
 
