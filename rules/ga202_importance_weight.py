@@ -41,7 +41,7 @@ from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import severity
-from gradaudit.rules.criteria.weight import ADVANTAGE, NORM, Weight, live_weights
+from gradaudit.rules.criteria.weight import ADVANTAGE, NORM, Weight, live_weights, scale_of
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -78,7 +78,7 @@ def _finding(weight: Weight, uses: list[Node]) -> Finding:
         NAME,
         message,
         severity(view, leaves),
-        place(view, weight.node, weight.weight, leaves, uses),
+        scale_of(weight) if weight.kind == NORM else place(view, weight.node, weight.weight, leaves, uses),
         fix=f"make the weight a constant: {stop_call(view.analysis)}",
         leaves=leaves,
         through=[weight.node, weight.weight],

@@ -224,7 +224,7 @@ class Attributes(Machine):
             return Bound(unknown, name)
         if name in ("get", "pop", "to", "cuda", "cpu", "train", "eval", "items", "keys", "values", "float"):
             return Bound(unknown, name)
-        if unknown.node is not None and self.hints.models.method("Tensor", name) is not None:
+        if unknown.node is not None and self._is_tensor_method(name):
             return Bound(unknown.node, name)
         made = Unknown(name, unknown)
         made.plain = unknown.plain or name in PLAIN_ATTRIBUTES
@@ -232,6 +232,11 @@ class Attributes(Machine):
             return unknown
         unknown.attrs[name] = made
         return made
+
+    def _is_tensor_method(self, name: str) -> bool:
+        """Is it a method of tensors here? Those of torch have many names that other libraries use freely."""
+        row = self.hints.models.method("Tensor", name, self.current_framework)
+        return row is not None and (self.current_framework in ("", "torch") or not row.path.startswith("torch."))
 
     # -- modules, classes, super, unions -----------------------------------------------------------------------------
     def _of_module(self, value: ModuleValue, name: str) -> Any:

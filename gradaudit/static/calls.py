@@ -52,6 +52,10 @@ class Calls(Machine):
         if handler is not None:
             return handler(self, function, args, keywords, extra)
         if isinstance(function, Node):
+            if function.leaf is not None and function.leaf.name == "gradient" and len(args) == 2:
+                return self.gradient_of(*args)  # of a tape that a library function was given
+            if function.leaf is not None and function.leaf.kind == "arg" and not args and not keywords:
+                return function  # `agent.entropy_cost()`: a parameter of its own
             edges = [Edge(function)] + [
                 Edge(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value)
             ]

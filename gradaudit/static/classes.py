@@ -26,7 +26,7 @@ from gradaudit.static.values import (
 
 MODULE_TAILS = frozenset({
     "Module", "Model", "LightningModule", "Layer", "Sequential", "PreTrainedModel", "TensorDictModule", "RNNBase",
-    "Network", "DistributionalModel",
+    "Network", "DistributionalModel", "AbstractModule",
 })  # fmt: skip
 RECORD_BASES = frozenset({"Protocol", "TypedDict"})
 ATTRIBUTE_PROTOCOL = frozenset({"__setattr__", "__getattr__", "__setitem__", "__getstate__"})
@@ -199,12 +199,18 @@ class Classes(Machine):
                     instance.attrs.update({k: v for k, v in value.known().items() if isinstance(k, str)})
             instance.attrs.update(keywords)
             return instance
-        method, owner = self.member(cls, "__init__")
-        if isinstance(method, Function):
-            self.call_function(method.bind(instance, owner), args, keywords, entry=entry)
-        else:
-            self._fill_fields(instance, cls, args, keywords, entry)
-        self._run_setup(instance, cls)
+        if self.is_module_class(cls):
+            self.name_inside(instance.network)
+        applied, self.applied = self.applied, None  # what it is made of is named by where it is kept
+        try:
+            method, owner = self.member(cls, "__init__")
+            if isinstance(method, Function):
+                self.call_function(method.bind(instance, owner), args, keywords, entry=entry)
+            else:
+                self._fill_fields(instance, cls, args, keywords, entry)
+            self._run_setup(instance, cls)
+        finally:
+            self.applied = applied
         return instance
 
     def _fill_fields(self, instance: Instance, cls: ClassValue, args: Args, keywords: Keywords, entry: bool) -> None:

@@ -88,6 +88,27 @@ class Differentiation(Machine):
         self.line_node = at
         return self._gradient_result(gradient, result, group, argnums)
 
+    def differentiate_closure(self, function: Any, name: str) -> Any:
+        """`state.apply_gradient(loss_fn)` of an object that is not known: the loss by its first argument."""
+        gradient = Gradient(function, (0,), True, True)
+        self.call_gradient(gradient, self.unknown_arguments(function), {})
+        made = Unknown(name)
+        made.call = True
+        return made
+
+    def unknown_arguments(self, function: Any) -> list[Any]:
+        """Something for each argument of a function that we call in place of whoever will."""
+        if isinstance(function, Partial):
+            return self.unknown_arguments(function.function)[len(function.args) :]
+        if isinstance(function, Function):
+            spec = function.node.args
+            names = [*spec.posonlyargs, *spec.args][1 if function.self_value is not None else 0 :]
+            return [self.entry_argument(parameter, None, function) for parameter in names]
+        return [Unknown("params"), Unknown("batch")]
+
+    def gradient_helpers(self) -> frozenset[str]:
+        return self.hints.gradient_helpers(self.main_file)
+
     def _gradient_result(self, gradient: Gradient, result: Any, group: set[Node], argnums: Any) -> Any:
         loss, aux = result, None
         if isinstance(result, Sequence) and result.items and (gradient.has_aux or len(result.items) == 2):

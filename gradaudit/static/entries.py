@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
 from gradaudit.static.forward import entry_methods, follow
 from gradaudit.static.interpreter import Interpreter
+from gradaudit.static.losses import applied_argument, is_reduced
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
@@ -27,7 +29,7 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import Node, Tape
 
-SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "GradientTape", "manual_backward", "filter_grad",
+SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "manual_backward", "filter_grad",
                              "filter_value_and_grad", "vjp", "linearize"})  # fmt: skip
 RETURNED_LOSSES = {"LightningModule": ("training_step",), "Trainer": ("compute_loss",)}
 LIBRARY_SIZE = 5_000  # statements and expressions
@@ -113,23 +115,17 @@ class Entries:
             waiting = [gradient for gradient in run.gradients if not gradient.called]
             for gradient in waiting:
                 gradient.called = True
-                run.call_gradient(gradient, self._unknown_arguments(gradient.function), {})
+                run.call_gradient(gradient, run.unknown_arguments(gradient.function), {})
             closures = [made for node, made in run.uncalled.items() if self._reaches_sink(node)]
             for closure in closures:
                 if closure.node not in run.called:
                     run.file = closure.module.display
                     run.call_function(closure, [], {}, entry=True)
-            if not waiting and not closures:
+            losses = [made for made in run.uncalled.values() if self._is_waiting_loss(made)]
+            for loss in losses:
+                self._differentiate(loss)
+            if not waiting and not closures and not losses:
                 return
-
-    def _unknown_arguments(self, function: Any) -> list[Any]:
-        if isinstance(function, Partial):
-            return self._unknown_arguments(function.function)[len(function.args) :]
-        if isinstance(function, Function):
-            spec = function.node.args
-            names = [*spec.posonlyargs, *spec.args][1 if function.self_value is not None else 0 :]
-            return [self.run.entry_argument(parameter, None, function) for parameter in names]
-        return [Unknown("params"), Unknown("batch")]
 
     def _script(self) -> None:
         self.run.block(self.module.tree.body, self.scope)
@@ -142,11 +138,13 @@ class Entries:
             returned = self._returned_losses(cls)
         except (OutOfBudget, RecursionError):
             return
-        if roots or returned:
+        if roots or returned or self._constructor_reaches_sink(cls):
             self._entry(
                 cls.name, lambda: self._drive(cls, roots, returned, run.instantiate(cls, [], {}, entry=True)), "class"
             )
             self._as_built(cls, roots, returned)
+        elif self.module.framework == "jax":
+            self._loss_methods(cls)
 
     def _class_of(self, statement: ast.ClassDef) -> ClassValue:
         cls = self.run.module_name(self.module, statement.name)
@@ -207,6 +205,22 @@ class Entries:
         for name in returned:
             run.allow()
             self._training_step(instance, cls, name)
+
+    def _loss_methods(self, cls: ClassValue) -> None:
+        """A class that differentiates nothing itself: its methods may still be somebody's losses."""
+        for name in [] if self.run.is_module_class(cls) else cls.members or ():
+            method = self.run.member(cls, name)[0]
+            if isinstance(method, Function) and _computes(method.node) and self._is_waiting_loss(method):
+                self._entry(f"{cls.name}.{name}", functools.partial(self._loss_method, cls, method))
+
+    def _loss_method(self, cls: ClassValue, method: Function) -> None:
+        bound = method if _is_static(method) else method.bind(self.run.instantiate(cls, [], {}, entry=True), cls)
+        self._differentiate(bound)
+
+    def _constructor_reaches_sink(self, cls: ClassValue) -> bool:
+        """A graph that is built once (TensorFlow 1), an update function that is made and kept (`jax.jit(update)`)."""
+        constructor, _ = self.run.member(cls, "__init__")
+        return isinstance(constructor, Function) and self._reaches_sink(constructor.node)
 
     def _call_member(self, instance: Instance, cls: ClassValue, name: str) -> Any:
         method, owner = self.run.member(cls, name)
@@ -306,9 +320,11 @@ class Entries:
         if known is None:
             names: set[str] = set()
             sink = False
+            jax = self.module.framework == "jax"
+            differentiating = self.run.hints.gradient_helpers(self.module.file) if jax else {"GradientTape"}
             for node in walk(function):
                 if isinstance(node, ast.Call):
-                    sink = sink or _calls_optimizer(node.func)
+                    sink = sink or _calls_optimizer(node.func) or _name(node.func) in differentiating
                 elif isinstance(node, ast.Attribute):
                     owner = node.value
                     if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
@@ -316,7 +332,7 @@ class Entries:
                     elif isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super":
                         names.add(node.attr)
                     sink = sink or _differentiates(node)
-                elif isinstance(node, ast.Name) and node.id in ("value_and_grad", "vjp", "GradientTape"):
+                elif isinstance(node, ast.Name) and node.id in ("value_and_grad", "vjp"):
                     sink = True
             known = self.references[function] = (names, sink)
         return known
@@ -332,7 +348,8 @@ class Entries:
         if isinstance(value, Gradient):
             gradient = value
             self._entry(
-                statement.name, lambda: self.run.call_gradient(gradient, self._unknown_arguments(gradient.function), {})
+                statement.name,
+                lambda: self.run.call_gradient(gradient, self.run.unknown_arguments(gradient.function), {}),
             )
             return
         if not isinstance(value, Function) or value.node is not statement:
@@ -341,7 +358,26 @@ class Entries:
         if self._reaches_sink(statement):
             self._entry(statement.name, lambda: self.run.call_function(function, [], {}, entry=True))
         elif not statement.name.startswith("__") and _computes(statement):
-            self._entry(statement.name, lambda: self._library_function(function), quiet=UNHEARD)
+            judge = self._differentiate if self._is_waiting_loss(function) else self._library_function
+            self._entry(statement.name, lambda: judge(function), quiet=UNHEARD)
+
+    def _is_waiting_loss(self, function: Function) -> bool:
+        if self.module.framework != "jax" or function.node in self.run.called:
+            return False
+        return applied_argument(function.node) is not None
+
+    def _differentiate(self, function: Function) -> None:
+        """A loss that nobody differentiates in sight, by the parameters that it applies its network with."""
+        run = self.run
+        index = applied_argument(function.node)
+        if function.self_value is not None and index is not None:
+            index -= 1
+        before = len(run.sinks), len(run.events)
+        run.file = function.module.display
+        run.call_gradient(Gradient(function, (index,), False, True), run.unknown_arguments(function), {})
+        made = run.sinks[before[0] :]
+        if any(not is_reduced(sink.loss) for sink in made):
+            del run.sinks[before[0] :], run.events[before[1] :]
 
     def _library_function(self, function: Function) -> None:
         """Nobody calls it: it is judged by its arguments, each a leaf; what it returns is the sink."""
@@ -358,6 +394,7 @@ class Entries:
         run.line_node = function.node
         result = run.settle(run.call_function(function, [], keywords))
         parts = result.items if isinstance(result, Sequence) and result.items else [result]
+        parts = [part for place, part in enumerate(parts) if not (place and isinstance(part, Mapping))]  # no metrics
         self._library_sinks(parts, function.name, function.name, function.node)
 
     def _library_sinks(self, parts: Iterable[Any], name: str, mentioned: str, at: ast.AST) -> None:
@@ -387,7 +424,7 @@ class Entries:
                 return run.leaf("arg", parameter.arg)
             return made
         cls = run.class_from_annotation(parameter.annotation, function.scope)
-        if cls is not None:
+        if cls is not None and not (isinstance(cls, ClassValue) and _is_distribution(cls, run)):
             return self._library_struct(cls, parameter) or run.entry_argument(parameter, default, function)
         run.line_node = parameter
         run.file = self.module.display
@@ -413,15 +450,24 @@ def known_optimizers(tape: Tape) -> int:
     return sum(optimizer.complete and bool(optimizer.leaves) for optimizer in tape.optimizers)
 
 
+def _is_distribution(cls: ClassValue, run: Interpreter) -> bool:
+    """A distribution of one's own: what it holds is what a network gave."""
+    return any(isinstance(base, External) and "distribution" in base.path.lower() for base in run.mro(cls))
+
+
 def _is_dataclass(cls: ClassValue) -> bool:
     return any("dataclass" in ast.unparse(decorator) for decorator in cls.node.decorator_list)
 
 
 def _calls_optimizer(function: ast.expr) -> bool:
     """`self.actor_opt(loss, ...)`: an optimizer of the project that does the whole step."""
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    name = _name(function)
     made = name.startswith(("get", "make", "create", "build", "set"))
     return name.lower().endswith(("_opt", "_optim", "_optimizer")) and not made
+
+
+def _name(expression: ast.expr) -> str:
+    return expression.attr if isinstance(expression, ast.Attribute) else getattr(expression, "id", "")
 
 
 def _differentiates(node: ast.Attribute) -> bool:

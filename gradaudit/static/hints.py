@@ -23,6 +23,8 @@ NEVER_NETWORKS = re.compile(
     r"|output|_out$|_id|count|step|type|dir$|file|param|key)",
     re.IGNORECASE,
 )
+TAKES_GRADIENT = re.compile(r"(?<!autograd\.)\b(?:value_and_)?grad\(\s*(\w+)")
+DEFINED = re.compile(r"^([ \t]*)def (\w+)\(([^)]*)\)", re.MULTILINE)
 SUBCLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
 
 
@@ -32,6 +34,7 @@ class Hints:
         self.models = Models.load(("torch", "jax", "tensorflow"))
         self._used_as_network: dict[str, set[str]] = {}
         self._subclasses: dict[str, dict[str, list[tuple[str, str]]]] = {}
+        self._helpers: dict[str, frozenset[str]] = {}
         self._named: dict[str, bool] = {}
         self._seen = 0
         self._names: set[str] = set()
@@ -72,6 +75,15 @@ class Hints:
             self._subclasses[root] = self._index(root)
         return self._subclasses[root].get(name, [])
 
+    def gradient_helpers(self, file: str) -> frozenset[str]:
+        """The project's functions that differentiate a function which they are given (`apply_gradient(loss_fn)`)."""
+        root = self.files.project(file)
+        if root not in self._helpers:
+            texts = (self.files.text(path) or "" for path in self.files.python_files(root))
+            parts = [part for text in texts if "jax" in text and "grad" in text for part in _functions_in(text)]
+            self._helpers[root] = _gradient_helpers(parts)
+        return self._helpers[root]
+
     def _index(self, root: str) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}
         for file in self.files.python_files(root):
@@ -84,3 +96,32 @@ class Hints:
                     if last:
                         found.setdefault(last, []).append((match.group(1), os.path.abspath(file)))
         return found
+
+
+def _functions_in(text: str) -> list[tuple[str, frozenset[str], str]]:
+    """Every function of a file: its name, its parameters, its text."""
+    found = []
+    for match in DEFINED.finditer(text):
+        end = re.compile(rf"^[ \t]{{0,{len(match.group(1))}}}\S", re.MULTILINE).search(text, match.end() + 1)
+        body = text[match.end() : end.start() if end is not None else len(text)]
+        names = (part.split(":")[0].split("=")[0].strip(" *\n\t") for part in match.group(3).split(","))
+        found.append((match.group(2), frozenset(names), body))
+    return found
+
+
+def _gradient_helpers(functions: list[tuple[str, frozenset[str], str]]) -> frozenset[str]:
+    """Those in which `grad(f)`, or one of them, is given one of their own parameters. No names with other meanings."""
+    direct = _taking(functions, TAKES_GRADIENT)
+    if not direct:
+        return direct
+    through = _taking(functions, re.compile(rf"\b(?:{'|'.join(sorted(direct))})\(\s*(\w+)"))
+    return direct | through
+
+
+def _taking(functions: list[tuple[str, frozenset[str], str]], pattern: re.Pattern[str]) -> frozenset[str]:
+    """The names all of whose definitions hand a parameter of their own to what `pattern` matches."""
+    found, others = set(), set()
+    for name, parameters, body in functions:
+        takes = not name.startswith("__") and not parameters.isdisjoint(pattern.findall(body))
+        (found if takes else others).add(name)
+    return frozenset(found - others)

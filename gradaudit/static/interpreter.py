@@ -14,6 +14,8 @@ from gradaudit.static.conditions import Conditions
 from gradaudit.static.differentiation import Differentiation
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
+from gradaudit.static.functional import Functional
+from gradaudit.static.graphs import Graphs
 from gradaudit.static.hints import Hints
 from gradaudit.static.items import Items
 from gradaudit.static.joins import Joins
@@ -48,6 +50,8 @@ class Interpreter(
     Updates,
     Trees,
     Offers,
+    Functional,
+    Graphs,
     Differentiation,
 ):
     """Executes text with abstract values and writes a tape."""
@@ -71,6 +75,7 @@ class Interpreter(
         self.gradient_sinks: list[tuple[Sink, set[Node]]] = []
         self.gradients: list[Gradient] = []
         self.current_framework = ""
+        self.made_inside = {}
 
     def start(self, framework: str) -> None:
         """Begin an entry: a fresh tape, a fresh heap of parameters."""
@@ -89,6 +94,7 @@ class Interpreter(
         self.differentiated_groups = []
         self.gradient_sinks = []
         self.gradients = []
+        self.made_inside = {}
         self.uncalled = {}
 
     def finish_sinks(self) -> None:

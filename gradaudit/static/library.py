@@ -179,6 +179,7 @@ class Library(Machine):
                 name = keywords.get("name")
                 if isinstance(name, Const) and isinstance(name.value, str):
                     made.network.name = name.value
+            self.name_inside(made.network)
             self.layer_leaf(made)
             self._wrapped_cell(made, args)
         return made
@@ -210,10 +211,14 @@ class Library(Machine):
         made = Instance(None, row.path)
         made.row = row
         made.children = Sequence(parts, rest, "list")
+        self.name_inside(made.network)
         self.adopt_parts(made, made.children)
         return made
 
     def _parameter(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        if self.applied is not None and args and isinstance(args[0], Const):  # haiku.get_parameter("w", ...)
+            tree = self.part_of_tree(self.applied, self.frame.network) if self.frame is not None else self.applied
+            return self.named_part(tree, str(args[0].value))
         leaf = self.leaf("param", "")
         assert leaf.leaf is not None
         leaf.leaf.scalar = True
@@ -314,20 +319,20 @@ class Library(Machine):
         function = args[0] if args else keywords.get("f", NONE)
         carry = args[1] if len(args) > 1 else keywords.get("init", NONE)
         rows = args[2] if len(args) > 2 else keywords.get("xs", NONE)
-        return self._carried(carry, lambda state: self.call(function, [state, self._slices(rows)], {}), stacked=True)
+        return self.carried(carry, lambda state: self.call(function, [state, self.row_of(rows)], {}), stacked=True)
 
     def _t_while(self, row: Row, args: Args, keywords: Keywords) -> Any:
         if len(args) < 3:
             return Unknown("loop")
         self.call(args[0], [args[2]], {})
-        return self._carried(args[2], lambda state: self.call(args[1], [state], {}), stacked=False)
+        return self.carried(args[2], lambda state: self.call(args[1], [state], {}), stacked=False)
 
     def _t_fori(self, row: Row, args: Args, keywords: Keywords) -> Any:
         if len(args) < 4:
             return Unknown("loop")
-        return self._carried(args[3], lambda state: self.call(args[2], [plain("i"), state], {}), stacked=False)
+        return self.carried(args[3], lambda state: self.call(args[2], [plain("i"), state], {}), stacked=False)
 
-    def _carried(self, carry: Any, body: Callable[[Any], Any], stacked: bool) -> Any:
+    def carried(self, carry: Any, body: Callable[[Any], Any], stacked: bool) -> Any:
         """A loop as a function: the carry is a phi with a back edge."""
         from gradaudit.static.state import Loop
 
@@ -398,16 +403,16 @@ class Library(Machine):
                 if key in end.attrs:
                     self._carry_back(one, end.attrs[key])
 
-    def _slices(self, value: Any) -> Any:
+    def row_of(self, value: Any) -> Any:
         """What a scanned body sees of its inputs: one row of each."""
         if isinstance(value, Node):
             return self.node("getitem", [Edge(self.current(value))], detail="[t]", name=value.name)
         if isinstance(value, Sequence):
-            made = Sequence([self._slices(part) for part in value.items], value.rest, value.kind)
+            made = Sequence([self.row_of(part) for part in value.items], value.rest, value.kind)
             made.names = value.names
             return made
         if isinstance(value, Mapping):
-            return Mapping({key: self._slices(part) for key, part in value.entries.items()})
+            return Mapping({key: self.row_of(part) for key, part in value.entries.items()})
         return value
 
     def _t_cond(self, row: Row, args: Args, keywords: Keywords) -> Any:
@@ -587,7 +592,10 @@ class Library(Machine):
         return Transformed(NONE, "gradient_tape")
 
     def _t_haiku(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return Transformed(args[0] if args else NONE, "haiku", row.path)
+        return self.transform_haiku(args[0] if args else NONE, row.path.rsplit(".", 1)[-1])
+
+    def _t_without_rng(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        return self.without_rng(args[0]) if args else NONE
 
     def call_transformed(self, value: Transformed, args: Args, keywords: Keywords) -> Any:
         if value.how == "decorator":
@@ -648,6 +656,8 @@ def _deepcopy(machine: Any, args: Args, keywords: Keywords) -> Any:
 
 def _shallow(machine: Any, args: Args, keywords: Keywords) -> Any:
     value = args[0] if args else NONE
+    if machine.current_framework == "tensorflow" and machine.is_module(value):
+        return machine.clone(value)  # a builder of layers, whose copy gets another name and variables of its own
     return machine.call_method(value, "copy", [], {}) if isinstance(value, (Sequence, Mapping)) else value
 
 
@@ -766,6 +776,9 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "custom_jvp": Library._t_same,
     "stop_module": Library._t_same,
     "scan": Library._t_scan,
+    "tf_scan": lambda machine, row, args, keywords: machine.tf_scan(row, args, keywords),
+    "tf_while": lambda machine, row, args, keywords: machine.tf_while(row, args, keywords),
+    "tape_gradient": lambda machine, row, args, keywords: machine.tape_gradient(row, args, keywords),
     "while_loop": Library._t_while,
     "fori_loop": Library._t_fori,
     "cond": Library._t_cond,
@@ -783,6 +796,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "incremental_update": Library._t_incremental,
     "periodic_update": Library._t_periodic,
     "haiku_transform": Library._t_haiku,
+    "without_apply_rng": Library._t_without_rng,
     "manual_backward": Library._t_backward,
     "gradient_tape": Library._t_tape,
     "jacobian_transform": Library._t_jacobian,

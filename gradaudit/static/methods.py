@@ -396,7 +396,7 @@ class Methods(Machine):
             return self._on_tape(name, args, keywords)
         if isinstance(value, Transformed) and value.how == "haiku":
             if name == "apply" and args:
-                return self.module_call(self.tensor(args[0]), self.haiku_network(value), args[1:], keywords)
+                return self.apply_haiku(value, args, keywords)
             return Unknown("params")
         if name in ("__call__", "apply"):
             return self.call(value, args, keywords)
@@ -407,7 +407,7 @@ class Methods(Machine):
         if name in ("gradient", "jacobian", "batch_jacobian") and args:
             variables = args[1] if len(args) > 1 else keywords.get("sources", NONE)
             self.backward(args[0], "grad", variables)
-            return Unknown("gradients")
+            return self.gradient_of(args[0], variables)
         if name == "stop_recording":
             return GradMode("off")
         return NONE

@@ -211,7 +211,7 @@ class Names(Machine):
         if container in ("Callable", "Literal", "type", "Type"):
             return None
         part = inside.elts[-1] if isinstance(inside, ast.Tuple) and container.lower() in ("dict", "mapping") else inside
-        if isinstance(part, ast.Tuple):
+        if isinstance(part, ast.Tuple) and part.elts:
             part = part.elts[0]
         found = self.class_from_annotation(part, scope, depth + 1)
         return Elements(found) if isinstance(found, (ClassValue, External)) else None

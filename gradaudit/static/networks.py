@@ -22,8 +22,8 @@ from gradaudit.static.values import (
     Mapping,
     OptimizerValue,
     Parameters,
+    Partial,
     Sequence,
-    Transformed,
     Union,
     Unknown,
 )
@@ -82,6 +82,7 @@ class Networks(Machine):
                 self._collect(value.instance, found, seen)
             else:
                 found[self.network_leaf(value)] = None
+                found.update(dict.fromkeys(value.attrs.get("parameters()", {}).values()))
         elif isinstance(value, Sequence):
             for part in value.items:
                 self._collect(part, found, seen)
@@ -142,7 +143,7 @@ class Networks(Machine):
                 self._collect_container(part, found, seen)
 
         if instance.leaf is None and instance.cls is not None and len(found) == before:
-            if self.is_module(instance) and self._is_opaque(instance):  # of bases that we do not see
+            if self.is_module(instance) and self.is_opaque(instance):  # of bases that we do not see
                 instance.leaf = self.leaf("param", "", instance.network)
                 found[instance.leaf] = None
 
@@ -158,7 +159,7 @@ class Networks(Machine):
             if isinstance(part, Instance) and self.is_module(part):
                 self._collect(part, found, seen)
 
-    def _is_opaque(self, instance: Instance) -> bool:
+    def is_opaque(self, instance: Instance) -> bool:
         assert instance.cls is not None
         method = self._find_call_member(instance.cls)[0]
         return not isinstance(method, Function) or is_stub(method.node)
@@ -263,13 +264,13 @@ class Networks(Machine):
         if not self.is_module(instance):
             return self.call_function(bound, args, keywords)
         frame = self.frame
-        self.frame = Frame(instance.network, tuple(self._argument_nodes(args, keywords)), frame)
+        self.frame = Frame(instance.network, tuple(self.argument_nodes(args, keywords)), frame)
         try:
             return self.call_function(bound, args, keywords)
         finally:
             self.frame = frame
 
-    def _argument_nodes(self, args: Args, keywords: Keywords) -> list[Node]:
+    def argument_nodes(self, args: Args, keywords: Keywords) -> list[Node]:
         return [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)][:40]
 
     def _call_layer(self, instance: Instance, args: Args, keywords: Keywords) -> Any:
@@ -281,23 +282,8 @@ class Networks(Machine):
             return self.apply_row(row, args, keywords)
         if row is not None and row.kind == "plain_module":
             return self.apply_row(row, args, keywords, op=row.op or "activation")
-        made = self.module_call(self._parameters_for(instance), instance.network, args, keywords)
+        made = self.module_call(self.parameters_for(instance), instance.network, args, keywords)
         return self.shaped(made, row.result if row is not None else "tensor", args)
-
-    def _parameters_for(self, instance: Instance) -> Node:
-        """A layer's own parameters, or its part of the tree that `apply` was given."""
-        if self.applied is None:
-            return self.layer_leaf(instance)
-        return self._part_of_tree(self.applied, instance.network)
-
-    def _part_of_tree(self, tree: Node, network: Network) -> Node:
-        """The entry of a tree of parameters that a module inside of the applied one gets."""
-        if tree.leaf is not None and tree.leaf.kind == "arg":
-            for owner in reversed([*network.chain()][:-1] or [network]):
-                part = self.part_of_leaf(tree, owner.name or owner.class_name)
-                if isinstance(part, Node):
-                    tree = part
-        return tree
 
     def _call_container(self, instance: Instance, args: Args, keywords: Keywords) -> Any:
         children = instance.children
@@ -305,7 +291,7 @@ class Networks(Machine):
             return Unknown("modules")
         assert isinstance(children, Sequence)
         frame = self.frame
-        self.frame = Frame(instance.network, tuple(self._argument_nodes(args, keywords)), frame)
+        self.frame = Frame(instance.network, tuple(self.argument_nodes(args, keywords)), frame)
         try:
             value = args[0] if args else Unknown("input")
             for child in children.items:
@@ -322,7 +308,7 @@ class Networks(Machine):
             receiver = receiver.instance
         if self.applied is not None:  # inside of `apply(params, ...)`: its parameters are a part of the tree
             inner = self.network_of(receiver) or Network("network")
-            return self.module_call(self._part_of_tree(self.applied, inner), inner, args, keywords)
+            return self.module_call(self.part_of_tree(self.applied, inner), inner, args, keywords)
         leaves = self.parameters_of(receiver) if isinstance(receiver, Instance) else [self.network_leaf(receiver)]
         if not leaves and isinstance(receiver, Instance):
             leaves = [self.network_leaf(receiver)]
@@ -330,7 +316,7 @@ class Networks(Machine):
         return self.module_call(leaves[:12], network or Network("network"), args, keywords)
 
     def module_call(self, leaves: Node | list[Node], network: Network, args: Args, keywords: Keywords) -> Node:
-        nodes = self._argument_nodes(args, keywords)
+        nodes = self.argument_nodes(args, keywords)
         if isinstance(leaves, Node):
             leaves = [leaves]
         edges = [Edge(leaf, not self.is_frozen(leaf), PARAMETER) for leaf in leaves] + [Edge(node) for node in nodes]
@@ -354,16 +340,20 @@ class Networks(Machine):
         if made is not None:
             return made
         nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
-        applied = self._applied_tree(function, args)
+        applied = self.apply_opaquely(function, args, keywords)
         if applied is not None:
-            network = self.network_of(parent) if parent is not None and self.is_module(parent) else Network(name)
-            return self.module_call(applied, network or Network(name), args[1:], keywords)
+            return applied
         if name == "backward" and nodes:
             self.backward(nodes[0])
             return NONE
+        closure = next((value for value in (*args, *keywords.values()) if isinstance(value, (Function, Partial))), None)
+        if closure is not None and name in self.gradient_helpers():
+            return self.differentiate_closure(closure, name)
         if name == "minimize" and nodes:
             self.backward(nodes[0], "minimize", keywords.get("var_list"))
             return NONE
+        if name in ("gradient", "batch_jacobian") and len(args) == 2:  # a tape that came from outside
+            return self.gradient_of(*args)
         if name in ("scale", "prepare", "unwrap", "unwrap_model", "setup") and len(args) == 1:
             return args[0]
         if name == "prepare" and len(args) > 1:
@@ -374,6 +364,8 @@ class Networks(Machine):
             return Sequence((), parent) if name in ITERATED else parent
         if self.unknown_is_module(function):
             return self.call_module_opaquely(function, args, keywords)
+        if len(args) == 1 and isinstance(args[0], Const) and isinstance(args[0].value, str) and not keywords:
+            return self._selected(function, args[0].value)
         if (
             isinstance(parent, Unknown)
             and self.unknown_is_module(parent)
@@ -389,22 +381,18 @@ class Networks(Machine):
         made.call = True
         return made
 
-    def _applied_tree(self, function: Unknown, args: Args) -> Node | None:
-        """`network.apply(params, x)`, `state.apply_fn(params, x)`, `q_fn(params, x)`: the tree of parameters."""
-        if not args:
-            return None
-        if function.name in ("apply", "apply_fn"):
-            return self._parameter_tree(args[0])
-        first = args[0]
-        if isinstance(first, Mapping) and "params" in first.entries:
-            first = first.entries["params"]
-        if isinstance(first, Node) and first.leaf is not None and first.leaf.kind == "arg" and len(args) > 1:
-            return first
-        return None
+    def _selected(self, function: Unknown, key: str) -> Unknown:
+        """`self.network.select("critic")`: the same thing whenever it is asked for."""
+        found = function.attrs.get(("()", key))
+        if found is None:
+            found = function.attrs[("()", key)] = Unknown(key)
+            found.call = True
+        assert isinstance(found, Unknown)
+        return found
 
     def _opaque_owner(self, parent: Instance) -> bool:
         """A module of the project with bases that we do not see: its methods can be anything."""
-        return parent.cls is not None and self.is_module(parent) and self._is_opaque(parent)
+        return parent.cls is not None and self.is_module(parent) and self.is_opaque(parent)
 
     def _foreign_result(self, function: Unknown, name: str) -> Any:
         found = function.attrs.get("()")
@@ -434,7 +422,18 @@ class Networks(Machine):
             made = Unknown(name)
             made.call = True
             return made
+        if not values and isinstance(parent, Unknown) and self.current_framework != "torch":
+            return self._own_parameter(parent, name)
         return self.call_module_opaquely(parent, args, keywords)
+
+    def _own_parameter(self, parent: Unknown, name: str) -> Node:
+        """`agent.entropy_cost()`: what a network gives without an input is a parameter of its own."""
+        known = parent.attrs.setdefault("parameters()", {})
+        assert isinstance(known, dict)
+        if name not in known:
+            known[name] = self.leaf("param", name, self.network_of(parent), scalar=True)
+        made: Node = known[name]
+        return made
 
     def _optimizer_like(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Who is given parameters and is no clipping or counting function is an optimizer."""
@@ -519,63 +518,6 @@ class Networks(Machine):
                     self.adopt_parts(instance, instance.children)
         for key, value in keywords.items():
             instance.attrs.setdefault(key, value)
-
-    # -- applying parameters (flax, haiku) ---------------------------------------------------------------------------
-    def apply_with_parameters(self, instance: Instance, args: Args, keywords: Keywords) -> Any:
-        if not args and "variables" in keywords:
-            args = [keywords["variables"]]
-        if instance.cls is None and instance.row is None or not args or isinstance(args[0], (Function, External)):
-            return instance
-        tree = self._parameter_tree(args[0])
-        method = keywords.get("method")
-        rest = args[1:]
-        passed = {
-            key: value for key, value in keywords.items() if key not in ("method", "rngs", "mutable", "variables")
-        }
-        saved, self.applied = self.applied, tree
-        try:
-            if isinstance(method, Function):
-                result = self.call_function(method.bind(instance, method.owner), rest, passed)
-            elif isinstance(method, Const) and isinstance(method.value, str):
-                result = self.call_module(instance, rest, passed, method.value)
-            elif instance.cls is not None and self._is_opaque(instance):
-                result = self.module_call(tree, instance.network, rest, passed)
-            else:
-                result = self.call_module(instance, rest, passed)
-        finally:
-            self.applied = saved
-        mutable = keywords.get("mutable")
-        if mutable is not None and not (isinstance(mutable, Const) and not mutable.value):
-            return Sequence([result, Unknown("updates")])
-        return result
-
-    def haiku_network(self, value: Transformed) -> Network:
-        if not isinstance(value.extra, Network):
-            value.extra = Network(getattr(value.function, "name", "network"))
-        return value.extra
-
-    def _parameter_tree(self, value: Any) -> Node:
-        """`params`, or `{"params": params, "batch_stats": ...}`."""
-        if isinstance(value, Mapping):
-            inner = value.entries.get("params")
-            if inner is not None:
-                return self._parameter_tree(inner)
-        return self.tensor(value)
-
-    def declared_parameter(self, instance: Instance, args: Args) -> Any:
-        """`self.param("log_std", init, shape)` in a flax module."""
-        name = str(args[0].value) if args and isinstance(args[0], Const) else "param"
-        key = ("param", name)
-        if self.applied is not None:
-            tree = self.applied
-            if tree.leaf is not None and tree.leaf.kind == "arg":
-                return self.part_of_leaf(tree, name)
-            return self.node("getitem", [Edge(tree)], detail=f"[{name!r}]", name=name)
-        found = instance.attrs.get(key)
-        if found is None:
-            found = self.leaf("param", name, instance.network, scalar=True)
-            instance.attrs[key] = found
-        return found
 
     # -- copies and writes -------------------------------------------------------------------------------------------
     def clone(self, value: Any) -> Any:

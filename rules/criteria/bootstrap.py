@@ -241,9 +241,10 @@ def _callee(node: Node) -> str:
 def _rewards(view: View, total: Sum) -> list[Atom]:
     facts = marks(view.analysis)
     raw = [atom for atom in total.atoms if atom.raw and (not atom.factor or facts.reward(atom.node))]
-    if view.sink.kind == "library" and view.sink.loss.frame is not None:  # a module adds up inputs of all kinds
-        raw = [atom for atom in raw if facts.reward(atom.node)]
-    if raw or view.sink.kind != "library":
+    if view.sink.kind != "library":
+        return raw
+    raw = [atom for atom in raw if facts.reward(atom.node)]  # everything else that is no argument is a constant
+    if raw:
         return raw
     factors = any(atom.factor for atom in total.atoms)
     return [atom for atom in total.atoms if not atom.factor and factors and facts.named(atom.node, "reward")]

@@ -240,6 +240,7 @@ def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> s
     """Which side is stopped in another product of the same multiplier with something of the same origin."""
     # whose step uses what another loss leaves is known with the optimizers alone
     known = view.own is not None or view.sink.kind == "library"
+    explicit = view.sink.kind == "library"  # numpy on an argument says nothing
     area = view.analysis.graph.nodes if known else behind(view)
     for other in area:
         data = [edge for edge in other.inputs if edge.kind == "data"]
@@ -252,8 +253,23 @@ def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> s
                 if not (first.passes and view.live(first.source)):
                     return "factor"
                 if not (second.passes and view.live(second.source) & others):
-                    return "term"
+                    if not explicit or _is_stopped(second.source):
+                        return "term"
     return None
+
+
+def _is_stopped(node: Node) -> bool:
+    """Is there a stop that somebody wrote on the way to this value, and not only a comparison or an index?"""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 40:
+        current = waiting.pop()
+        if current.op == "stop" or not current.grad_mode:
+            return True
+        for source in current.arguments():
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return False
 
 
 def _interpolates(view: View, one: Node, other: Node) -> bool:

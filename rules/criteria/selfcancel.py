@@ -102,6 +102,8 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     for term in left:
         if term.passes:
             rest |= view.live(term.node)
+    if rest and any(_is_sample(edge.source) for edge in node.inputs):
+        return  # a sample against its own mean: mean + noise * scale - mean
     for plus, minus in pairs:
         lost = view.live(plus.node) & ~rest
         if plus.vn in inner or not lost:
@@ -116,6 +118,21 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
 def _is_replacement(node: Node, form: Linear) -> bool:
     """`a + (b - a)`: nobody writes b like that, but whoever wants b's value with a's gradient."""
     return node.op == "add" and len(form.terms) == 3 and all(abs(term.coefficient) == 1.0 for term in form.terms)
+
+
+def _is_sample(node: Node) -> bool:
+    """A sum with a random number in it."""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 12:
+        current = waiting.pop()
+        if current.op == "random":
+            return True
+        if current.op in THROUGH or current.op in ("mul", "add"):
+            for source in current.arguments():
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+    return False
 
 
 def _is_itself(node: Node) -> bool:

@@ -21,7 +21,7 @@ from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.reweighting import own_temperature, reciprocal_weight
 from gradaudit.rules.criteria.score import is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
-from gradaudit.tape import DATA, Edge, Node
+from gradaudit.tape import DATA, Edge, Location, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -289,6 +289,14 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
         else:
             return None
     return None
+
+
+def scale_of(weight: Weight) -> Location:
+    """Where the scale of a norm is made. What it is made of, the term needs with its gradient."""
+    node = weight.weight
+    while node.op in SHAPES | {"neg"} and node.inputs:
+        node = node.inputs[0].source
+    return node.location
 
 
 def _is_reduction(node: Node) -> bool:

@@ -1,0 +1,181 @@
+"""Networks whose parameters are an argument: flax's and haiku's `apply(params, x)`.
+
+`applied` is the tree that the network at work was given. A module inside of it gets its part of the tree: by the
+attribute that it is kept in, or by its class and a number where it is made on the spot (`nn.Dense(64)(x)`), so that two
+applications of one network with one tree meet the same leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gradaudit.static.classes import is_stub
+from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.values import Const, External, Function, Instance, Mapping, Sequence, Transformed, Unknown
+from gradaudit.tape import Edge, Frame, Network, Node
+
+NOT_PASSED = frozenset({"method", "rngs", "mutable", "variables", "capture_intermediates"})
+
+
+@dataclass(frozen=True, slots=True)
+class Haiku:
+    """What `hk.transform` was given to do: its network, and what its `apply` takes between parameters and inputs."""
+
+    network: Network
+    state: bool = False
+    rng: bool = True
+    many: bool = False
+
+
+class Functional(Machine):
+    # -- a module's part of the tree ---------------------------------------------------------------------------------
+    def parameters_for(self, instance: Instance) -> Node:
+        """A layer's own parameters, or its part of the tree that `apply` was given."""
+        if self.applied is None:
+            return self.layer_leaf(instance)
+        return self.part_of_tree(self.applied, instance.network)
+
+    def part_of_tree(self, tree: Node, network: Network) -> Node:
+        """The entry of a tree of parameters that a module inside of the applied one gets."""
+        if tree.leaf is not None and tree.leaf.kind == "arg":
+            for owner in reversed([*network.chain()][:-1] or [network]):
+                part = self.part_of_leaf(tree, owner.name or owner.class_name)
+                if isinstance(part, Node):
+                    tree = part
+        return tree
+
+    def name_inside(self, network: Network) -> None:
+        """A module that is made inside of an applied one: the next of its class there."""
+        if self.applied is None or self.frame is None or network.parent is not None:
+            return
+        key = (self.frame, network.class_name)
+        count = self.made_inside[key] = self.made_inside.get(key, -1) + 1
+        network.parent = self.frame.network
+        network.name = network.name or f"{network.class_name}_{count}"
+
+    made_inside: dict[tuple[Frame, str], int]
+
+    def declared_parameter(self, instance: Instance, args: Args) -> Any:
+        """`self.param("log_std", init, shape)` in a flax module."""
+        name = str(args[0].value) if args and isinstance(args[0], Const) else "param"
+        key = ("param", name)
+        if self.applied is not None:
+            return self.named_part(self.part_of_tree(self.applied, instance.network), name)
+        found = instance.attrs.get(key)
+        if found is None:
+            found = self.leaf("param", name, instance.network, scalar=True)
+            instance.attrs[key] = found
+        return found
+
+    def named_part(self, tree: Node, name: str) -> Any:
+        if tree.leaf is not None and tree.leaf.kind == "arg":
+            return self.part_of_leaf(tree, name)
+        return self.node("getitem", [Edge(tree)], detail=f"[{name!r}]", name=name)
+
+    # -- flax --------------------------------------------------------------------------------------------------------
+    def apply_with_parameters(self, instance: Instance, args: Args, keywords: Keywords) -> Any:
+        if not args and "variables" in keywords:
+            args = [keywords["variables"]]
+        if instance.cls is None and instance.row is None or not args or isinstance(args[0], (Function, External)):
+            return instance
+        tree = self.parameter_tree(args[0])
+        passed = {key: value for key, value in keywords.items() if key not in NOT_PASSED}
+        saved, self.applied = self.applied, tree
+        try:
+            result = self._apply(instance, tree, args[1:], passed, keywords.get("method"))
+        finally:
+            self.applied = saved
+        mutable = keywords.get("mutable")
+        if mutable is not None and not (isinstance(mutable, Const) and not mutable.value):
+            return Sequence([result, Unknown("updates")])
+        return result
+
+    def _apply(self, instance: Instance, tree: Node, args: Args, keywords: Keywords, method: Any) -> Any:
+        if isinstance(method, Function):
+            return self.call_function(method.bind(instance, method.owner), args, keywords)
+        if isinstance(method, Const) and isinstance(method.value, str):
+            return self.call_module(instance, args, keywords, method.value)
+        if instance.cls is not None and self.is_opaque(instance):
+            return self.module_call(tree, instance.network, args, keywords)
+        return self.call_module(instance, args, keywords)
+
+    def parameter_tree(self, value: Any) -> Node:
+        """`params`, or `{"params": params, "batch_stats": ...}`."""
+        if isinstance(value, Mapping):
+            inner = value.entries.get("params")
+            if inner is not None:
+                return self.parameter_tree(inner)
+        return self.tensor(value)
+
+    # -- networks that are not seen ----------------------------------------------------------------------------------
+    def apply_opaquely(self, function: Unknown, args: Args, keywords: Keywords) -> Node | None:
+        """`network.apply(params, x)`, `q_fn(params, x)`, `select("q")(x, params=params)`."""
+        found = self._tree_given(function, args, keywords)
+        if found is None:
+            return None
+        tree, inputs, named = found
+        if not self.argument_nodes(inputs, named):
+            return tree  # a network without inputs is its parameter: a temperature, a multiplier
+        return self.module_call(tree, self._network_behind(function), inputs, named)
+
+    def _tree_given(self, function: Unknown, args: Args, keywords: Keywords) -> tuple[Node, Args, Keywords] | None:
+        """The tree of parameters that an unknown function is given, and what else it is given."""
+        if "params" in keywords and _is_argument(keywords["params"]):
+            rest = {key: value for key, value in keywords.items() if key != "params"}
+            return self.part_of_leaf(keywords["params"], function.name), args, rest
+        if not args:
+            return None
+        if function.name in ("apply", "apply_fn"):
+            if len(args) > 2 and not _is_argument(args[0]) and _is_argument(args[1]):
+                return args[1], [args[0], *args[2:]], keywords  # statistics of the inputs come first
+            return self.parameter_tree(args[0]), args[1:], keywords
+        first = args[0]
+        if isinstance(first, Mapping) and "params" in first.entries:
+            first = first.entries["params"]
+        if _is_argument(first) and len(args) > 1:
+            return first, args[1:], keywords
+        return None
+
+    def _network_behind(self, function: Unknown) -> Network:
+        parent = function.parent
+        if function.name in ("apply", "apply_fn") and parent is not None and self.is_module(parent):
+            return self.network_of(parent) or Network(function.name)
+        found = function.attrs.get("network()")
+        if found is None:
+            found = function.attrs["network()"] = Network(function.name)
+        assert isinstance(found, Network)
+        return found
+
+    # -- haiku -------------------------------------------------------------------------------------------------------
+    def transform_haiku(self, function: Any, kind: str) -> Transformed:
+        network = Network(getattr(function, "name", "network"))
+        return Transformed(function, "haiku", Haiku(network, "with_state" in kind, many="multi" in kind))
+
+    def without_rng(self, value: Any) -> Any:
+        if isinstance(value, Transformed) and isinstance(value.extra, Haiku):
+            return Transformed(value.function, "haiku", replace(value.extra, rng=False))
+        return value
+
+    def apply_haiku(self, value: Transformed, args: Args, keywords: Keywords) -> Any:
+        """The transformed function with a tree of parameters; in one piece where it cannot be entered."""
+        how: Haiku = value.extra
+        tree = self.parameter_tree(args[0])
+        result: Any = None
+        if isinstance(value.function, Function) and not how.many and not is_stub(value.function.node):
+            inputs = args[1 + how.state + how.rng :]
+            saved, frame = self.applied, self.frame
+            self.applied = tree
+            self.frame = Frame(how.network, tuple(self.argument_nodes(inputs, keywords)), frame)
+            try:
+                result = self.call(value.function, inputs, keywords)
+            finally:
+                self.applied, self.frame = saved, frame
+        if result is None or not self.nodes_of(result):
+            return self.module_call(tree, how.network, args[1:], keywords)
+        return Sequence([result, Unknown("state")]) if how.state else result
+
+
+def _is_argument(value: Any) -> bool:
+    """A leaf that is differentiated as an argument."""
+    return isinstance(value, Node) and value.leaf is not None and value.leaf.kind == "arg"

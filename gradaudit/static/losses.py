@@ -1,0 +1,84 @@
+"""Losses that nobody differentiates in sight: functions that apply a network with parameters that they are given."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+
+from gradaudit.static.syntax import walk
+from gradaudit.tape import Node
+
+APPLIES = ("apply", "apply_fn")
+LINEAR = frozenset({"add", "sub", "mul", "div", "neg", "phi", "cast", "reshape", "where", "maximum", "minimum"})
+REDUCTIONS = frozenset({"mean", "sum"})
+
+
+@functools.lru_cache(maxsize=8192)
+def applied_argument(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> int | None:
+    """Which argument is the tree of parameters that the function is about: the first one that `apply` is given."""
+    if isinstance(function, ast.Lambda):
+        return None
+    arguments = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    names = set(_aliases(function))
+    given = {root for call in _calls(function, names) for value in _trees(call) for root in _roots(value)}
+    return next((index for index, name in enumerate(arguments) if name in given), None)
+
+
+def _aliases(function: ast.AST) -> Iterator[str]:
+    """`value_apply = network.apply`"""
+    for node in walk(function):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                pairs = zip(_parts(target), _parts(node.value), strict=False)
+                yield from (name.id for name, value in pairs if isinstance(name, ast.Name) and _is_apply(value))
+
+
+def _parts(value: ast.expr) -> list[ast.expr]:
+    return value.elts if isinstance(value, ast.Tuple) else [value]
+
+
+def _is_apply(value: ast.expr) -> bool:
+    return isinstance(value, ast.Attribute) and value.attr in APPLIES
+
+
+def _calls(function: ast.AST, names: set[str]) -> Iterator[ast.Call]:
+    for node in walk(function):
+        if isinstance(node, ast.Call) and node.args:
+            callee = node.func
+            while isinstance(callee, ast.Call) and callee.args:  # vmap(apply)(params, x)
+                callee = callee.args[0]
+            name = callee.attr if isinstance(callee, ast.Attribute) else getattr(callee, "id", "")
+            if name in APPLIES or name in names:
+                yield node
+
+
+def _trees(call: ast.Call) -> list[ast.expr]:
+    """What may be the tree: the first argument, or the one after statistics of the inputs."""
+    return call.args[:2] if len(call.args) > 2 else call.args[:1]
+
+
+def _roots(value: ast.expr) -> Iterator[str]:
+    if isinstance(value, ast.Dict):
+        for part in value.values:
+            yield from _roots(part)
+        return
+    while isinstance(value, (ast.Attribute, ast.Subscript)):
+        value = value.value
+    if isinstance(value, ast.Name):
+        yield value.id
+
+
+def is_reduced(node: Node) -> bool:
+    """A number: sums and products of means and sums."""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 60:
+        current = waiting.pop()
+        if current.op in REDUCTIONS or current.op.endswith("_loss"):
+            return True
+        if current.op in LINEAR:
+            for edge in current.inputs:
+                if edge.passes and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return False
