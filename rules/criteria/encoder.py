@@ -2,7 +2,8 @@
 
 sibling   one head on one encoder is the prediction of two regressions of one optimizer; before one of them the encoder
           is stopped, before the other it is not
-path      an actor's objective that goes through the critic and the critic's own regression both step one encoder
+path      an actor's objective that goes through the critic and the critic's own regression both step one encoder; in
+          one tree of parameters: the actor's term applies the critic with a copy that is not differentiated
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.foreign import through_makers
-from gradaudit.rules.criteria.sites import made_at, sites, takers
-from gradaudit.tape import Location, Node
+from gradaudit.rules.criteria.sites import frames, made_at, sites, takers
+from gradaudit.tape import PARAMETER, Frame, Location, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -43,6 +44,7 @@ class _Prediction:
 def shared_encoders(analysis: Analysis) -> Iterator[Shared]:
     yield from _siblings(analysis)
     yield from _paths(analysis)
+    yield from _joint_paths(analysis)
 
 
 def _siblings(analysis: Analysis) -> Iterator[Shared]:
@@ -91,3 +93,70 @@ def _paths(analysis: Analysis) -> Iterator[Shared]:
                 if spots:
                     yield Shared(view, both, origin[-1], spots[-1].location, "path")
                 break
+
+
+def _joint_paths(analysis: Analysis) -> Iterator[Shared]:
+    """One tree: a term goes through a frozen copy of a network whose regression trains the encoder before it."""
+    for view in analysis.views:
+        if view.sink.kind != "grad" or not view.own:
+            continue
+        told = set()
+        for frozen, trained in _applications(view).values():
+            before = [argument for frame in trained for argument in frame.arguments]
+            actions = [node for frame in frozen for node in frame.arguments if view.reaches(node) and view.live(node)]
+            encoder = _live(view, before)
+            both = encoder & _live(view, actions) & view.own
+            node = _branching(view, actions, encoder) if both else None
+            if node is not None and node.location not in told:
+                told.add(node.location)
+                yield Shared(view, both, node, node.location, "path")
+
+
+def _live(view: View, nodes: list[Node]) -> int:
+    mask = 0
+    for node in nodes:
+        mask |= view.live(node)
+    return mask
+
+
+def _applications(view: View) -> dict[Network, tuple[list[Frame], list[Frame]]]:
+    """The networks that are applied with constant parameters to values that the loss trains, and whose regression
+    trains their own: the calls of both kinds."""
+    predicting = {
+        node
+        for meeting in discrepancies(view)
+        for edge in meeting.sides
+        if edge.passes
+        for node in view.backward(edge.source)
+    }
+    trained: dict[Frame, bool] = {}
+    regressed: set[Frame] = set()
+    for node in view.analysis.graph.nodes:
+        weights = [edge for edge in node.inputs if edge.kind == PARAMETER]
+        if node.op == "module_call" and weights:
+            live = any(edge.passes and view.live(edge.source) for edge in weights)
+            for frame in frames(node):
+                trained[frame] = trained.get(frame, False) or live
+                if live and node in predicting:
+                    regressed.add(frame)
+    found: dict[Network, tuple[list[Frame], list[Frame]]] = {}
+    for frame, live in trained.items():
+        if not live or frame in regressed:
+            found.setdefault(frame.network, ([], []))[live].append(frame)
+    return {network: uses for network, uses in found.items() if uses[0] and uses[1]}
+
+
+def _branching(view: View, actions: list[Node], encoder: int) -> Node | None:
+    """Where the actor's own part begins: the first operation that adds parameters of its own to the encoder's."""
+    area = {node for action in actions for node in view.backward(action)}
+    for node in sorted(area, key=lambda node: node.time):
+        if view.live(node) & ~encoder and any(
+            edge.passes
+            and edge.source in area
+            and edge.source.leaf is None
+            and view.live(edge.source) & encoder
+            and not view.live(edge.source) & ~encoder
+            for edge in node.inputs
+        ):
+            return node
+    return None
