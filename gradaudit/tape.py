@@ -25,6 +25,11 @@ DATA = "data"
 INDEX = "index"
 PARAMETER = "parameter"
 
+Shape = tuple[int | str | None, ...]
+"""Sizes, None where one is not known; `REST` in front: further axes, however many, the same ones wherever it stands."""
+
+REST = "rest"
+
 
 def join_guards(first: Guard, second: Guard) -> Guard | None:
     """Both guards at once, or None where they contradict each other."""
@@ -264,3 +269,5 @@ class Tape:
     symbols: dict[str, Symbol] = field(default_factory=dict)
     roles: dict[Node, str] = field(default_factory=dict)
     """Roles that the user states for leaves ("frozen", "trained"); they bind."""
+    shapes: dict[Node, Shape] = field(default_factory=dict)
+    """The shapes of values, where they are known."""

@@ -58,6 +58,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if leaves & (held | written):
             continue
         if held & set(event.sources) and facts.bootstraps(leaves):
+            written |= leaves
             told.add(event.location)
             yield _finding(analysis, event)
 

@@ -208,7 +208,9 @@ class Expressions(Machine):
                 self.assign(generator.target, rest, inner)
                 for condition in generator.ifs:
                     self.evaluate(condition, inner)
+                self.many += 1
                 descend(depth + 1, True)
+                self.many -= 1
 
         descend(0, False)
         if mapping is not None:

@@ -12,6 +12,7 @@ from gradaudit.static.calls import Calls
 from gradaudit.static.classes import Classes
 from gradaudit.static.conditions import Conditions
 from gradaudit.static.differentiation import Differentiation
+from gradaudit.static.draws import Draws
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
 from gradaudit.static.functional import Functional
@@ -24,12 +25,13 @@ from gradaudit.static.methods import Methods
 from gradaudit.static.names import Names
 from gradaudit.static.networks import Networks
 from gradaudit.static.offers import Offers
+from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
 from gradaudit.static.tensors import Tensors
 from gradaudit.static.trees import Trees
 from gradaudit.static.updates import Updates
 from gradaudit.static.values import Gradient
-from gradaudit.tape import Node, Sink
+from gradaudit.tape import Node, Sink, Tape
 
 
 class Interpreter(
@@ -52,6 +54,7 @@ class Interpreter(
     Offers,
     Functional,
     Graphs,
+    Draws,
     Differentiation,
 ):
     """Executes text with abstract values and writes a tape."""
@@ -68,6 +71,8 @@ class Interpreter(
         self.exposed = []
         self.trees = {}
         self.differentiated_trees = {}
+        self.draws = []
+        self.shape_facts = {}
         self.hypers = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
         self.leaf_networks: dict[Node, Any] = {}
@@ -88,6 +93,8 @@ class Interpreter(
         self.exposed = []
         self.trees = {}
         self.differentiated_trees = {}
+        self.draws = []
+        self.shape_facts = {}
         self.hypers = {}
         self.leaf_parts = {}
         self.leaf_networks = {}
@@ -96,6 +103,12 @@ class Interpreter(
         self.gradients = []
         self.made_inside = {}
         self.uncalled = {}
+
+    def tape(self, framework: str, entry: str, path: str) -> Tape:
+        made = super().tape(framework, entry, path)
+        if any(name == "layer" for name, _ in self.shape_facts.values()):
+            made.shapes = infer(made.nodes, self.shape_facts)
+        return made
 
     def finish_sinks(self) -> None:
         """Leaves of a differentiated struct appear as its entries are used: a sink's set is complete at the end."""

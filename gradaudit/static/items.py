@@ -89,7 +89,8 @@ class Items(Machine):
         if isinstance(index, Unknown) and index.name == "slice" or isinstance(index, Const):
             if isinstance(index, Unknown) or isinstance(index.value, slice):
                 return value
-        return self.element(value)
+        draw = self.draw_behind(index)
+        return self.element(value) if draw is None else self.drawn(self.element(value), draw)
 
     def _of_mapping(self, value: Mapping, index: Any) -> Any:
         if isinstance(index, Const):
@@ -255,6 +256,8 @@ class Items(Machine):
             return self._of_tensor_item(value, plain("index"), "[i]")
         if isinstance(value, Parameters):
             return Sequence((Unknown("name"), Parameters(value.leaves, value.complete))) if value.named else value
+        if isinstance(value, StateDict):
+            return value
         if isinstance(value, Mapping):
             return plain("key")
         if isinstance(value, Instance):

@@ -8,7 +8,9 @@ from typing import Any
 
 from gradaudit.models import Row
 from gradaudit.static.calls import is_computed
+from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.shapes import sizes, width
 from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     MISSING,
@@ -37,6 +39,9 @@ SELECTIVE = frozenset({
 })  # fmt: skip
 """Transformations that need not touch everything in a tree."""
 
+SIZES = {"zeros": 0, "ones": 0, "empty": 0, "rand": 0, "randn": 0, "full": 0, "normal": 0, "uniform": 0}
+"""Where the size is given, by the name of what allocates; in `jax.random` after a key."""
+
 FUNCTIONAL_LAYERS = ("tf.layers.", "tf.contrib.layers.", "tf.contrib.slim.", "tf.slim.", "tf.compat.v1.layers.")
 FRAMEWORK_ROOTS = frozenset({
     "torch", "jax", "tensorflow", "tf", "flax", "haiku", "optax", "rlax", "equinox", "distrax", "einops", "keras",
@@ -60,8 +65,11 @@ class Library(Machine):
             return special(self, args, keywords)
         row = self.hints.models.function(path)
         if row is None:
-            return self._unmodelled_name(path, root, args, keywords)
+            made = self._unmodelled_name(path, root, args, keywords)
+            return self.draw(path, args, keywords, made) if path in DRAWS else made
         made = KINDS[row.kind](self, row, args, keywords)
+        if row.path in DRAWS:
+            made = self.draw(row.path, args, keywords, made)
         wants = keywords.get("requires_grad")
         if isinstance(made, Node) and made.leaf is None and isinstance(wants, Const) and wants.value:
             self.as_parameter(made, held=True)
@@ -142,13 +150,26 @@ class Library(Machine):
 
     def _alloc(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = self.allocate(row.op if row.op == "alloc" else "alloc", [])
+        self._sized(made, row, args, keywords)
         wants = keywords.get("requires_grad")
         if wants is not None and (not isinstance(wants, Const) or wants.value):
             self.as_parameter(made)
         return made
 
+    def _sized(self, made: Node, row: Row, args: Args, keywords: Keywords) -> None:
+        """The axes of what is allocated: `zeros(n)`, `zeros((n, 1))`, `normal(key, (n,))`."""
+        place = SIZES.get(row.path.rsplit(".", 1)[-1])
+        if place is None:
+            return
+        place += row.path.startswith("jax.random.")
+        given = keywords.get("size", keywords.get("shape"))
+        values = [given] if given is not None else args[place : place + 1] if place else args
+        if values:
+            self.shape_facts[made] = ("alloc", sizes(values))
+
     def _random(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = self.node("random", [], detail=row.path.rsplit(".", 1)[-1])
+        self._sized(made, row, args, keywords)
         if isinstance(keywords.get("requires_grad"), Const) and keywords["requires_grad"].value:
             self.as_parameter(made)
         elif row.path.endswith("split"):
@@ -174,6 +195,7 @@ class Library(Machine):
     def _new_module(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = Instance(None, row.path)
         made.row = row
+        made.width = width(made.network.class_name, args, keywords)
         if row.kind == "module":
             if not row.path.startswith("torch."):
                 name = keywords.get("name")

@@ -348,12 +348,26 @@ class Methods(Machine):
             self.backward(args[0], "minimize", args[1] if len(args) > 1 else keywords.get("var_list"))
             return Unknown("gradients")
         elif name == "apply_gradients":
+            leaves = self.variables_in(args[0]) if args else []
+            if leaves:
+                optimizer.leaves.update(leaves)
+                optimizer.complete = True
+                self.event("hold", optimizer=optimizer, leaves=tuple(leaves))
             self.event("step", optimizer=optimizer)
         elif name in ("backward",) and args:
             self.backward(args[0])
         elif name in ("update", "init"):
             return Sequence((Unknown("updates"), Unknown("state"))) if name == "update" else Unknown("state")
         return NONE
+
+    def variables_in(self, value: Any, depth: int = 0) -> list[Node]:
+        """The variables in `zip(gradients, variables)`."""
+        if isinstance(value, Parameters):
+            return list(value.leaves)
+        if not isinstance(value, Sequence) or depth > 3:
+            return []
+        parts = [part for part in (*value.items, value.rest) if part is not None]
+        return list(dict.fromkeys(leaf for part in parts for leaf in self.variables_in(part, depth + 1)))
 
     def _parameters(self, value: Parameters, name: str, args: Args, keywords: Keywords) -> Any:
         if name in IN_PLACE:

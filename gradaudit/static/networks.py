@@ -9,7 +9,9 @@ from typing import Any
 from gradaudit.models import Row
 from gradaudit.static.calls import NO_RESULT_IN, is_computed
 from gradaudit.static.classes import is_stub
+from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.shapes import NORMALISERS
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
     MISSING,
@@ -253,6 +255,12 @@ class Networks(Machine):
         return MISSING, None
 
     def call_module(self, instance: Any, args: Args, keywords: Keywords, method: str = "") -> Any:
+        if instance.draw is not None and instance.draw not in self.draws:
+            self.draws.append(instance.draw)
+            try:
+                return self.call_module(instance, args, keywords, method)
+            finally:
+                self.draws.pop()
         if instance.cls is None:
             return self._call_layer(instance, args, keywords)
         found, owner = self.member(instance.cls, method) if method else self._find_call_member(instance.cls)
@@ -283,6 +291,10 @@ class Networks(Machine):
         if row is not None and row.kind == "plain_module":
             return self.apply_row(row, args, keywords, op=row.op or "activation")
         made = self.module_call(self.parameters_for(instance), instance.network, args, keywords)
+        if instance.width is not None:
+            self.shape_facts[made] = ("layer", (instance.width,))
+        elif NORMALISERS.search(instance.network.class_name):
+            self.shape_facts[made] = ("same", ())
         return self.shaped(made, row.result if row is not None else "tensor", args)
 
     def _call_container(self, instance: Instance, args: Args, keywords: Keywords) -> Any:
@@ -320,6 +332,7 @@ class Networks(Machine):
         if isinstance(leaves, Node):
             leaves = [leaves]
         edges = [Edge(leaf, not self.is_frozen(leaf), PARAMETER) for leaf in leaves] + [Edge(node) for node in nodes]
+        edges += [self.index_edge(draw) for draw in self.draws]
         frame = self.frame
         self.frame = Frame(network, tuple(nodes), frame)
         made = self.node("module_call", edges, name=network.name)
@@ -336,6 +349,8 @@ class Networks(Machine):
             if parent.flag_of[0] == "optax":
                 self.joined_state(str(parent.flag_of[1]), args[0])
         self.expose(*args, *keywords.values())
+        if f"Generator.{name}" in DRAWS and isinstance(parent, Unknown) and not self.unknown_is_module(parent):
+            return self.draw(f"Generator.{name}", args, keywords, self._foreign_result(function, name))
         made = self._optimizer_like(function, args, keywords)
         if made is not None:
             return made
@@ -451,7 +466,9 @@ class Networks(Machine):
         complete = bool(leaves)
         optimizer = Optimizer(name, set(leaves), complete, self.location())
         self.optimizers.append(optimizer)
+        self.undecided += self.many
         self.event("hold", optimizer=optimizer, leaves=tuple(leaves))
+        self.undecided -= self.many
         return OptimizerValue(optimizer)
 
     def looks_like_optimizer(self, unknown: Unknown) -> bool:
@@ -549,7 +566,7 @@ class Networks(Machine):
             made = memo[id(value)] = Instance(value.cls, value.external)
             made.network.copied_from = value.network
             made.network.class_name = value.network.class_name
-            made.row = value.row
+            made.row, made.width = value.row, value.width
             if value.cls is None and value.row is not None and value.row.kind == "module":
                 self.layer_leaf(value)
             if value.leaf is not None:

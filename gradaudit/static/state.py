@@ -145,6 +145,7 @@ class State:
         self.second_passes = 0
         self.undecided = 0  # branches around us whose condition is open
         self.undecided_callee = 0
+        self.many = 0  # comprehensions around us over an unknown number of items
 
     def tick(self) -> int:
         self.time += 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gradaudit.models import Row
+from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.shapes import ASKED, asked
 from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     NONE,
@@ -75,6 +77,8 @@ class Tensors(Machine):
         passes = row.kind != "stop"
         detail = ",".join(constants)
         made = self.node(op, edges, passes=passes, detail=detail)
+        if op in ASKED:
+            self.shape_facts[made] = (row.path.rsplit(".", 1)[-1], asked(args[1:], keywords))
         return self.shaped(made, row.result, args)
 
     def _edges(self, row: Row, args: Args, keywords: Keywords, op: str) -> tuple[list[Edge], list[str]]:
@@ -153,6 +157,8 @@ class Tensors(Machine):
             return self._write_parameter(receiver, name, args, keywords)
         if node.op == "dist":
             return self.distribution_method(node, name, args, keywords)
+        if node.op == "random" and f"Generator.{name}" in DRAWS:
+            return self.draw(f"Generator.{name}", args, keywords, self.node("random", [], detail=name))
         if name == "step" and args and isinstance(args[0], OptimizerValue):
             return self.call_method(args[0], "step", args[1:], keywords)
         if name in ("scale", "prepare") and len(args) == 1 and isinstance(args[0], Node):
@@ -223,6 +229,7 @@ class Tensors(Machine):
         if isinstance(second, Node) and second.op != "const":
             return self.apply_row(row, args, keywords, op={"max": "maximum", "min": "minimum"}.get(row.op, row.op))
         made = self.node(row.op, [Edge(self.tensor(args[0]))], detail=f"dim={getattr(second, 'value', '?')}")
+        self.shape_facts[made] = (row.op, asked(args[1:], keywords))
         if self.framework() != "torch":
             return made
         return self.shaped(made, "first", args)

@@ -241,7 +241,7 @@ class ModuleValue(Value):
 class Instance(Value):
     """An object: of a class of the project, or of a library class that matters (a layer, a container of layers)."""
 
-    __slots__ = ("attrs", "children", "cls", "external", "leaf", "network", "row", "applied")
+    __slots__ = ("attrs", "children", "cls", "draw", "external", "leaf", "network", "row", "applied", "width")
 
     def __init__(self, cls: ClassValue | None = None, external: str = "", name: str = "") -> None:
         self.cls = cls
@@ -252,6 +252,8 @@ class Instance(Value):
         self.children: Sequence | Mapping | None = None  # of a Sequential, ModuleList, ModuleDict
         self.row: Any = None
         self.applied: Node | None = None
+        self.draw: Node | None = None  # that chose it among several
+        self.width: int | None = None  # how many features a layer gives
 
     def __repr__(self) -> str:
         return f"Instance({self.network.class_name} {self.network.name})"

@@ -66,7 +66,9 @@ class Lagging:
     def _bootstrapped(self, view: View, mine: Node, other: Node, entropy: bool) -> set[Node]:
         analysis = view.analysis
         total, against = expand(analysis, mine), expand(analysis, other)
-        if not total.network() or not against.network() or not is_bootstrap(view, total, against, entropy):
+        if not total.network() or not against.network() or entropy and not total.affine:
+            return set()  # a score and its weight
+        if not is_bootstrap(view, total, against, entropy):
             return set()
         trained = {leaf for atom in against.network() for leaf in _heads(atom.node)}
         values = {leaf for atom in total.network() for leaf in _heads(atom.node)}
