@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.ensemble import REPLACEMENT, added_to, reduced_members, targets
+from gradaudit.rules.criteria.ensemble import REPLACEMENT, added_to, draws_rows, reduced_members, targets
 from gradaudit.rules.criteria.update_report import update_finding
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     told = set()
     for _, target, _ in targets(analysis):
         for draw, reduction in reduced_members(target.source):
-            if REPLACEMENT not in draw.marks or draw.location in told or not added_to(target.source, reduction):
+            if REPLACEMENT not in draw.marks or draw.location in told or draws_rows(target.source, draw):
+                continue
+            if not added_to(target.source, reduction):
                 continue
             told.add(draw.location)
             yield update_finding(

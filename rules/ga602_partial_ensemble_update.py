@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.ensemble import added_to, behind, draw_of, targets
+from gradaudit.rules.criteria.ensemble import added_to, behind, draw_of, draws_rows, targets
 from gradaudit.rules.criteria.update_report import update_finding
 from gradaudit.tape import PARAMETER, Node
 
@@ -71,6 +71,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 
 def _in_target(target: Node, draw: Node) -> bool:
+    if draws_rows(target, draw):
+        return False
     return any(draw_of(node) is draw and added_to(target, node) for node in behind(target))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import linecache
@@ -278,6 +279,24 @@ def test_one_network_under_two_names() -> None:
         return (critic["head"](critic["encoder"](x)) - later).square().mean()
 
     assert gradaudit.check(shared, (torch.ones(2, 3),)).ok
+
+
+@pytest.mark.parametrize(("how", "codes"), [("joint", ["GA501"]), ("frozen", []), ("apart", []), ("tuned", [])])
+def test_a_copy_in_the_optimizer_of_its_original(how: str, codes: list[str]) -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1))
+    target, tuned = copy.deepcopy(net), copy.deepcopy(net)
+    target.requires_grad_(how != "frozen")
+    other = {"joint": target, "frozen": target, "apart": nn.Linear(3, 1), "tuned": tuned}[how]
+    optimizer = torch.optim.Adam([*net.parameters(), *other.parameters()])
+
+    def loss(x: Any, reward: Any) -> Any:
+        with torch.no_grad():
+            y = reward + 0.9 * target(x)
+        return (net(x) - y).square().mean()
+
+    report = gradaudit.check(loss, (torch.randn(4, 3), torch.randn(4, 1)), frozen="target")
+    assert [one.code for one in report.findings] == codes, str(report)
+    del optimizer
 
 
 def test_a_loss_that_draws_from_outside() -> None:

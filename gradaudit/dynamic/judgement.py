@@ -26,6 +26,7 @@ NAMES = {
     "GA304": "straight-through",
     "GA401": "stopped-prediction",
     "GA402": "loss-without-gradient",
+    "GA501": "target-in-optimizer",
     "GA502": "target-alias",
     "GA603": "broadcast-loss",
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gradaudit import ownership
 from gradaudit.dynamic.aliases import aliases
+from gradaudit.dynamic.beside import held_copies
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import by_rules, reached_past, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles
@@ -46,6 +47,7 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     merged = _uncured(case, merged)
     merged += guessed(recording)
     merged += aliases(case)
+    merged += held_copies(case)
     merged += _carried(case, {(one.finding.location.path, one.finding.location.line) for one in merged})
     lines = {(one.finding.location.path, one.finding.location.line) for one in merged if one.finding.code == "GA603"}
     merged += [one for one in broadcasts(case) if (one.finding.location.path, one.finding.location.line) not in lines]

@@ -97,8 +97,9 @@ def _choice(args: Args, keywords: Keywords, first: int = 0) -> tuple[str, bool]:
 
 
 def _single(count: Any) -> bool:
+    """No choice of several: one, or a whole table of numbers."""
     if isinstance(count, Sequence):
-        return not count.items or len(count.items) == 1 and _one(count.items[0])
+        return len(count.items) != 1 or _one(count.items[0])
     return _one(count)
 
 

@@ -169,7 +169,7 @@ class Items(Machine):
         if isinstance(value, Node):
             self.write_in_place(value, "store", self.nodes_of(new))
         elif isinstance(value, Mapping):
-            if isinstance(index, Const):
+            if isinstance(index, Const) and not isinstance(index.value, slice):
                 if isinstance(index.value, str):
                     self.adopt(value, index.value, new)
                 self.put(value.entries, index.value, new)

@@ -58,7 +58,7 @@ def sizes(values: Iterable[Any]) -> tuple[Any, ...]:
         if values[0].rest is not None:
             return (...,)
         values = list(values[0].items)
-    elif len(values) == 1 and not _is_size(values[0]):
+    elif len(values) == 1 and not _is_number(values[0]):
         return (...,)
     return tuple(_size(value) for value in values)
 
@@ -69,6 +69,13 @@ def asked(args: list[Any], keywords: dict[str, Any]) -> tuple[Any, ...]:
         args = list(args[0].items)
     named = tuple((key, _size(value)) for key, value in keywords.items())
     return (*(_size(value) if _is_size(value) else ... for value in args), *named)
+
+
+def _is_number(value: Any) -> bool:
+    """One size, and not a whole shape."""
+    if isinstance(value, Unknown):
+        return value.plain and (value.name == "len" or isinstance(value.parent, Unknown) and value.parent.plain)
+    return isinstance(value, Const) and isinstance(value.value, int)
 
 
 def _is_size(value: Any) -> bool:
@@ -181,10 +188,18 @@ def _place(given: Shape, axis: int) -> int | None:
     return place if 0 <= place < len(given) else None
 
 
+def _axis_of(wanted: tuple[Any, ...], default: Any) -> Any:
+    """The axis that an operation was asked for, by position or by name."""
+    named = dict(part for part in wanted if isinstance(part, tuple))
+    if set(named) - {"dim", "axis"}:
+        return None
+    return next((part for part in wanted if not isinstance(part, tuple)), named.get("dim", named.get("axis", default)))
+
+
 def _squeezed(given: Shape | None, wanted: tuple[Any, ...]) -> Shape | None:
     if given is None or given is RAW or ... in wanted:
         return None
-    axis = next((part[1] if isinstance(part, tuple) else part for part in wanted), -1)
+    axis = _axis_of(wanted, -1)
     place = _place(given, axis) if isinstance(axis, int) else None
     if place is None or given[place] is None:
         return None
@@ -205,7 +220,7 @@ def _flat(given: Shape | None, wanted: tuple[Any, ...]) -> Shape | None:
 
 
 def _gathered(given: Shape | None, wanted: tuple[Any, ...]) -> Shape | None:
-    axis = next((part[1] if isinstance(part, tuple) else part for part in wanted if part is not ...), None)
+    axis = _axis_of(tuple(part for part in wanted if part is not ...), None)
     if given is None or given is RAW or not isinstance(axis, int):
         return None
     place = _place(given, axis)

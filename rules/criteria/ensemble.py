@@ -20,6 +20,8 @@ JOINS = frozenset({"stack", "cat", "pack", "phi", "store", "container", "append"
 
 def draw_of(node: Node) -> Node | None:
     """The draw that chose which member's value this is."""
+    if node.op == "gather" or "," in node.detail:
+        return None  # a position in each row: an action
     for edge in node.inputs:
         if edge.kind == INDEX:
             source: Node | None = edge.source
@@ -63,7 +65,7 @@ def reduced_members(target: Node) -> Iterator[tuple[Node, Node]]:
         if node.op in LOWEST:
             for part in _members(node):
                 draw = draw_of(part)
-                if draw is not None and _is_value(part):
+                if draw is not None and is_value(part):
                     yield draw, node
 
 
@@ -84,13 +86,18 @@ def _members(reduction: Node) -> list[Node]:
     return found
 
 
-def _is_value(node: Node) -> bool:
+def is_value(node: Node) -> bool:
     """What a network gives, or a part of what several give together."""
     if any(edge.kind == PARAMETER for edge in node.inputs):
         return True
     if node.op not in SHAPES:
         return False
     return any(part.op in ("module_call", "einsum", "matmul", "call", "stack", "custom") for part in behind(node, 40))
+
+
+def draws_rows(value: Node, draw: Node) -> bool:
+    """Does the draw choose rows of the data that a value is made of?"""
+    return any(draw_of(node) is draw and not is_value(node) for node in behind(value))
 
 
 def added_to(value: Node, wanted: Node) -> bool:

@@ -1,0 +1,46 @@
+"""A defect beside the graph that one run shows: a copy in the optimizer of its original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradaudit.dynamic.judge import lags
+from gradaudit.dynamic.judgement import Case, Judgement, finding, names
+from gradaudit.dynamic.recording import Group
+from gradaudit.dynamic.roles import FROZEN
+from gradaudit.tape import Node, Optimizer
+
+
+def held_copies(case: Case) -> Iterator[Judgement]:
+    """GA501: an optimizer that holds a network and a copy of it that is stated as frozen, or lags behind by its name.
+
+    A gradient into it is told as a leak; here it is about the optimizer.
+    """
+    for optimizer in case.recording.tape.optimizers:
+        groups = [group for group in case.groups if _is_target(group) and _held_with_original(group, optimizer)]
+        if groups:
+            who = names(groups)
+            verb = "is a copy" if len(groups) == 1 else "are copies"
+            message = f"an optimizer holds {who}, which {verb} of what it trains and must only follow it"
+            advice = f"leave {who} out of the optimizer"
+            where = case.view.sink.location
+            yield Judgement(finding(case, "GA501", "warning", message, where, fix=advice))
+
+
+def _is_target(group: Group) -> bool:
+    if not group.trainable:
+        return False  # switched off: an optimizer passes over it
+    return group.role == FROZEN if group.stated else lags(group)
+
+
+def _held_with_original(group: Group, optimizer: Optimizer) -> bool:
+    held = {node.leaf for node in optimizer.leaves}
+    return bool(group.leaves) and all(_follows(node, optimizer) and _original(node) in held for node in group.leaves)
+
+
+def _follows(node: Node, optimizer: Optimizer) -> bool:
+    return node in optimizer.leaves and _original(node) is not None
+
+
+def _original(node: Node) -> object:
+    return node.leaf.copied_from if node.leaf is not None else None
