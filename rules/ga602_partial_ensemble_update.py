@@ -51,7 +51,9 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for meeting, target, prediction in met:
         for node in behind(prediction.source):
             draw = draw_of(node)
-            if draw is None or meeting.node.location in told or not _in_target(target.source, draw):
+            if draw is None or meeting.node.location in told or draws_rows(prediction.source, draw):
+                continue
+            if not _in_target(target.source, draw):
                 continue
             members = _members(node)
             if not members or _alone(analysis, members) or any(_whole(other.source, members) for _, _, other in met):

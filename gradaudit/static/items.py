@@ -265,6 +265,9 @@ class Items(Machine):
         if isinstance(value, Unknown):
             return self._of_unknown_item(value, plain("index"))
         if isinstance(value, Union):
+            networks = [part for part in value.alternatives if isinstance(part, Parameters)]
+            if len(networks) == len(value.alternatives):  # of one network or another: whichever it is, it is meant
+                return self.element(Parameters(tuple(leaf for part in networks for leaf in part.leaves)))
             return self.element(value.alternatives[0])
         if isinstance(value, Bound) and isinstance(value.receiver, Node):
             return self.element(value.receiver)

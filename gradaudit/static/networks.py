@@ -590,6 +590,8 @@ class Networks(Machine):
             return copy
         if isinstance(value, Mapping):
             return Mapping({key: self._clone(part, memo, pairs) for key, part in value.entries.items()})
+        if isinstance(value, Union):
+            return Union(tuple(self._clone(part, memo, pairs) for part in value.alternatives), value.guards)
         if isinstance(value, Node) and value.leaf is not None and value.leaf.kind == "param":
             return self._clone_leaf(value, value.leaf.owner, pairs)
         return value
@@ -712,7 +714,7 @@ def _know_as_modules(children: Any) -> None:
 
 
 def _worth_cloning(value: Any) -> bool:
-    return isinstance(value, (Instance, Sequence, Mapping, Unknown, Node))
+    return isinstance(value, (Instance, Sequence, Mapping, Union, Unknown, Node))
 
 
 def _of_parameters(node: Node) -> bool:

@@ -35,7 +35,7 @@ ASKED = REDUCTIONS | {"reshape", "gather"}
 """Operations whose constants are kept as facts."""
 
 NORMALISERS = re.compile(r"Norm|Dropout|Identity")
-WIDTHS = {"Linear": (1, "out_features"), "LazyLinear": (0, "out_features"), "Dense": (0, "features", "units")}
+WIDTHS = {"Linear": (1, ("out_features",)), "LazyLinear": (0, ("out_features",)), "Dense": (0, ("features", "units"))}
 COLUMN = re.compile(r"\[(?:\.\.\.|:), ?-?\d+\]")
 ROWS = re.compile(r"\[[^,\]]*\b(?:arange|range)\([^\]]*\), ?[^,\]]+\]")
 SLICE = re.compile(r"\[[^,\]]*:[^,\]]*\]")
@@ -46,7 +46,7 @@ def width(tail: str, args: list[Any], keywords: dict[str, Any]) -> int | None:
     known = WIDTHS.get(tail)
     if known is None:
         return None
-    position, *names = known
+    position, names = known
     given = args[position] if len(args) > position else next((keywords[key] for key in names if key in keywords), None)
     return given.value if isinstance(given, Const) and isinstance(given.value, int) else None
 
@@ -166,7 +166,7 @@ def _layer(given: Shape | None, wanted: tuple[Any, ...]) -> Shape | None:
 
 
 def _reduced(given: Shape | None, wanted: tuple[Any, ...]) -> Shape | None:
-    named = dict(part for part in wanted if isinstance(part, tuple))
+    named: dict[str, Any] = dict(part for part in wanted if isinstance(part, tuple))
     plain = [part for part in wanted if not isinstance(part, tuple)]
     axis = plain[0] if plain else named.get("dim", named.get("axis", "none"))
     keep = plain[1] if len(plain) > 1 else named.get("keepdim", named.get("keepdims", False))
@@ -190,7 +190,7 @@ def _place(given: Shape, axis: int) -> int | None:
 
 def _axis_of(wanted: tuple[Any, ...], default: Any) -> Any:
     """The axis that an operation was asked for, by position or by name."""
-    named = dict(part for part in wanted if isinstance(part, tuple))
+    named: dict[str, Any] = dict(part for part in wanted if isinstance(part, tuple))
     if set(named) - {"dim", "axis"}:
         return None
     return next((part for part in wanted if not isinstance(part, tuple)), named.get("dim", named.get("axis", default)))

@@ -20,6 +20,7 @@ from gradaudit.static.values import (
     Parameters,
     Sequence,
     StateDict,
+    Union,
     Unknown,
 )
 from gradaudit.tape import DATA, Event, Location, Network, Node
@@ -236,7 +237,7 @@ class Updates(Machine):
             return Mix(number=self.number(value))
         if isinstance(value, Node):
             return self._mix_of_node(self.current(value), written, {})
-        if isinstance(value, (Sequence, Mapping, list)):
+        if isinstance(value, (Sequence, Mapping, list, Union)):
             return self._mix_of_parts(value, written)
         if isinstance(value, Instance):
             return _of_leaves(self.parameters_of(value), written) if self.is_module(value) else Mix(number=UNKNOWN)
@@ -250,6 +251,8 @@ class Updates(Machine):
         parts = value
         if isinstance(value, Sequence):
             parts = [part for part in (*value.items, value.rest) if part is not None]
+        elif isinstance(value, Union):
+            parts = list(value.alternatives)
         elif isinstance(value, Mapping):
             parts = [part for part in value.entries.values() if part is not MISSING]
         mixes = [self._mix(part, written) for part in parts[:64]]

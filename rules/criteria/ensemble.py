@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 REPLACEMENT = "drawn-with-replacement"
 DRAWN = frozenset({REPLACEMENT, "drawn"})
 LOWEST = frozenset({"min", "minimum", "amin", "mean", "sort", "max", "maximum", "amax", "median"})
+NETWORKS = frozenset({"module_call", "einsum", "matmul"})
 JOINS = frozenset({"stack", "cat", "pack", "phi", "store", "container", "append", "stop", "cast", "clone", "identity"})
 
 
@@ -88,11 +89,17 @@ def _members(reduction: Node) -> list[Node]:
 
 def is_value(node: Node) -> bool:
     """What a network gives, or a part of what several give together."""
-    if any(edge.kind == PARAMETER for edge in node.inputs):
-        return True
-    if node.op not in SHAPES:
-        return False
-    return any(part.op in ("module_call", "einsum", "matmul", "call", "stack", "custom") for part in behind(node, 40))
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 60:
+        current = waiting.pop()
+        if current.op in NETWORKS or any(edge.kind == PARAMETER for edge in current.inputs):
+            return True
+        if current.op in SHAPES or current.op in JOINS or current.op == "add":
+            for edge in current.inputs:
+                if edge.kind != INDEX and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return False
 
 
 def draws_rows(value: Node, draw: Node) -> bool:
