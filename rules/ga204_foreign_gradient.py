@@ -115,7 +115,13 @@ def _forgotten(left: Forgotten) -> Finding:
 SAYS = {
     "sibling": "this loss trains {who} through a head before which {who} is stopped elsewhere",
     "path": "the actor's loss trains {who}, which the critic's loss trains as well",
+    "head": "this loss trains {who} through a head whose own loss keeps {who} as it is",
 }
+
+
+def _switched(shared: Shared) -> bool:
+    """Is the encoder shared only where a switch says so?"""
+    return all(shared.view.guards(shared.node, shared.leaves))
 
 
 def _shared(shared: Shared) -> Finding:
@@ -125,7 +131,7 @@ def _shared(shared: Shared) -> Finding:
         CODE,
         NAME,
         SAYS[shared.kind].format(who=names_of(analysis, shared.leaves)),
-        "warning",
+        "info" if shared.kind == "head" and _switched(shared) else "warning",
         shared.location,
         fix=f"stop what comes from the shared encoder here: {stop_call(analysis)}",
         leaves=shared.leaves,

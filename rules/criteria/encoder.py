@@ -4,6 +4,8 @@ sibling   one head on one encoder is the prediction of two regressions of one op
           is stopped, before the other it is not
 path      an actor's objective that goes through the critic and the critic's own regression both step one encoder; in
           one tree of parameters: the actor's term applies the critic with a copy that is not differentiated
+head      the critic's own regression does not train the encoder before its head; an actor's objective that goes through
+          this head does, by what the critic sees and not by the action
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ def shared_encoders(analysis: Analysis) -> Iterator[Shared]:
     yield from _siblings(analysis)
     yield from _paths(analysis)
     yield from _joint_paths(analysis)
+    yield from _heads(analysis)
 
 
 def _siblings(analysis: Analysis) -> Iterator[Shared]:
@@ -159,4 +162,61 @@ def _branching(view: View, actions: list[Node], encoder: int) -> Node | None:
             for edge in node.inputs
         ):
             return node
+
+
+def _heads(analysis: Analysis) -> Iterator[Shared]:
+    """An actor's loss that trains the actor's encoder through a critic whose own regression stops this encoder."""
+    stopped = _stopped_before(analysis)
+    for view in analysis.views if stopped else ():
+        if not view.own or view.sink.kind != "backward":
+            continue
+        for _, makers in through_makers(view):
+            for maker in makers:
+                encoder = _weights(analysis, maker, stopped) & view.own & view.live(maker)
+                origin = _beside_action(view, maker, encoder) if encoder else None
+                if origin is not None:
+                    where = sites(analysis).outside(origin, maker).seen_from(maker.call)
+                    yield Shared(view, encoder, origin, where, "head")
+                    break
+
+
+def _stopped_before(analysis: Analysis) -> dict[Node, int]:
+    """Of each parameter of a head that a regression steps: the leaves behind it that the regression does not train."""
+    found: dict[Node, int] = {}
+    for view in analysis.views:
+        if not view.own or not discrepancies(view):
+            continue
+        for maker in takers(view, view.own, view.down):
+            dead = analysis.dep(maker) & ~view.live(view.sink.loss)
+            for edge in maker.inputs:
+                if edge.source.leaf is not None and analysis.bit(edge.source) & view.own:
+                    found[edge.source] = found.get(edge.source, dead) & dead
+    return {leaf: dead for leaf, dead in found.items() if dead}
+
+
+def _weights(analysis: Analysis, maker: Node, stopped: dict[Node, int]) -> int:
+    mask = 0
+    for edge in maker.inputs:
+        mask |= stopped.get(edge.source, 0)
+    return mask
+
+
+def _beside_action(view: View, maker: Node, encoder: int) -> Node | None:
+    """The use of the encoder from which gradient comes to `maker` past everything else that this loss trains.
+
+    There has to be such a way and the other one, by the actor's head: a whole actor is no encoder.
+    """
+    others = set(takers(view, (view.own or 0) & ~encoder, view.backward(maker)))
+    if not any(view.live(other) & encoder for other in others):
+        return None
+    mine = set(takers(view, encoder, view.down))
+    seen, waiting = {maker}, [maker]
+    while waiting:
+        node = waiting.pop()
+        if node in mine:
+            return node
+        for edge in node.inputs:
+            if edge.passes and edge.source in view.down and edge.source not in seen and edge.source not in others:
+                seen.add(edge.source)
+                waiting.append(edge.source)
     return None
