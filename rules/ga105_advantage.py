@@ -39,15 +39,40 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
+from gradaudit.rules.criteria.weight import ADVANTAGE, Weight, live_weights, says_advantage
 
 CODE, NAME = "GA105", "advantage"
 RANK = 80
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
+    told = set()
     for leak in leaks(analysis):
+        told.update(use.node for use in leak.uses)
         if SCORE in leak.kinds:
             yield _finding(leak)
+    for weight in live_weights(analysis):
+        if weight.kind == ADVANTAGE and weight.node not in told and says_advantage(weight):
+            yield _weighing(weight)
+
+
+def _weighing(weight: Weight) -> Finding:
+    """A finished advantage that is live: whatever computed it, the score must not train it."""
+    view, analysis = weight.view, weight.view.analysis
+    level = severity(view, weight.leaves)
+    if decided(view, weight.weight, weight.leaves):
+        level = "info"
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the advantage carries gradient: the policy loss trains {names_of(analysis, weight.leaves)} through it",
+        level,
+        weight.node.location,
+        fix=f"make the advantage a constant: {stop_call(analysis)}",
+        leaves=weight.leaves,
+        through=(weight.node, weight.weight),
+    )
 
 
 def _finding(leak: Leak) -> Finding:

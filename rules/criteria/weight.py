@@ -31,6 +31,12 @@ SHAPED = SHAPES | {"neg", "clamp", "abs", "sqrt", "add", "sub", "mul", "div", "m
 EXPONENTIAL = frozenset({"exp", "softmax"})
 PEELED = SHAPES | {"clamp", "where", "minimum", "maximum", "phi", "mul", "div", "neg", "activation", "stack", "cat"}
 RATES = re.compile(r"(^|_)(adv|advs|advantages?|gae|td|deltas?|q|qs|values?|v|returns?|regrets?|baseline)($|_)|q_?val")
+CALLED = re.compile(r"(^|_)(adv|advs|advantages?|gae)($|_)")
+ERRORS = frozenset({
+    "td_learning", "td_lambda", "vtrace_td_error_and_advantage", "leaky_vtrace_td_error_and_advantage",
+    "truncated_generalized_advantage_estimation",
+})  # fmt: skip
+"""Library functions that give the temporal-difference errors of a value network."""
 ADVANTAGE, IMPORTANCE, NORM = "advantage", "importance", "norm"
 
 
@@ -211,12 +217,31 @@ def rating(view: View, weight: Node) -> str:
 
 def _rates(view: View, node: Node, network: bool) -> bool:
     """A value that tells how good an action was: it has a reward in it, is a value network's, or is called one."""
+    if node.op in ERRORS:
+        return True
     total = expand(view.analysis, node)
     if network and total.raw() and total.network() and marks(view.analysis).reward(total.raw()[0].node):
         return True
     if any(view.analysis.bit(leaf) & values_of(view.analysis) for leaf in _nearest_leaves(node)):
         return True
     return bool(node.name and RATES.search(node.name.lower()))
+
+
+def says_advantage(weight: Weight) -> bool:
+    """Whether the weight is a temporal-difference error that a library made, or is called an advantage."""
+    seen, waiting = {weight.weight}, [weight.weight]
+    while waiting and len(seen) < 60:
+        node = waiting.pop()
+        if node.op in ERRORS or (node.op == "call" and node.detail.rsplit(".", 1)[-1] in ERRORS):
+            return True
+        if node.name and CALLED.search(node.name.lower()):
+            return True
+        if node.op in PEELED | {"add", "sub", "normalize", "getitem"}:
+            for source in node.arguments():
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+    return False
 
 
 def _nearest_leaves(node: Node) -> list[Node]:
