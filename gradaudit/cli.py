@@ -69,6 +69,9 @@ def cli() -> None:
 @click.option("--no-suppressions", is_flag=True, help="Report what comments suppress, too.")
 @click.option("--no-progress", is_flag=True, help="Show no progress bar.")
 @click.option("--force-exclude", is_flag=True, help="Apply --exclude to paths that are named, too (for pre-commit).")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(min=1), metavar="N", help="Processes to use (default: one a core, if it pays)."
+)
 @click.option("--debug", is_flag=True, help="Stop with a traceback at an internal error.")
 def lint(
     paths: tuple[Path, ...],
@@ -83,6 +86,7 @@ def lint(
     no_suppressions: bool,
     no_progress: bool,
     force_exclude: bool,
+    jobs: int | None,
     debug: bool,
 ) -> None:
     """Follow gradient from parameters to losses through PATHs (default: the working directory).
@@ -103,7 +107,7 @@ def lint(
     from gradaudit.lint import quiet_collector
 
     with quiet_collector():
-        report = _lint(paths or (Path("."),), settings, show_progress=not no_progress, debug=debug)
+        report = _lint(paths or (Path("."),), settings, show_progress=not no_progress, debug=debug, jobs=jobs)
         for problem in report.problems:
             click.echo(f"gradaudit: {problem}", err=True)
         if not report.files:
@@ -125,11 +129,11 @@ def _codes(values: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(code.strip() for value in values for code in value.split(",") if code.strip()) or None
 
 
-def _lint(paths: Sequence[Path], settings: Config, show_progress: bool, debug: bool) -> Report:
+def _lint(paths: Sequence[Path], settings: Config, show_progress: bool, debug: bool, jobs: int | None) -> Report:
     from gradaudit.lint import lint_paths
 
     progress = _progress if show_progress and sys.stderr.isatty() else None
-    return lint_paths(paths, settings, progress=progress, debug=debug)
+    return lint_paths(paths, settings, progress=progress, debug=debug, jobs=jobs)
 
 
 def _print(report: Report, settings: Config) -> None:

@@ -72,7 +72,7 @@ def _walk(folder: Path, excluded: _Patterns | None, rules: list[_Patterns], giti
     for entry in entries:
         path = Path(entry.path)
         is_folder = entry.is_dir(follow_symlinks=False)
-        if not is_folder and not (entry.name.endswith(SUFFIXES) and entry.is_file()):
+        if not is_folder and not (entry.name.endswith(SUFFIXES) and _is_file(entry)):
             continue
         if is_folder and _skipped(entry.name, path):
             continue
@@ -82,6 +82,13 @@ def _walk(folder: Path, excluded: _Patterns | None, rules: list[_Patterns], giti
             yield from _walk(path, excluded, rules, gitignore)
         else:
             yield path
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _skipped(name: str, path: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradaudit import catalog, discover, suppress
+from gradaudit import catalog, discover, suppress, workers
 from gradaudit.config import Config, names_rule
 from gradaudit.finding import Finding, Fix, Step
 from gradaudit.report import Report
@@ -37,25 +37,39 @@ def lint_paths(
     overlay: dict[str, str] | None = None,
     progress: Progress | None = None,
     debug: bool = False,
+    jobs: int | None = None,
 ) -> Report:
     """Lint the files under `paths`. `overlay` holds texts to use in place of files', by path.
 
-    With `debug` an error in a rule or recorder is raised; without, it costs a line in the report's problems.
+    With `debug` an error in a rule or recorder is raised; without, it costs a line in the report's problems. `jobs` is
+    the number of processes (None: as many as there are cores, where there is much to do); the report is the same.
     """
     rules = catalog.load(config)
     files = discover.files(paths, config)
     texts = Texts(overlay or {})
     recorder = make_recorder(Path.cwd(), overlay)
     found: list[Finding] = []
-    problems: list[str] = []
+    problems: set[str] = set()
+    shown = [_shown(file) for file in files]
+
+    def one(path: str) -> tuple[list[Finding], list[str]]:
+        noted: list[str] = []
+        findings = lint_file(recorder, path, rules, None if debug else _noted(path, noted))
+        noted += recorder.problems
+        recorder.problems.clear()
+        collect_much()
+        return findings, noted
+
     with quiet_collector():
-        for file in progress(files) if progress else files:
-            found += lint_file(recorder, _shown(file), rules, None if debug else _noted(_shown(file), problems))
-            collect_much()
-    kept, suppressed = settle(found, {_shown(file) for file in files}, config, rules, texts)
+        size = recorder.expect(shown)
+        results = workers.spread(one, shown, 1 if debug else workers.processes(size, jobs))
+        for _, (findings, noted) in zip(progress(files) if progress else files, results, strict=True):
+            found += findings
+            problems.update(noted)
+    kept, suppressed = settle(found, set(shown), config, rules, texts)
     return Report(
         findings=tuple(kept),
-        problems=tuple(sorted({*problems, *recorder.problems})),
+        problems=tuple(sorted(problems)),
         rules=tuple(rules),
         files=len(files),
         suppressed=suppressed,

@@ -26,6 +26,7 @@ class Callers:
         self.files = files
         self._mentions: dict[str, dict[str, list[str]]] = {}
         self._uses_of: dict[str, Uses] = {}
+        self.references: dict[ast.AST, tuple[set[str], bool]] = {}
 
     def passed(
         self, function: ast.FunctionDef | ast.AsyncFunctionDef, flag: str, default: object, file: str
@@ -78,12 +79,13 @@ class Callers:
 
     def _files(self, name: str, file: str) -> list[str]:
         root = self.files.project(file)
+        self.files.open_project(root)
         if root not in self._mentions:
             mentions: dict[str, list[str]] = {}
             for path in self.files.python_files(root):
                 if TEST.search(os.path.basename(path).removesuffix(".py")):
                     continue
-                for word in set(MENTION.findall(self.files.text(path) or "")):
+                for word in set(MENTION.findall(self.files.peek(path) or "")):
                     mentions.setdefault(word, []).append(path)
             self._mentions[root] = mentions
         return self._mentions[root].get(name, [])

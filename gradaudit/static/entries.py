@@ -45,7 +45,6 @@ class Entries:
         self.scope: Scope = run.module_scope(module)
         self.tapes: list[Tape] = []
         self.problems: list[str] = []
-        self.references = run.references
 
     def record(self) -> list[Tape]:
         run, module = self.run, self.module
@@ -316,7 +315,7 @@ class Entries:
 
     def _references(self, function: ast.AST) -> tuple[set[str], bool]:
         """The methods that a function names on self or super, and whether it differentiates something itself."""
-        known = self.references.get(function)
+        known = self.run.callers.references.get(function)
         if known is None:
             names: set[str] = set()
             sink = False
@@ -334,7 +333,7 @@ class Entries:
                     sink = sink or _differentiates(node)
                 elif isinstance(node, ast.Name) and node.id in ("value_and_grad", "vjp"):
                     sink = True
-            known = self.references[function] = (names, sink)
+            known = self.run.callers.references[function] = (names, sink)
         return known
 
     def _reaches_sink(self, node: ast.AST) -> bool:

@@ -79,15 +79,13 @@ def is_main_guard(test: ast.expr) -> bool:
 class Module:
     """A parsed file. Evaluation of its names is the interpreter's work."""
 
-    __slots__ = ("bound", "busy", "dotted", "file", "framework", "scope", "stars", "tree", "display")
+    __slots__ = ("bound", "display", "file", "framework", "stars", "tree")
 
     def __init__(self, file: str, display: str, tree: ast.Module, framework: str) -> None:
         self.file = file
         self.display = display
         self.tree = tree
         self.bound, self.stars = definitions(tree)
-        self.busy: set[str] = set()
-        self.scope: object = None
         self.framework = framework
 
 
@@ -105,13 +103,25 @@ class Files:
         self.roots: dict[str, str] = {}
         self.resolved: dict[tuple[str, str], str | None] = {}
         self.listings: dict[str, frozenset[str]] = {}
+        self.opened: dict[str, None] = {}  # since `forget`
+        self.projects: set[str] = set()
+        self._python_files: dict[str, list[str]] = {}
 
     def display(self, file: str) -> str:
         """The file's path as reports show it: relative to the working directory."""
         relative = os.path.relpath(file, self.cwd)
         return relative.replace(os.sep, "/")
 
+    def forget(self) -> None:
+        """Begin to note anew which files are asked for."""
+        self.opened, self.projects = {}, set()
+
     def text(self, file: str) -> str | None:
+        self.opened[file] = None
+        return self.peek(file)
+
+    def peek(self, file: str) -> str | None:
+        """The text of a file that nobody asks for by name."""
         if file not in self.texts:
             self.texts[file] = self._read(file)
         return self.texts[file]
@@ -227,8 +237,19 @@ class Files:
                 self.listings[folder] = frozenset()
         return self.listings[folder]
 
+    def open_project(self, root: str) -> None:
+        """Note that every file below `root` was asked for."""
+        if root not in self.projects:
+            self.projects.add(root)
+            self.opened.update(dict.fromkeys(self.python_files(root)))
+
     def python_files(self, root: str) -> list[str]:
         """Every python file below `root`, tests and environments left out."""
+        if root not in self._python_files:
+            self._python_files[root] = self._walk(root)
+        return self._python_files[root]
+
+    def _walk(self, root: str) -> list[str]:
         found = []
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(

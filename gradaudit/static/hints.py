@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 from gradaudit.models import Models
 from gradaudit.static.files import Files
@@ -28,6 +29,19 @@ DEFINED = re.compile(r"^([ \t]*)def (\w+)\(([^)]*)\)", re.MULTILINE)
 SUBCLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
 
 
+class Words:
+    """How some files use names."""
+
+    def __init__(self) -> None:
+        self.networks: set[str] = set()
+        self.stepped: set[str] = set()
+        self.cleared: set[str] = set()
+
+    def learn(self, asked: Iterable[tuple[str, str]]) -> None:
+        for name, method in asked:
+            (self.stepped if method == "step" else self.cleared if method == "zero_grad" else self.networks).add(name)
+
+
 class Hints:
     def __init__(self, files: Files) -> None:
         self.files = files
@@ -36,16 +50,25 @@ class Hints:
         self._subclasses: dict[str, dict[str, list[tuple[str, str]]]] = {}
         self._helpers: dict[str, frozenset[str]] = {}
         self._named: dict[str, bool] = {}
+        self._asked: dict[str, list[tuple[str, str]]] = {}
+        self._expected = Words()
+        self.start()
+
+    def expect(self, files: Iterable[str]) -> None:
+        """The files of this run: what they say of names counts for each of them, whichever is read first."""
+        for file in files:
+            self._expected.learn(self._words(file))
+
+    def start(self) -> None:
+        """Begin another file, without what the one before it has read."""
+        self.files.forget()
         self._seen = 0
-        self._names: set[str] = set()
-        self._stepped: set[str] = set()
-        self._cleared: set[str] = set()
-        self._uses = {"step": self._stepped, "zero_grad": self._cleared}
+        self._opened = Words()
 
     def is_network_name(self, name: str) -> bool:
         """Is anything of this name asked for its parameters in a file that was read, or named like a network?"""
         self._catch_up()
-        if name in self._names:
+        if name in self._expected.networks or name in self._opened.networks:
             return name not in ("self", "cls", "module")
         known = self._named.get(name)
         if known is None:
@@ -54,23 +77,30 @@ class Hints:
 
     def _catch_up(self) -> None:
         """Learn from the files that were read since the last question."""
-        if len(self.files.texts) == self._seen:
-            return
-        for file in list(self.files.texts)[self._seen :]:
-            text = self.files.texts[file]
-            if text:
-                for name, method in ASKED.findall(text):
-                    self._uses.get(method, self._names).add(name)
-        self._seen = len(self.files.texts)
+        opened = self.files.opened
+        if len(opened) > self._seen:
+            for file in list(opened)[self._seen :]:
+                self._opened.learn(self._words(file))
+            self._seen = len(opened)
+
+    def _words(self, file: str) -> list[tuple[str, str]]:
+        """(name, method): what is asked for its parameters, stepped or cleared in a file."""
+        asked = self._asked.get(file)
+        if asked is None:
+            asked = self._asked[file] = list(dict.fromkeys(ASKED.findall(self.files.peek(file) or "")))
+        return asked
 
     def is_optimizer_name(self, name: str) -> bool:
         """Is something of this name both stepped and cleared?"""
         self._catch_up()
-        return name in self._stepped and name in self._cleared and name not in self._names
+        said = self._expected, self._opened
+        stepped, cleared = any(name in words.stepped for words in said), any(name in words.cleared for words in said)
+        return stepped and cleared and not any(name in words.networks for words in said)
 
     def subclasses(self, name: str, file: str) -> list[tuple[str, str]]:
         """(class, file) of those in the project whose bases name `name`."""
         root = self.files.project(file)
+        self.files.open_project(root)
         if root not in self._subclasses:
             self._subclasses[root] = self._index(root)
         return self._subclasses[root].get(name, [])
@@ -87,7 +117,7 @@ class Hints:
     def _index(self, root: str) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}
         for file in self.files.python_files(root):
-            text = self.files.text(file)
+            text = self.files.peek(file)
             if not text:
                 continue
             for match in SUBCLASS.finditer(text):

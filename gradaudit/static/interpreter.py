@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from typing import Any
 
 from gradaudit.static.attributes import Attributes
@@ -59,11 +58,10 @@ class Interpreter(
 ):
     """Executes text with abstract values and writes a tape."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, hints: Hints, callers: Callers) -> None:
         super().__init__(files)
-        self.hints = Hints(files)
-        self.callers = Callers(files)
-        self.references: dict[ast.AST, tuple[set[str], bool]] = {}
+        self.hints = hints
+        self.callers = callers
         self.frozen: dict[Any, Any] = {}
         self.scaled: dict[Any, Any] = {}
         self.kept = {}

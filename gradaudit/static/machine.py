@@ -22,7 +22,8 @@ class Machine(State):
 
     def __init__(self, files: Files) -> None:
         self.symbols: dict[str, Symbol] = {}
-        self.scopes: dict[str, Scope] = {}
+        self.scopes: dict[Module, Scope] = {}
+        self.busy: set[tuple[Module, str]] = set()  # globals that are being evaluated
         self.called: set[ast.AST] = set()
         self.uncalled: dict[ast.AST, Function] = {}
         self.main_file = ""

@@ -55,11 +55,10 @@ class Names(Machine):
 
     # -- modules -----------------------------------------------------------------------------------------------------
     def module_scope(self, module: Module) -> Scope:
-        if module.scope is None:
-            scope = Scope(None, module)
-            module.scope = scope
-        assert isinstance(module.scope, Scope)
-        return module.scope
+        scope = self.scopes.get(module)
+        if scope is None:
+            scope = self.scopes[module] = Scope(None, module)
+        return scope
 
     def module_name(self, module: Module, name: str) -> Any:
         """A module's global, evaluated when it is first asked for."""
@@ -70,14 +69,14 @@ class Names(Machine):
         entries = module.bound.get(name)
         if entries is None:
             return self._starred_name(module, name)
-        if name in module.busy:
+        if (module, name) in self.busy:
             return MISSING
-        module.busy.add(name)
+        self.busy.add((module, name))
         saved = self._step_aside(module)
         try:
             value = self._global_bind(entries[-1], name, module, scope)
         finally:
-            module.busy.discard(name)
+            self.busy.discard((module, name))
             self._step_back(saved)
         scope.vars[name] = value
         return value
@@ -121,6 +120,15 @@ class Names(Machine):
         return Unknown(name)
 
     def _starred_name(self, module: Module, name: str) -> Any:
+        if not module.stars or (module, "*" + name) in self.busy:  # modules that import everything of each other
+            return MISSING
+        self.busy.add((module, "*" + name))
+        try:
+            return self._from_stars(module, name)
+        finally:
+            self.busy.discard((module, "*" + name))
+
+    def _from_stars(self, module: Module, name: str) -> Any:
         for statement in module.stars:
             file = self.files.find(self._absolute(statement, module), module.file)
             if file is not None and file != module.file:
