@@ -10,6 +10,7 @@ from gradaudit import catalog
 from gradaudit.dynamic.cuts import chain
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.recording import NONE, Cut
+from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
@@ -114,10 +115,10 @@ def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
         for cut, lost in zip(tried, losses, strict=True):
             if not lost:
                 return cut
-    for cut, lost in zip(tried, losses, strict=True):
-        if not lost & ~roots and lost != everything:
-            return cut
-    return None
+    found = [(cut, lost) for cut, lost in zip(tried, losses, strict=True) if not lost & ~roots and lost != everything]
+    frozen = roots & case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
+    whole = (cut for cut, lost in found if not frozen & ~lost)
+    return next(whole, found[0][0] if found else None)
 
 
 def _stopped(case: Case, cut: Cut) -> int:

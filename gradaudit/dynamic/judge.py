@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 from gradaudit.dynamic.cuts import Purity, Spot, line_cut
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names, trace
@@ -131,7 +131,7 @@ def _leak(case: Case, spot: Spot, groups: list[Group], stated: bool) -> Judgemen
     zero = [group for group in groups if group.state == ZERO]
     evidence = "" if len(zero) < len(groups) else " (it happens to be zero on these inputs)"
     role = "stated as frozen" if stated else _role(case, groups)
-    message = f"{names(groups)}, {role}, {_verb(groups)} gradient from the loss{evidence}"
+    message = f"{names(groups)}, {role}, {verb(groups)} gradient from the loss{evidence}"
     what = next((node.name for node in reversed(spot.nodes) if node.name), "")
     return Judgement(
         finding(
@@ -175,7 +175,7 @@ def _takes(case: Case, node: Node, leaves: int) -> bool:
     return any(edge.passes and _is(case, edge.source, leaves) for edge in node.inputs)
 
 
-def _verb(groups: list[Group]) -> str:
+def verb(groups: Sized) -> str:
     return "receives" if len(groups) == 1 else "receive"
 
 
@@ -191,7 +191,7 @@ def _through(case: Case, groups: list[Group], stated: bool) -> Judgement:
     leaves = case.mask(groups)
     node = first_use(case, leaves)
     message = (
-        f"{names(groups)}, stated as frozen, {_verb(groups)} gradient: what this loss trains flows through "
+        f"{names(groups)}, stated as frozen, {verb(groups)} gradient: what this loss trains flows through "
         f"{'it' if len(groups) == 1 else 'them'}, so no stop can keep it out"
     )
     if case.recording.framework == "jax":

@@ -10,8 +10,8 @@ from gradaudit.dynamic.aliases import aliases
 from gradaudit.dynamic.beside import held_copies
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import by_rules, reached_past, roots_of, whole_update
-from gradaudit.dynamic.judge import by_names, by_roles
-from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, trace
+from gradaudit.dynamic.judge import by_names, by_roles, verb
+from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
 from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import raw_inputs
@@ -103,8 +103,10 @@ def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:
     A rule knows what a value is for: of a leak into the same groups that another function hands on, or whose code says
     more, its place is the better one.
     """
-    if not judgement.leaks or judgement.freeze:
+    if not judgement.leaks:
         return judgement
+    if judgement.freeze:
+        return next((one for other in shared if (one := _stopped(judgement, other)) is not None), judgement)
     where = judgement.finding.location
     for other in shared:
         place, code = other.finding.location, other.finding.code
@@ -117,6 +119,14 @@ def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:
                 judgement.finding = replace(judgement.finding, location=place, trace=other.finding.trace)
                 return _under(judgement, TARGETS.get(code, code))
     return judgement
+
+
+def _stopped(judgement: Judgement, other: Judgement) -> Judgement | None:
+    """What seems to flow through a frozen network all the way, and a rule knows for a weight: that is to be stopped."""
+    if other.finding.code not in SHAPED or other.cut is None or not set(judgement.leaks) <= set(other.leaks):
+        return None
+    message = f"{names(judgement.leaks)}, stated as frozen, {verb(judgement.leaks)} gradient from the loss"
+    return replace(other, finding=replace(other.finding, message=message, severity="error"), leaks=judgement.leaks)
 
 
 def _under(judgement: Judgement, code: str) -> Judgement:

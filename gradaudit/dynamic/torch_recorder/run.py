@@ -22,7 +22,7 @@ from gradaudit.dynamic.torch_recorder.events import add_events
 from gradaudit.dynamic.torch_recorder.losses import loss_of
 from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
 from gradaudit.dynamic.torch_recorder.replay import Replay
-from gradaudit.dynamic.torch_recorder.saved import seed_everything, untouched
+from gradaudit.dynamic.torch_recorder.saved import Copies, seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
 from gradaudit.dynamic.torch_recorder.updates import Differentiated, Entry, Reached, Updates
 from gradaudit.errors import INPUTS, CheckError, UsageError, UserCodeError
@@ -57,6 +57,7 @@ class Run:
             self.tape, self.lines, reach.leaf_of, reach.network_of, reach.original_of, _invoke.__code__, self._updates()
         )
         self.gradients: _Gradients | None = None
+        self.copies: Copies = {}
         self.stated: dict[str, str] = {}
         self.leaf_nodes: dict[int, Node] = {}
 
@@ -251,7 +252,7 @@ class Run:
         objects += [one for one, _ in self.reach.modules.values()]
         objects += [one for one, _ in self.reach.optimizers.values()]
         with ExitStack() as stack:
-            stack.enter_context(untouched(tensors.values(), self.reach.generators, objects, self._writes))
+            stack.enter_context(untouched(tensors.values(), self.reach.generators, objects, self._writes, self.copies))
             if hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.enable_grad())

@@ -11,6 +11,9 @@ import torch
 from gradaudit.dynamic.state import save_python, seed_python
 from gradaudit.dynamic.torch_recorder.ranks import local
 
+Copies = dict[int, tuple[int, torch.Tensor]]
+"""Identity of a tensor -> its version and its values then."""
+
 
 @contextmanager
 def untouched(
@@ -18,13 +21,15 @@ def untouched(
     generators: Iterable[torch.Generator],
     objects: Iterable[Any],
     writes: Callable[[], bool],
+    copies: Copies,
 ) -> Iterator[None]:
     """Whatever happens inside, afterwards everything is as before.
 
     `writes` says afterwards whether parameters may have been written to behind the back of their version counters.
+    `copies` are of an earlier run, and good while nobody has written since.
     """
     undo = save_python(objects)
-    saved = [_Saved(tensor) for tensor in tensors]
+    saved = [_Saved(tensor, copies) for tensor in tensors]
     states = [(generator, generator.get_state()) for generator in generators]
     cpu = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -54,14 +59,16 @@ class _Saved:
 
     __slots__ = ("copy", "flag", "grad", "hooks", "tensor", "version")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, copies: Copies) -> None:
         self.tensor = tensor
         self.flag = tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
         self.hooks: Any = None
         try:
             self.version = tensor._version
-            self.copy = tensor.detach().clone()
+            known = copies.get(id(tensor))
+            self.copy = known[1] if known is not None and known[0] == self.version else tensor.detach().clone()
+            copies[id(tensor)] = (self.version, self.copy)
         except RuntimeError:
             self.version, self.copy = -1, None
         if tensor.is_leaf and tensor.requires_grad:

@@ -16,7 +16,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradaudit.dynamic.lines import Lines
-from gradaudit.tape import Location
+from gradaudit.tape import Call, Location
 
 
 class Reached(BaseException):
@@ -40,9 +40,12 @@ class Differentiated(Exception):
         self.count = count
 
     def parts(self) -> list[int]:
-        """Which of its losses to audit: of each line that differentiates, the first few."""
-        lines = [(one.location.path, one.location.line) for one in self.entries if one.kind == "backward"]
-        return [part for part, line in enumerate(lines) if lines[:part].count(line) < ROUNDS]
+        """Which of its losses to audit: of each line that differentiates, the first few from one and the same place.
+
+        A helper that steps any optimizer differentiates on one line; whoever calls it is what tells its losses apart.
+        """
+        places = [_lines(one) for one in self.entries if one.kind == "backward"]
+        return [part for part, place in enumerate(places) if places[:part].count(place) < ROUNDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,16 @@ class Entry:
     location: Location
     tensors: tuple[torch.Tensor, ...] = ()
     optimizer: torch.optim.Optimizer | None = None
+    call: Call | None = None
+
+
+def _lines(entry: Entry) -> list[tuple[str, int]]:
+    """Where it stands, and the calls around it."""
+    found, call = [(entry.location.path, entry.location.line)], entry.call
+    while call is not None:
+        found.append((call.location.path, call.location.line))
+        call = call.parent
+    return found
 
 
 @dataclass(slots=True)
@@ -69,8 +82,8 @@ class Updates:
 
     def backward(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In place of `Tensor.backward`."""
-        location, _ = self.lines.here(2)
-        self.entries.append(Entry("backward", self.now(), location))
+        location, call = self.lines.here(2)
+        self.entries.append(Entry("backward", self.now(), location, call=call))
         number = self.count
         self.count += 1
         if number == self.part:
