@@ -98,7 +98,7 @@ def _label(label: OwnLabel) -> Finding:
         CODE,
         NAME,
         f"the loss trains its own labels: they carry gradient to {names_of(analysis, label.leaves)}",
-        "warning" if label.view.sink.kind == "library" else "error",
+        "warning",
         stop_at(label.view, label.node, label.label, label.leaves),
         fix=f"make the labels constants: {stop_call(analysis)}",
         leaves=label.leaves,

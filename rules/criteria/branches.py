@@ -93,8 +93,8 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
         if any(node.op in NEGATIVES for node in view.slice):
             continue
         pairs = [pair for node in view.slice for pair in _pairs(view, node)]
+        yield from _crossed(view, pairs)
         if view.sink.kind == "library":
-            yield from _crossed(view, pairs)
             continue
         for pair in pairs:
             mirrors = [other for other in pairs if other is not pair and _swapped(pair, other)]
@@ -105,9 +105,8 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
 
 
 def _crossed(view: View, pairs: list[_Pair]) -> Iterator[Twin]:
-    """`D(p0, z1) + D(p1, z0)` of two arguments that each hold (z, p): the comparison of a predictor with a projection.
-
-    Whoever compared two views alike would take the same part of both.
+    """`D(p0, z1) + D(p1, z0)` of two arguments, or two calls of one network, that each give (z, p): the comparison of a
+    predictor with a projection. Whoever compared two views alike would take the same part of both.
     """
     entries = [(pair, _entry(pair.operand), _entry(pair.against)) for pair in pairs if pair.node.op in LOSSES]
     for pair, mine, its in entries:
@@ -119,11 +118,12 @@ def _crossed(view: View, pairs: list[_Pair]) -> Iterator[Twin]:
 
 
 def _entry(node: Node) -> tuple[Node, str] | None:
-    """Which part of which argument the value is."""
+    """Which part of which argument, or of which network's output, the value is."""
     if node.op != "getitem" or not node.inputs:
         return None
     source = node.inputs[0].source
-    return (source, node.detail) if source.leaf is not None and source.leaf.kind == "arg" else None
+    given = source.leaf is not None and source.leaf.kind == "arg"
+    return (source, node.detail) if given or source.op == "module_call" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.branches import reinforcement
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.marks import SHAPES
-from gradaudit.tape import Edge, Node
+from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+MOST = 600
 NORMALISED = frozenset({"softmax", "sigmoid"})
 ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
 
@@ -79,12 +80,18 @@ def _own_inputs(view: View, label: Node, prediction: Node) -> bool:
 
 
 def _sources(view: View, node: Node) -> set[Node]:
-    analysis = view.analysis
-    return {
-        leaf
-        for leaf in analysis.leaves(analysis.dep(node))
-        if leaf.leaf is not None and leaf.leaf.kind in ("input", "arg")
-    }
+    """The inputs and the random draws that a value is computed from."""
+    found: set[Node] = set()
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < MOST:
+        current = waiting.pop()
+        if current.op == "random" or current.leaf is not None and current.leaf.kind in ("input", "arg"):
+            found.add(current)
+        for edge in current.inputs:
+            if edge.kind == DATA and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return found
 
 
 def _mirrors(view: View, label: OwnLabel, other: OwnLabel) -> bool:

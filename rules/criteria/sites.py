@@ -72,10 +72,10 @@ class Sites:
 
     def outside(self, node: Node, consumer: Node | None) -> Site:
         """Where `node` comes into being as its consumer sees it: the outermost module call that only it is in."""
-        shared = set(frames(consumer)) if consumer is not None else set()
+        shared = {frame.network for frame in frames(consumer)} if consumer is not None else set()
         site = Site(node.location, node.call)
         for frame in frames(node):
-            if frame in shared:
+            if frame.network in shared:  # an earlier call of the same code, too
                 break
             site = self._sites.get(frame, site)
         return site
@@ -294,7 +294,7 @@ def cut_at(view: View, node: Node, leaves: int, uses: set[Node], wrong: frozense
     activation = common([*(known.outside(use, node).call for use in uses), *(spot.call for spot in spots)])
     lines = [known.outside(use, node).seen_from(activation) for use in uses]
     for value in view.dominators(node, leaves):
-        there = known.outside(value, view.sink.loss).seen_from(activation)
+        there = known.outside(value, min(uses, key=lambda use: use.time)).seen_from(activation)
         if value.op not in SHAPES and not any(same_line(there, line) for line in lines):
             return there
     return complete_at(view, node, leaves, None, wrong)
