@@ -38,6 +38,8 @@ from gradaudit.rules.criteria.branches import is_teacher
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
+from gradaudit.rules.criteria.sites import stop_at
+from gradaudit.rules.criteria.teachers import Teacher, trained_teachers
 
 CODE, NAME = "GA302", "teacher"
 RANK = 130
@@ -47,6 +49,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if is_teacher(flow):
             yield _finding(flow)
+    for teacher in trained_teachers(analysis):
+        yield _trained(teacher)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -62,4 +66,20 @@ def _finding(flow: Foreign) -> Finding:
         fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
+    )
+
+
+def _trained(teacher: Teacher) -> Finding:
+    view, analysis = teacher.view, teacher.view.analysis
+    who = names_of(analysis, teacher.leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss trains {who}, which is in evaluation mode and makes the labels of another network",
+        severity(view, teacher.leaves),
+        stop_at(view, teacher.node, teacher.labels, teacher.leaves),
+        fix=f"make the teacher's output a constant: {stop_call(analysis)}, and give the optimizer the student alone",
+        leaves=teacher.leaves,
+        through=(teacher.node, teacher.labels),
     )

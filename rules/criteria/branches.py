@@ -50,7 +50,7 @@ def is_teacher(flow: Foreign) -> bool:
 
 def _teaches(facts: Roles, leaf: Node) -> bool:
     """Fixed while others learn; a copy that follows its original is a target network."""
-    if facts.stated(leaf) == "frozen" or facts.named(leaf, "teacher"):
+    if facts.stated(leaf) == "frozen" or facts.named(leaf, "teacher") or leaf in facts.evaluated:
         return True
     return facts.is_copy(leaf) and leaf not in facts.updated
 

@@ -27,12 +27,9 @@ class Roles:
         for sink in tape.sinks:  # an update by hand: what is differentiated by name is trained by somebody
             self.held |= sink.own or sink.differentiated or frozenset()
         copies: dict[Node, int] = {}
-        self.evaluated: set[Node] = set()
-        """Leaves whose network is in evaluation mode from its first mode to its last."""
-        trained = {leaf for event in tape.events if event.kind == "train" for leaf in event.leaves}
+        self.evaluated = _evaluated(tape)
+        """Leaves whose network is in evaluation mode whenever a loss is differentiated, once it has a mode."""
         for event in tape.events:
-            if event.kind == "eval":
-                self.evaluated.update(leaf for leaf in event.leaves if leaf not in trained)
             if event.kind not in ("copy", "soft_update"):
                 continue
             for leaf in event.leaves:
@@ -79,6 +76,22 @@ class Roles:
     def stated(self, leaf: Node) -> str:
         """The role that the user gave: "frozen", "trained" or ""."""
         return self.tape.roles.get(leaf, "")
+
+
+def _evaluated(tape: Tape) -> set[Node]:
+    modes: dict[Node, list[tuple[int, str]]] = {}
+    for event in tape.events:
+        if event.kind in ("train", "eval"):
+            for leaf in event.leaves:
+                modes.setdefault(leaf, []).append((event.time, event.kind))
+    times = [sink.time for sink in tape.sinks if sink.kind != "library"]
+    return {leaf for leaf, known in modes.items() if _modes_at(known, times) == {"eval"}}
+
+
+def _modes_at(known: list[tuple[int, str]], times: list[int]) -> set[str]:
+    """The modes at these times, from the first that is known on."""
+    first = min(time for time, _ in known)
+    return {max(each for each in known if each[0] < time)[1] for time in times if time > first}
 
 
 def roles(analysis: Analysis) -> Roles:
