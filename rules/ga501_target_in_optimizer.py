@@ -51,7 +51,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         leaf: event
         for event in facts.going_on
         for leaf in event.leaves
-        if event.kind == "soft_update" or facts.bootstraps(event.leaves)
+        if _is_made_here(leaf) and (event.kind == "soft_update" or facts.bootstraps(event.leaves))
     }
     told = set()
     for event in analysis.tape.events if followers else ():
@@ -63,6 +63,14 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if mine:
             told.add(event.location)
             yield _finding(analysis, event, mine, followers[mine[0]])
+
+
+def _is_made_here(leaf: Node) -> bool:
+    """Not a network from outside, of which one leaf stands for all that it may be."""
+    known = leaf.leaf
+    if known is None or known.kind != "param":
+        return True
+    return known.owner is not None and bool(known.owner.class_name)
 
 
 def _follows(facts: Lagging, update: Event, optimizer: Optimizer) -> bool:
