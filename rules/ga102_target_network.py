@@ -62,7 +62,7 @@ def _role(flow: Foreign) -> str:
 
 def _is_value(view: View, leaf: Node) -> bool:
     """A parameter that is used as a value (not as a layer's weights) and whose owner holds nothing that is trained."""
-    if leaf.leaf is None or any(edge.kind == PARAMETER for _, edge in view.consumers(leaf)):
+    if leaf.leaf is None or _is_stray(leaf) or any(edge.kind == PARAMETER for _, edge in view.consumers(leaf)):
         return False
     analysis = view.analysis
     if any(other.own is None and other.live(other.sink.loss) & analysis.bit(leaf) for other in analysis.views):
@@ -72,6 +72,11 @@ def _is_value(view: View, leaf: Node) -> bool:
         return False  # made by one line with a parameter that is held: an alternative of it
     mine = _named_owners(leaf)
     return not any(mine & _named_owners(other) for other in roles(view.analysis).held)
+
+
+def _is_stray(leaf: Node) -> bool:
+    """Found where it is used, in an object that is not known: whoever owns it may have given it to an optimizer."""
+    return leaf.leaf is not None and leaf.leaf.owner is None and bool(leaf.frame or leaf.call)
 
 
 def _named_owners(leaf: Node) -> set[Network]:

@@ -138,10 +138,19 @@ def _of_dual(view: View, node: Node, wrong: Node, leaves: int, uses: list[Node])
 
     A function that is there for the multiplier's loss alone may stop it on its way there.
     """
+    if _trains_them_rightly(view.analysis, node, leaves):
+        return node.location
     makers = takers(view, leaves, view.backward(wrong, leaves))
     if all(private(view, maker, {node, *uses}) for maker in makers):
         return None
     return place(view, node, wrong, leaves, uses) if handed_over(view, node, wrong, leaves) else node.location
+
+
+def _trains_them_rightly(analysis: Analysis, node: Node, leaves: int) -> bool:
+    """Is the very product a term of another loss, which is there for these leaves? A loss that is followed in several
+    rounds is known by its text."""
+    stepped = {view.sink.loss.location for view in analysis.views if (view.own or 0) & leaves}
+    return any(view.sink.loss.location in stepped and node in view.down for view in analysis.views)
 
 
 def _message(dual: bool, name: str, leaked: str, used: bool) -> str:
