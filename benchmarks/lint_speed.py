@@ -1,9 +1,16 @@
 """How fast lint is: `gradaudit lint` on whole folders, cold, beside `ast.parse` of the same files.
 
-    python benchmarks/lint_speed.py FOLDER... [--repeat 3] [--json]
+    python benchmarks/lint_speed.py FOLDER... [--repeat 3] [--jobs 1] [--json]
 
 For each folder: files, lines, seconds of `ast.parse`, seconds of lint (a new process each time, the best of several),
-their ratio, and peak memory. At the end: how long `gradaudit --version` takes over a bare interpreter's start.
+their ratio, and peak memory of the largest process. At the end: how long `gradaudit --version` takes over a bare
+interpreter's start. On a machine that others use, compare processor seconds and ratios, not wall seconds.
+
+What to run it on: the package folder of stable-baselines3 and the whole of torchrl (`stable_baselines3`, `torchrl` of
+their repositories); for robustness, with `--repeat 1`, what is installed:
+
+    cd $(python -c "import site; print(site.getsitepackages()[0])")
+    python benchmarks/lint_speed.py torch jax flax stable_baselines3 numpy sympy --repeat 1 --jobs 8
 """
 
 from __future__ import annotations
@@ -24,7 +31,10 @@ from gradaudit.config import Config
 from gradaudit.discover import files
 
 PROBE = "import resource; import sys; from gradaudit.cli import main\ntry: main(sys.argv[1:])\nfinally: "
-PROBE += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+PROBE += "print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)), "
+PROBE += "file=sys.stderr)"
+BYTECODE = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+"""Our own modules are compiled once, as an installed package's are."""
 
 
 def parse_seconds(paths: list[Path]) -> tuple[float, int]:
@@ -50,20 +60,20 @@ def run(command: list[str], cwd: Path) -> tuple[float, float, subprocess.Complet
     """(wall seconds, user and system seconds, the finished process)."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=BYTECODE)
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
-def measure(folder: Path, repeat: int) -> dict[str, object]:
+def measure(folder: Path, repeat: int, jobs: int) -> dict[str, object]:
     """One row of the table. Raises SystemExit where lint ends with neither 0 nor 1."""
     here = Path.cwd()
     os.chdir(folder)
     paths = files([Path(".")], Config(root=folder))
     parse, lines = min(parse_seconds(paths) for _ in range(repeat))
     os.chdir(here)
-    command = [sys.executable, "-c", PROBE, "lint", "--no-config", "--output-format", "json", "."]
+    command = [sys.executable, "-c", PROBE, "lint", "--no-config", "--output-format", "json", "--jobs", str(jobs), "."]
     runs = [run(command, folder) for _ in range(repeat)]
     bad = [done for *_, done in runs if done.returncode not in (0, 1)]
     if bad:
@@ -97,9 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    rows = [measure(folder.resolve(), args.repeat) for folder in args.folders]
+    rows = [measure(folder.resolve(), args.repeat, args.jobs) for folder in args.folders]
     start = start_up(args.repeat)
     if args.json:
         print(json.dumps({"folders": rows, "start": start}, indent=2))
