@@ -1,8 +1,7 @@
 """K6: features of a network that nobody trains, before a head that is trained: a probe whose backbone must be frozen.
 
 The optimizers are all known and hold nothing of the network, and its output is what a trained layer is called with.
-That nobody means to train it is told by its evaluation mode, or by an optimizer that took the head alone out of the
-object that has both.
+That nobody means to train it is told by its evaluation mode.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.foreign import Foreign
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.sites import frames
-from gradaudit.tape import PARAMETER, Network, Node
+from gradaudit.tape import PARAMETER, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import View
@@ -31,7 +29,7 @@ def is_backbone(flow: Foreign) -> bool:
         return False
     if not _is_weight(view, leaves) or not _enters_own_layer(view, flow):
         return False
-    return all(leaf in facts.evaluated for leaf in leaves) or all(_is_beside(view, flow, leaf) for leaf in leaves)
+    return all(leaf in facts.evaluated for leaf in leaves)
 
 
 def _is_weight(view: View, leaves: list[Node]) -> bool:
@@ -44,24 +42,3 @@ def _enters_own_layer(view: View, flow: Foreign) -> bool:
     return joint.op == "module_call" and any(
         edge.kind == PARAMETER and view.analysis.bit(edge.source) & (view.own or 0) for edge in joint.inputs
     )
-
-
-def _is_beside(view: View, flow: Foreign, leaf: Node) -> bool:
-    """Was the network given to the object whose one other part the optimizer took alone?"""
-    network = leaf.leaf.owner if leaf.leaf is not None else None
-    whole = _whole(flow)
-    if network is None or network.class_name or network.parent not in (None, whole) or whole is None:
-        return False
-    parts = set()
-    for own in view.analysis.leaves(view.own or 0):
-        chain = list(own.leaf.owner.chain()) if own.leaf is not None and own.leaf.owner is not None else []
-        if whole not in chain or chain[0] is whole:
-            return False
-        parts.add(chain[chain.index(whole) - 1])
-    return len(parts) == 1 and network not in parts
-
-
-def _whole(flow: Foreign) -> Network | None:
-    """The object in one of whose methods the features and the head meet."""
-    around = frames(flow.joint)[1:]
-    return around[0].network if around else None
