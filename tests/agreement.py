@@ -105,4 +105,6 @@ def _forgotten() -> Iterator[None]:
         for name in [name for name in sys.modules if name not in before]:
             if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(ROOT / "fixtures")):
                 del sys.modules[name]
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
         gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from itertools import permutations
 
 from gradaudit import ownership
 from gradaudit.dynamic.aliases import aliases
@@ -19,6 +20,8 @@ from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
 from gradaudit.dynamic.unowned import unowned
 from gradaudit.errors import CheckError
+from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.tape import Node
 
 SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206"))
 """Codes that say more of a leak into a frozen group than that it is one."""
@@ -71,7 +74,29 @@ def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:
     if own is None or not whole_update(case):
         return
     groups = [group for group in case.groups if group.state == NONE and not group.stated and group.name not in trained]
-    yield from starved(case, [group for group in groups if case.mask([group]) & own & depends])
+    groups = [group for group in groups if case.mask([group]) & own & depends]
+    if groups:
+        predicting = _predicting(case)
+        yield from starved(case, [group for group in groups if predicting.intersection(group.leaves)])
+
+
+def _predicting(case: Case) -> set[Node]:
+    """What the loss is made of, but for what only its targets are made of: a constant beside a live prediction."""
+    view = case.view
+    targets = {
+        (meeting.node, one.source)
+        for meeting in discrepancies(view)
+        for one, other in permutations(meeting.sides, 2)
+        if not (one.passes and view.live(one.source)) and other.passes and view.live(other.source)
+    }
+    seen, waiting = {view.sink.loss}, [view.sink.loss]
+    while waiting:
+        node = waiting.pop()
+        for edge in node.inputs:
+            if edge.source not in seen and (node, edge.source) not in targets:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return seen
 
 
 def _carried(case: Case, said: Collection[tuple[str, int]]) -> Iterator[Judgement]:

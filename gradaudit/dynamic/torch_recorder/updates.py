@@ -88,6 +88,8 @@ class Updates:
         self.count += 1
         if number == self.part:
             raise Reached(args[0])
+        if self.part is not None and not args[0].requires_grad:
+            return None  # a loss before the one that is asked for, and nothing to differentiate in it
         self.paused += 1
         try:
             return function(*args, **({**kwargs, "retain_graph": True} if self.part is not None else kwargs))
