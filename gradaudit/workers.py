@@ -46,7 +46,7 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> 
     os.close(todo)
     done: dict[int, Result] = {}
     try:
-        arriving = _results(workers)
+        arriving: Iterator[dict[int, Result]] = _results(workers)
         for index, item in enumerate(items):
             while index not in done:
                 more = next(arriving, None)

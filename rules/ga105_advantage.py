@@ -40,13 +40,14 @@ from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.weight import ADVANTAGE, Weight, live_weights, says_advantage
+from gradaudit.tape import Node
 
 CODE, NAME = "GA105", "advantage"
 RANK = 80
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    told = set()
+    told: set[Node] = set()
     for leak in leaks(analysis):
         told.update(use.node for use in leak.uses)
         if SCORE in leak.kinds:

@@ -479,7 +479,7 @@ def _differentiates(node: ast.Attribute) -> bool:
     return node.attr in ("step", "apply_gradients") and "optim" in name.lower()
 
 
-def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> bool:
     """Has arguments and arithmetic or calls: worth being judged as a library function."""
     arguments = statement.args
     if not (arguments.args or arguments.posonlyargs or arguments.kwonlyargs):

@@ -150,7 +150,8 @@ def _gradient_helpers(functions: list[tuple[str, frozenset[str], str]]) -> froze
 
 def _taking(functions: list[tuple[str, frozenset[str], str]], pattern: re.Pattern[str]) -> frozenset[str]:
     """The names all of whose definitions hand a parameter of their own to what `pattern` matches."""
-    found, others = set(), set()
+    found: set[str] = set()
+    others: set[str] = set()
     for name, parameters, body in functions:
         takes = not name.startswith("__") and not parameters.isdisjoint(pattern.findall(body))
         (found if takes else others).add(name)

@@ -162,6 +162,7 @@ def _branching(view: View, actions: list[Node], encoder: int) -> Node | None:
             for edge in node.inputs
         ):
             return node
+    return None
 
 
 def _heads(analysis: Analysis) -> Iterator[Shared]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.rated import is_residual, rates_action
 from gradaudit.rules.criteria.reweighting import own_temperature, reciprocal_weight
 from gradaudit.rules.criteria.score import is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
@@ -102,6 +103,8 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if is_likelihood(weight):
         return None
     kind = rating(view, weight)
+    if not kind and view.sink.kind != "library" and is_likelihood(score):
+        kind = _rating_by_structure(view, score, weight)
     regression = kind == IMPORTANCE and view.sink.kind != "library" and _is_reduced_term(view, node, score)
     if not kind or not (is_likelihood(score) or regression):
         return None
@@ -109,6 +112,20 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if not leaves or not view.live(score) & ~leaves and not is_likelihood(score):
         return None
     return Weight(view, node, weight, score, kind, leaves)
+
+
+def _rating_by_structure(view: View, score: Node, weight: Node) -> str:
+    """The same by what a network is given, where neither rewards nor names tell."""
+    if not rates_action(view, score, weight, _cores(score)):
+        return ""
+    node = weight
+    for _ in range(12):
+        if node.op in EXPONENTIAL:
+            return IMPORTANCE
+        if node.op not in PEELED or not node.inputs:
+            break
+        node = _main(node)
+    return ADVANTAGE
 
 
 def is_likelihood(node: Node) -> bool:
@@ -223,6 +240,8 @@ def _rates(view: View, node: Node, network: bool) -> bool:
     if network and total.raw() and total.network() and marks(view.analysis).reward(total.raw()[0].node):
         return True
     if any(view.analysis.bit(leaf) & values_of(view.analysis) for leaf in _nearest_leaves(node)):
+        return True
+    if network and view.sink.kind != "library" and is_residual(view, node):
         return True
     return bool(node.name and RATES.search(node.name.lower()))
 
