@@ -8,9 +8,11 @@ from typing import Any
 
 from gradaudit.static.machine import Machine
 from gradaudit.static.values import (
+    DISTRIBUTION,
     FALSE,
     MISSING,
     TRUE,
+    UNNAMED,
     Bound,
     ClassValue,
     Const,
@@ -43,6 +45,7 @@ MODULE_METHODS = frozenset({
     "named_children", "double", "float", "half", "bfloat16", "share_memory", "buffers", "named_buffers", "init", "bind",
     "zero_grad", "trainable_variables", "trainable_weights", "variables", "weights", "get_weights", "set_weights",
     "param", "variable", "tabulate", "__call__", "register_forward_hook", "register_module", "get_parameter", "copy",
+    "__setattr__",
     "lazy_init", "init_with_output", "sow", "perturb", "has_variable", "is_initializing", "get_variable",
     "manual_backward",
     "optimizers", "log", "log_dict", "toggle_optimizer", "untoggle_optimizer", "clip_gradients", "save_hyperparameters",
@@ -147,6 +150,8 @@ class Attributes(Machine):
         found, owner = self.member(cls, name)
         if found is not MISSING:
             return self._member_bind(instance, found, owner, name)
+        if DISTRIBUTION in instance.attrs:
+            return self.get_attribute(instance.attrs[DISTRIBUTION], name)
         annotation = self.annotation_of(cls, name)
         if annotation is not None:
             made = Unknown(name, instance, annotation)
@@ -279,6 +284,8 @@ class Attributes(Machine):
             return found.bind(instance, owner)
         if found is not MISSING:
             return found
+        if isinstance(instance, Instance) and DISTRIBUTION in instance.attrs and not name.startswith("__"):
+            return self.get_attribute(instance.attrs[DISTRIBUTION], name)
         return Bound(value, name)
 
     def _of_union(self, value: Union, name: str) -> Any:
@@ -330,6 +337,13 @@ class Attributes(Machine):
                 new.annotation = annotation
         self.adopt(instance, name, new)
         self.put(instance.attrs, name, self._stored(new, name))
+
+    def set_unnamed(self, instance: Instance, new: Any) -> None:
+        """`setattr(self, f"layer{i}", new)`: one of those that `getattr` with such a name may give."""
+        self.adopt(instance, "", new)
+        kept = instance.attrs.get(UNNAMED)
+        old = kept.items if isinstance(kept, Sequence) else ()
+        self.put(instance.attrs, UNNAMED, Sequence((*old, new), None, "list"))
 
     def _setter(self, cls: ClassValue, name: str) -> Function | None:
         for base in self.mro(cls):

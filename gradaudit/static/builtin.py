@@ -11,6 +11,7 @@ from gradaudit.static.values import (
     MISSING,
     NONE,
     TRUE,
+    UNNAMED,
     ClassValue,
     Const,
     External,
@@ -142,11 +143,16 @@ class Builtin(Machine):
     def _getattr(self, args: Args, keywords: Keywords) -> Any:
         if len(args) > 1 and isinstance(args[1], Const) and isinstance(args[1].value, str):
             return self.settle(self.get_attribute(args[0], args[1].value))
+        unnamed = args[0].attrs.get(UNNAMED) if args and isinstance(args[0], Instance) else None
+        if unnamed is not None:
+            return self.element(unnamed)
         return self.element(args[0]) if args and isinstance(args[0], Mapping) else Unknown("attribute")
 
     def _setattr(self, args: Args, keywords: Keywords) -> Any:
         if len(args) > 2 and isinstance(args[1], Const) and isinstance(args[1].value, str):
             self.set_attribute(args[0], args[1].value, args[2])
+        elif len(args) > 2 and isinstance(args[0], Instance):
+            self.set_unnamed(args[0], args[2])
         return NONE
 
     def _hasattr(self, args: Args, keywords: Keywords) -> Any:

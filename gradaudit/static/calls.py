@@ -41,6 +41,7 @@ NO_RESULT_IN = frozenset({
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
 })  # fmt: skip
 MOST = 3  # alternatives of an undecided callee that are followed
+MOST_LOOKED_AT = 300  # nodes behind an argument
 NOWHERE = ast.Pass(lineno=0, col_offset=0, end_lineno=0, end_col_offset=0)
 NOT_ENTERED = frozenset({"setup", "configure_optimizers", "training_step", "_init_weights", "init_weights"})
 NAMELESS = frozenset({"random", "alloc", "const"})
@@ -333,6 +334,22 @@ class Calls(Machine):
 def is_computed(node: Node) -> bool:
     """Not merely an input or a constant."""
     return node.op != "const" and (node.leaf is None or node.leaf.kind in ("param", "arg"))
+
+
+def carries_gradient(nodes: list[Node]) -> bool:
+    """Does gradient get from any of these to a parameter (or to an argument that is one)? A size that was computed
+    from settings is no tensor, whatever it is handed to."""
+    seen: set[Node] = set()
+    waiting = list(nodes)
+    while waiting and len(seen) < MOST_LOOKED_AT:
+        node = waiting.pop()
+        if node.leaf is not None and node.leaf.kind in ("param", "arg"):
+            return True
+        for edge in node.inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return len(seen) >= MOST_LOOKED_AT
 
 
 def most_derived(values: list[Any], machine: Machine) -> list[Any]:

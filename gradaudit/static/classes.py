@@ -206,6 +206,8 @@ class Classes(Machine):
             method, owner = self.member(cls, "__init__")
             if isinstance(method, Function):
                 self.call_function(method.bind(instance, owner), args, keywords, entry=entry)
+            elif self.distribution_base(cls) is not None:
+                self.foreign_init(instance, args, keywords)
             else:
                 self._fill_fields(instance, cls, args, keywords, entry)
             self._run_setup(instance, cls)

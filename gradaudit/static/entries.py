@@ -12,6 +12,7 @@ from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
 from gradaudit.static.forward import entry_methods, follow
 from gradaudit.static.interpreter import Interpreter
+from gradaudit.static.loss_methods import loss_methods, losses_in
 from gradaudit.static.losses import applied_argument, is_reduced
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
 from gradaudit.static.syntax import walk
@@ -144,6 +145,25 @@ class Entries:
             self._as_built(cls, roots, returned)
         elif self.module.framework == "jax":
             self._loss_methods(cls)
+        losses = loss_methods(run, cls) if self.module.framework != "jax" else []
+        if losses:
+            called = set(run.called)
+            self._entry(cls.name, lambda: self._losses(cls, losses))
+            run.called = called  # what else may be judged of them is judged all the same
+
+    def _losses(self, cls: ClassValue, names: list[str]) -> None:
+        """Losses that somebody else differentiates: what is called to get each of them is all that is known."""
+        run = self.run
+        instance = run.instantiate(cls, [], {}, entry=True)
+        if not isinstance(instance, Instance):
+            return
+        instance.network.name = instance.network.name or ""
+        for name in names:
+            run.evaluations = 0
+            result = run.settle(self._call_member(instance, cls, name))
+            run.line_node, run.file, run.function = run.member(cls, name)[0].node, self.module.display, name
+            for loss in losses_in(result):
+                run.backward(loss, "return")
 
     def _class_of(self, statement: ast.ClassDef) -> ClassValue:
         cls = self.run.module_name(self.module, statement.name)

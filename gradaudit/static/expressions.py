@@ -346,7 +346,7 @@ class Expressions(Machine):
             except TypeError:
                 return None
         if isinstance(kind, (ast.In, ast.NotIn)) and isinstance(left, Const):
-            if isinstance(right, Mapping) and right.rest is None:
+            if isinstance(right, Mapping) and right.rest is None and not isinstance(left.value, slice):
                 return (left.value in right.entries) == isinstance(kind, ast.In)
             if isinstance(right, Sequence) and right.rest is None and all(isinstance(i, Const) for i in right.items):
                 return any(item.value == left.value for item in right.items) == isinstance(kind, ast.In)  # type: ignore[attr-defined]

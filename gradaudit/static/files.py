@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable
 
@@ -200,12 +201,15 @@ class Files:
         if os.path.basename(root) in INSTALLED and not _inside(folder, os.path.join(root, parts[0])):
             return None
         bases = [root, os.path.join(root, "src")]
+        packages: list[str] = []
         probe = folder
         while probe.startswith(root) and probe != root and parts[0] not in IMPORTS:
-            if "__init__.py" not in self._list(probe):  # a package's folder is on nobody's path
-                bases.append(probe)
+            # a package's folder is on nobody's path, unless a script in it is started
+            (packages if "__init__.py" in self._list(probe) else bases).append(probe)
             probe = os.path.dirname(probe)
-        for base in bases:
+        if parts[0] in sys.stdlib_module_names or parts[0] in OFTEN_SHADOWED:
+            packages = []
+        for base in bases + packages:
             found = self._under(base, parts)
             if found:
                 return found
@@ -265,6 +269,11 @@ def _inside(folder: str, other: str) -> bool:
     return folder == other or folder.startswith(other + os.sep)
 
 
+OFTEN_SHADOWED = frozenset({
+    "gym", "gymnasium", "wandb", "hydra", "tensorboard", "yaml", "numpy", "scipy", "ray", "dm_control", "mujoco",
+    "atari_py", "procgen", "minigrid", "pettingzoo", "d4rl", "matplotlib", "tqdm", "cv2",
+})  # fmt: skip
+"""Libraries that modules of a package are often named after: `import gym` in `envs/gym.py` means the library."""
 SKIPPED_FOLDERS = frozenset({"node_modules", "tests", "test", "site-packages", "venv", "build", "dist", "docs"})
 
 

@@ -35,6 +35,11 @@ def parameter_name(leaf: Node) -> str:
     return leaf.leaf.path if leaf.leaf is not None else leaf.name
 
 
+def _is_head(part: slice, known: int) -> bool:
+    """Does the slice take none but the first items, which are known one by one?"""
+    return isinstance(part.stop, int) and 0 <= part.stop <= known and (part.start is None or part.start >= 0)
+
+
 class Items(Machine):
     def get_item(self, value: Any, index: Any, text: str = "") -> Any:
         if isinstance(value, Node):
@@ -62,6 +67,7 @@ class Items(Machine):
         return Unknown("item")
 
     def _of_tensor_item(self, node: Node, index: Any, text: str) -> Any:
+        storage = self.aliases.get(node, node)
         node = self.current(node)
         if (
             node.leaf is not None
@@ -75,7 +81,7 @@ class Items(Machine):
         detail = f"[{index.value!r}]" if isinstance(index, Const) else text or "[?]"
         name = index.value if isinstance(index, Const) and isinstance(index.value, str) else ""
         made = self.node("getitem", edges, detail=detail, name=name)
-        self.bases[made] = self.bases.get(node, node)
+        self.bases[made] = self.bases.get(storage, self.bases.get(node, storage))
         return made
 
     def _of_sequence(self, value: Sequence, index: Any) -> Any:
@@ -83,9 +89,8 @@ class Items(Machine):
             if isinstance(index.value, int) and not isinstance(index.value, bool):
                 if -len(value.items) <= index.value < len(value.items) and (value.rest is None or index.value >= 0):
                     return value.items[index.value]
-            elif isinstance(index.value, slice) and value.rest is None:
-                made = Sequence(value.items[index.value], None, value.kind)
-                return made
+            elif isinstance(index.value, slice) and (value.rest is None or _is_head(index.value, len(value.items))):
+                return Sequence(value.items[index.value], None, value.kind)
         if isinstance(index, Unknown) and index.name == "slice" or isinstance(index, Const):
             if isinstance(index, Unknown) or isinstance(index.value, slice):
                 return value

@@ -101,16 +101,12 @@ class Joins(Machine):
 
     def _join_sequences(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
         values = [value for value, _ in merged]
-        lengths = {len(value.items) for value in values}
         rests = [(value.rest, guard) for value, guard in merged if value.rest is not None]
-        if len(lengths) == 1:
-            items = [
-                self.join([(value.items[i], guard) for value, guard in merged], detail) for i in range(lengths.pop())
-            ]
-            made = Sequence(items, self.join(rests, detail) if rests else None, values[0].kind)
-        else:
-            parts = [(item, guard) for value, guard in merged for item in value.items]
-            made = Sequence((), self.join(parts + rests, detail), values[0].kind)
+        shared = min(len(value.items) for value in values)
+        # what only the longer ones have may be there or not: it stands for any others
+        rests += [(item, guard) for value, guard in merged for item in value.items[shared:]]
+        items = [self.join([(value.items[i], guard) for value, guard in merged], detail) for i in range(shared)]
+        made = Sequence(items, self.join(rests, detail) if rests else None, values[0].kind)
         made.names = values[0].names
         return made
 

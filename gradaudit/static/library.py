@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gradaudit.models import Row
-from gradaudit.static.calls import is_computed
+from gradaudit.static.calls import carries_gradient, is_computed
 from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.networks import gives_parameters
 from gradaudit.static.shapes import sizes, width
 from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
@@ -55,6 +56,10 @@ SILENT_ROOTS = frozenset({
 })  # fmt: skip
 
 
+def _computed(nodes: list[Node]) -> bool:
+    return any(is_computed(node) for node in nodes)
+
+
 class Library(Machine):
     def call_external(self, path: str, args: Args, keywords: Keywords) -> Any:
         root, _, rest = path.partition(".")
@@ -83,14 +88,15 @@ class Library(Machine):
         ):
             return self.make_optimizer(args[0] if args else keywords.get("params", NONE), "")
         for value in (*args, *keywords.values()):
-            if isinstance(value, Parameters) and tail[:1].isupper():
+            if tail[:1].isupper() and gives_parameters(value):
                 return self.make_optimizer(value, "")
         if root in SILENT_ROOTS:
             return _result(tail)
         if root in FRAMEWORK_ROOTS and tail[:1].isupper() and (".nn." in path or ".layers." in path):
             return self._new_module(Row(path, tail, "module"), args, keywords)
         nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
-        if nodes and (root in FRAMEWORK_ROOTS and not tail[:1].isupper() or any(is_computed(node) for node in nodes)):
+        made_of = carries_gradient(nodes) if tail[:1].isupper() and root not in FRAMEWORK_ROOTS else _computed(nodes)
+        if nodes and (root in FRAMEWORK_ROOTS and not tail[:1].isupper() or made_of):
             return self.node("call", [Edge(node) for node in nodes[:40]], detail=tail)
         made = _result(tail)
         if tail[:1].isupper() and root not in FRAMEWORK_ROOTS:

@@ -41,6 +41,7 @@ LIKE_A_MODULE = PARAMETER_METHODS | {
     "train", "eval", "to", "cuda", "cpu", "modules", "named_modules",
 }  # fmt: skip
 PARTS = frozenset({"modules", "named_modules"})
+REGISTERS = frozenset({"register_buffer", "register_parameter", "add_module", "register_module", "__setattr__"})
 RECORD_SELVES = frozenset({"split", "values", "__iter__"})
 
 
@@ -196,10 +197,8 @@ class Methods(Machine):
             return self.call_module(instance, args, keywords)
         if name == "apply":
             return self.apply_with_parameters(instance, args, keywords)
-        if name in ("register_buffer", "register_parameter", "add_module", "register_module") and len(args) > 1:
-            if isinstance(args[0], Const) and isinstance(args[0].value, str):
-                self.set_attribute(instance, args[0].value, args[1])
-            return NONE
+        if name in REGISTERS and len(args) > 1:
+            return self.call_builtin("setattr", [instance, *args], {})
         if name in ("param", "variable") and instance.cls is not None:
             return self.declared_parameter(instance, args)
         if name in ("_replace", "replace"):

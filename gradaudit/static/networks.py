@@ -7,13 +7,14 @@ import functools
 from typing import Any
 
 from gradaudit.models import Row
-from gradaudit.static.calls import NO_RESULT_IN, is_computed
+from gradaudit.static.calls import NO_RESULT_IN, carries_gradient, is_computed
 from gradaudit.static.classes import is_stub
 from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.shapes import NORMALISERS
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
+    DISTRIBUTION,
     MISSING,
     NONE,
     ClassValue,
@@ -156,10 +157,16 @@ class Networks(Machine):
         return called_on_self(instance.cls.node)
 
     def _collect_container(self, value: Any, found: dict[Node, None], seen: set[int]) -> None:
+        """The modules, parameters and further lists of them in a list or dict."""
         parts = list(value.items) + [value.rest] if isinstance(value, Sequence) else list(value.entries.values())
         for part in parts:
             if isinstance(part, Instance) and self.is_module(part):
                 self._collect(part, found, seen)
+            elif isinstance(part, Node) and part.leaf is not None and part.leaf.kind == "param":
+                found[part] = None
+            elif isinstance(part, (Sequence, Mapping)) and id(part) not in seen:
+                seen.add(id(part))
+                self._collect_container(part, found, seen)
 
     def is_opaque(self, instance: Instance) -> bool:
         assert instance.cls is not None
@@ -390,7 +397,7 @@ class Networks(Machine):
             return self._method_of_network(parent, name, args, keywords)
         if name in NO_RESULT_IN:
             return self._foreign_result(function, name)
-        if any(is_computed(node) for node in nodes):
+        if any(is_computed(node) for node in nodes) and (not _makes_object(name) or carries_gradient(nodes)):
             return self.node("call", [Edge(node) for node in nodes[:40]], detail=name)
         made = Unknown(name)
         made.call = True
@@ -452,7 +459,7 @@ class Networks(Machine):
 
     def _optimizer_like(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Who is given parameters and is no clipping or counting function is an optimizer."""
-        given = [value for value in (*args, *keywords.values()) if _gives_parameters(value)]
+        given = [value for value in (*args, *keywords.values()) if gives_parameters(value)]
         name = function.name.lower()
         if not given or any(word in name for word in NOT_OPTIMIZERS):
             for value in args:
@@ -533,8 +540,22 @@ class Networks(Machine):
                 if isinstance(base, External) and base.tail == "Sequential":
                     instance.children = Sequence(args, None, "list")
                     self.adopt_parts(instance, instance.children)
+        base = self.distribution_base(instance.cls) if instance.cls is not None else None
+        if base is not None and (args or keywords):
+            made = self.call_external(base.path, args, keywords)
+            if isinstance(made, Node):
+                self.put(instance.attrs, DISTRIBUTION, made)
         for key, value in keywords.items():
             instance.attrs.setdefault(key, value)
+
+    def distribution_base(self, cls: ClassValue) -> External | None:
+        """The library's distribution that a class of the project derives from."""
+        for base in self.mro(cls):
+            if isinstance(base, External):
+                row = self.hints.models.function(base.path)
+                if row is not None and row.op == "dist":
+                    return base
+        return None
 
     # -- copies and writes -------------------------------------------------------------------------------------------
     def clone(self, value: Any) -> Any:
@@ -683,15 +704,20 @@ NOT_OPTIMIZERS = (
 )  # fmt: skip
 
 
-def _gives_parameters(value: Any) -> bool:
+def _makes_object(name: str) -> bool:
+    """A constructor or a factory, by its name."""
+    return name[:1].isupper() or name.startswith(("make", "build", "create", "get_")) or name.endswith("_class")
+
+
+def gives_parameters(value: Any) -> bool:
     if isinstance(value, Parameters):
         return True
     if isinstance(value, Union):
-        return any(_gives_parameters(part) for part in value.alternatives)
+        return any(gives_parameters(part) for part in value.alternatives)
     if isinstance(value, Sequence):
-        return any(_gives_parameters(part) for part in (*value.items, value.rest) if part is not None)
+        return any(gives_parameters(part) for part in (*value.items, value.rest) if part is not None)
     if isinstance(value, Mapping):
-        return "params" in value.entries and _gives_parameters(value.entries["params"])
+        return "params" in value.entries and gives_parameters(value.entries["params"])
     return False
 
 

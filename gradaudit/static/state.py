@@ -138,6 +138,7 @@ class State:
         self.stack: list[ast.AST] = []
         self.versions: dict[Any, Any] = {}
         self.bases: dict[Node, Node] = {}
+        self.aliases: dict[Node, Node] = {}  # what a loop makes of storage that was written before it
         self.file = ""
         self.line_node: ast.AST | None = None
         self.function = ""
@@ -322,6 +323,8 @@ class State:
             keys, self.loop_keys = self.loop_keys, self.loop_keys[: depth + 1]
             made = self.phi([(value, ALWAYS)], detail="loop", name=value.name)
             self.loop_keys = keys
+            if container is not self.versions and (value in self.versions or value in self.aliases):
+                self.aliases[made] = self.aliases.get(value, value)
             loop.phis[mark] = (container, key, made)
             # not a write of the program: it must survive the undoing of a branch
             container[key] = made
@@ -371,6 +374,7 @@ class State:
 
     def current(self, node: Node) -> Node:
         """The present contents of a tensor that is written in place."""
+        node = self.aliases.get(node, node)
         if node not in self.versions:
             return node
         found = self.fetch(self.versions, node)

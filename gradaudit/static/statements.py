@@ -173,7 +173,8 @@ class Statements(Machine):
                 return value.items[index]
             if index >= 0 and index < len(value.items):
                 return value.items[index]
-            return self.element(value)
+            part = self.element(value)  # two of any others are two values
+            return self.get_item(part, Const(index), f"[{index}]") if isinstance(part, Node) else part
         part = self.get_item(value, Const(index), f"[{index}]")
         if isinstance(part, Unknown) and isinstance(target, ast.Name) and part.instance is None and part.node is None:
             part.name = target.id
@@ -394,7 +395,7 @@ class Statements(Machine):
         scope.jumps = jumps
         for name, head in heads.items():
             self._connect(head, scope.vars.get(name))
-        for container, key, head in loop.phis.values():
+        for container, key, head in list(loop.phis.values()):
             self._connect(head, container.get(key))
         self.loops.pop()
         self.loop_keys = keys

@@ -321,7 +321,8 @@ class Tensors(Machine):
 
     def write_in_place(self, target: Node, op: str, written: list[Node]) -> Node:
         """A new version of the storage behind `target`; reads from here on see it."""
-        base = self.bases.get(target, target)
+        base = self.aliases.get(target, target)
+        base = self.bases.get(base, base)
         before = self.current(base)
         edges = [Edge(before)] + [Edge(node) for node in written[:24] if node is not before]
         made = self.node("store" if op in ("store", "copy") else op, edges, name=base.name)
@@ -332,6 +333,7 @@ class Tensors(Machine):
         return made
 
     def _set_version(self, base: Node, made: Node) -> None:
+        base = self.aliases.get(base, base)
         base = self.bases.get(base, base)
         self.put(self.versions, base, made)
 

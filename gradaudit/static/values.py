@@ -25,6 +25,8 @@ class _Missing:
 
 
 MISSING = _Missing()
+DISTRIBUTION = "distribution()"  # in an object whose class derives from a library's distribution: that distribution
+UNNAMED = "[*]"  # the attribute that stands for those whose names are computed
 
 
 class Value:

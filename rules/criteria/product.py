@@ -141,6 +141,8 @@ def _judge(view: View, node: Node, multiplier: Node, factor: Node, term: Node) -
     own = view.own
     if own is None or (mine & own and others & own):
         return _by_terms(view, node, multiplier, factor, term, others)
+    if any(analysis.mask(holder.leaves) & others for holder in ownership.holders(analysis.tape, multiplier)):
+        return None  # a scale among a network's weights
     # One side is stepped with this gradient and the other belongs to another optimizer.
     if mine & own:
         wrong, leaked = term, others

@@ -24,6 +24,7 @@ DIVERGENCES = frozenset({"kl_divergence", "kl_div", "js_divergence", "cross_entr
 DISCREPANCIES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 SQUARES = frozenset({"square", "abs", "huber", "norm", "exp"}) | DISCREPANCIES
 THROUGH = frozenset({"reshape", "getitem", "sum", "mean", "clamp", "cast", "neg", "gather", "phi", "stack"})
+COMBINES = frozenset({"add", "mul", "div", "minimum", "maximum", "where"})
 MOST_PARTS = 8
 
 
@@ -74,6 +75,8 @@ def _at(view: View, node: Node) -> Iterator[Cancellation]:
         return
     if node.op in ("sub", "add"):
         yield from _difference(view, node)
+        if node.op == "sub":
+            yield from _in_one_arm(view, node, data[0], data[1])
     elif node.op == "div":
         yield from _pair(view, node, "quotient", data[0], data[1])
     elif node.op in DIVERGENCES:
@@ -93,7 +96,7 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     algebra = view.analysis.algebra
     form = algebra.lin(node)
     pairs = [pair for pair in form.cancelled() if _both_live(view, *pair)]
-    if not pairs or (_is_itself(node) and not _is_exponent(view, node)):
+    if not pairs or (_is_itself(node) and not _is_exponent(view, node, THROUGH | {"add"})):
         return  # `chunk` and the like give equal parts one node: only a ratio of one value is sure to be a mistake
     inner = {term.vn for edge in node.inputs for pair in algebra.lin(edge.source).cancelled() for term in pair}
     forward = form.forward()
@@ -108,7 +111,7 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
         lost = view.live(plus.node) & ~rest
         if plus.vn in inner or not lost:
             continue
-        if rest and not (_is_replacement(node, form) or measured(view, node)):
+        if rest and not _is_replacement(node, form):
             if not any(is_hard(view.analysis, term.node, lost) for term in left):
                 continue
         sides = _operand(view, node, plus), _operand(view, node, minus)
@@ -140,16 +143,35 @@ def _is_itself(node: Node) -> bool:
     return len(sources) == 2 and sources[0] is sources[1]
 
 
-def _is_exponent(view: View, node: Node) -> bool:
-    for _ in range(6):
-        users = [user for user, _ in view.consumers(node)]
-        if any(user.op == "exp" for user in users):
-            return True
-        carriers = [user for user in users if user.op in THROUGH]
-        if not carriers:
-            return False
-        node = carriers[0]
+def _is_exponent(view: View, node: Node, ways: frozenset[str]) -> bool:
+    """Whether the value is exponentiated, by way of these operations: the ratio of two probabilities."""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 40:
+        for user, _ in view.consumers(waiting.pop()):
+            if user.op == "exp":
+                return True
+            if user.op in ways and user not in seen:
+                seen.add(user)
+                waiting.append(user)
     return False
+
+
+def _in_one_arm(view: View, node: Node, first: Edge, second: Edge) -> Iterator[Cancellation]:
+    """`exp(x - (x if old is None else old))`: where the arm is taken, the ratio's gradient cancels."""
+    algebra = view.analysis.algebra
+    for value, join in ((first, second), (second, first)):
+        if join.source.op != "phi" or join.source.detail == "loop" or not (value.passes and join.passes):
+            continue
+        leaves = view.live(value.source)
+        arms = [
+            arm
+            for arm in join.source.inputs
+            if arm.passes and view.live(arm.source) & leaves and algebra.same(arm.source, value.source)
+        ]
+        if arms and len(arms) < len(join.source.inputs) and _is_exponent(view, node, THROUGH | COMBINES):
+            sides = (value.source, join.source) if join is second else (join.source, value.source)
+            yield Cancellation(view, node, "difference", value.source, arms[0].source, leaves, 0, *sides)
+            return
 
 
 def is_hard(analysis: Analysis, node: Node, leaves: int) -> bool:
@@ -243,7 +265,7 @@ def older_side(found: Cancellation) -> Node:
     stopped = [side for side in (first, second) if stopped_beside(found.view, _origin(side))]
     if len(stopped) == 1:  # the same call's other results are constants
         return stopped[0]
-    if found.kind == "quotient" or (found.kind == "difference" and _is_exponent(found.view, found.node)):
+    if found.kind == "quotient" or (found.kind == "difference" and _is_exponent(found.view, found.node, THROUGH)):
         return second  # new - old, new / old
     return first if first.time < second.time else second
 

@@ -36,35 +36,47 @@ class Sites:
 
     def __init__(self, analysis: Analysis) -> None:
         self._sites: dict[Frame, Site] = {}
-        inside: dict[Call | None, set[Frame]] = {}
+        self._inside: dict[Call | None, set[Frame]] = {}
         first: dict[Frame, Node] = {}
         depth: dict[Call | None, int] = {None: 0}
+        seen: set[tuple[Call | None, Frame | None]] = set()
         for node in analysis.graph.nodes:
             if node.leaf is not None:
                 continue  # an input that is first asked for inside of a module belongs to no module
             call = node.call
             if call not in depth:
                 depth[call] = len(activations(call))
-            if node.frame is None:
-                inside[call] = set()
-                continue
             mine = frames(node)
-            known = inside.get(call)
-            if known is None:
-                inside[call] = set(mine)
-            elif known:
-                known.intersection_update(mine)
+            if (call, node.frame) not in seen:
+                seen.add((call, node.frame))
+                self._note(call, mine)
             for frame in mine:
                 held = first.get(frame)
                 if held is None or depth[call] < depth[held.call]:
                     first[frame] = node
         for frame, node in first.items():
-            call = node.call
-            entered = node.frame is not None and self._entered(node, frame)
-            if call is not None and call.location.line and frame in inside[call] and entered:
-                self._sites[frame] = Site(call.location, call.parent)
+            self._sites[frame] = self._site(node, frame)
+
+    def _note(self, call: Call | None, mine: list[Frame]) -> None:
+        """What happens in a call happens in all the calls around it."""
+        for step in (*activations(call), None):
+            known = self._inside.get(step)
+            if known is None:
+                self._inside[step] = set(mine)
             else:
-                self._sites[frame] = Site(node.location, call)
+                known.intersection_update(mine)
+
+    def _site(self, node: Node, frame: Frame) -> Site:
+        """The call by which a module is entered: the outermost one that is in its frame altogether."""
+        call = node.call
+        if call is None or not call.location.line or not self._is_in(call, frame) or not self._entered(node, frame):
+            return Site(node.location, call)
+        while call.parent is not None and call.parent.location.line and self._is_in(call.parent, frame):
+            call = call.parent
+        return Site(call.location, call.parent)
+
+    def _is_in(self, call: Call, frame: Frame) -> bool:
+        return frame in self._inside[call]
 
     def _entered(self, node: Node, frame: Frame) -> bool:
         """Was the module's own code entered (a user's forward), or is this the call of a ready-made layer?"""

@@ -20,7 +20,7 @@ from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.rated import is_residual, rates_action
 from gradaudit.rules.criteria.reweighting import own_temperature, reciprocal_weight
-from gradaudit.rules.criteria.score import is_log_probability, is_score
+from gradaudit.rules.criteria.score import LOG_PROBABILITIES, NAMED, is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
 from gradaudit.tape import DATA, Edge, Location, Node
 
@@ -96,20 +96,22 @@ def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
 
 
 def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
-    if _is_ratio(weight):
-        if is_likelihood(score) and not rating(view, score) and not _is_exponential_of(view, weight, score):
+    if _is_ratio(view, weight):
+        if _is_bare(view, score) and not _is_exponential_of(view, weight, score):
             return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
         return None
-    if is_likelihood(weight):
-        return None
+    if is_likelihood(view, weight):
+        return (
+            Weight(view, node, weight, score, IMPORTANCE, view.live(weight)) if _is_gap(view, weight, score) else None
+        )
     kind = rating(view, weight)
-    if not kind and view.sink.kind != "library" and is_likelihood(score):
+    if not kind and view.sink.kind != "library" and is_likelihood(view, score):
         kind = _rating_by_structure(view, score, weight)
     regression = kind == IMPORTANCE and view.sink.kind != "library" and _is_reduced_term(view, node, score)
-    if not kind or not (is_likelihood(score) or regression):
+    if not kind or not (is_likelihood(view, score) or regression):
         return None
     leaves = _beside(view, score, weight)
-    if not leaves or not view.live(score) & ~leaves and not is_likelihood(score):
+    if not leaves or not view.live(score) & ~leaves and not is_likelihood(view, score):
         return None
     return Weight(view, node, weight, score, kind, leaves)
 
@@ -124,11 +126,32 @@ def _rating_by_structure(view: View, score: Node, weight: Node) -> str:
             return IMPORTANCE
         if node.op not in PEELED or not node.inputs:
             break
-        node = _main(node)
+        node = _main(view, node)
     return ADVANTAGE
 
 
-def is_likelihood(node: Node) -> bool:
+def _is_gap(view: View, weight: Node, score: Node) -> bool:
+    """`(log p - log q) * log p`: how far off the very log-probability is that it weighs: a distillation's reward."""
+    form = view.analysis.algebra.lin(weight)
+    parts = {term.vn for term in view.analysis.algebra.lin(score).terms}
+    return len(form.terms) > 1 and _is_bare(view, score) and any(term.vn in parts for term in form.terms)
+
+
+def _is_bare(view: View, node: Node) -> bool:
+    """A log-probability and nothing else, but for constants: no sum with anything, no divergence."""
+    for _ in range(10):
+        if node.op in ("mul", "div") and sum(bool(view.live(source)) for source in node.arguments()) == 1:
+            node = _main(view, node)
+            continue
+        if node.op in LOG_PROBABILITIES or (node.name and NAMED.search(node.name)):
+            return True
+        if node.op not in SHAPES | {"neg", "clamp", "cat", "stack", "sum", "mean", "log"} or not node.inputs:
+            return node.op in ("softmax", "sigmoid")
+        node = _main(view, node)
+    return False
+
+
+def is_likelihood(view: View, node: Node) -> bool:
     """A log-probability, by structure or name, or what is one but for its sign."""
     if is_score(node) or is_log_probability(node):
         return True
@@ -137,7 +160,7 @@ def is_likelihood(node: Node) -> bool:
             return True
         if node.op not in PEELED | {"sum", "mean"} or not node.inputs:
             return False
-        node = _main(node)
+        node = _main(view, node)
     return False
 
 
@@ -148,20 +171,58 @@ def _is_exponential_of(view: View, weight: Node, score: Node) -> bool:
             return view.analysis.algebra.same(weight.inputs[0].source, score)
         if weight.op not in PEELED or not weight.inputs:
             return False
-        weight = _main(weight)
+        weight = _main(view, weight)
     return False
 
 
-def _is_ratio(node: Node) -> bool:
-    """exp of a difference, one side of which is data or another policy's."""
+def _is_ratio(view: View, node: Node) -> bool:
+    """exp of a difference, one side of which is data or another policy's; or one probability by another."""
     for _ in range(8):
         if node.op == "exp":
             inner = node.inputs[0].source
             differences = [part for part in (inner, *inner.arguments()[:1]) if part.op == "sub"]
             return any(is_log_probability(source) for part in differences for source in part.arguments())
-        if node.op not in PEELED or not node.inputs or (node.op == "mul" and not _is_scaled(node)):
+        if node.op == "div" and _is_quotient(view, node):
+            return True
+        if node.op not in PEELED | {"sub"} or not node.inputs:
             return False
-        node = _main(node)
+        if node.op == "mul" and not _is_scaled(node) and all(view.live(source) for source in node.arguments()):
+            return False
+        if node.op == "sub" and not _is_scaled(node):
+            return False
+        node = _main(view, node)
+    return False
+
+
+def _is_quotient(view: View, node: Node) -> bool:
+    """A probability by another one that is a constant to it (not what normalises it)."""
+    over, under = node.inputs[0].source, node.inputs[-1].source
+    if view.live(under) or over is under:
+        return constant(over) is not None and is_probability(under)
+    return is_probability(over) and not view.analysis.dep(over) & view.analysis.dep(under) & view.live(over)
+
+
+def is_label(view: View, node: Node) -> bool:
+    """A distribution, but for its sign and scale: its product with a log-probability is a cross-entropy."""
+    for _ in range(12):
+        if node.op in ("softmax", "sigmoid"):
+            return True
+        if node.op not in PEELED | {"split", "chunk"} or not node.inputs:
+            return False
+        node = _main(view, node)
+    return False
+
+
+def is_probability(node: Node) -> bool:
+    """A softmax or sigmoid output, or the exponential of a log-probability, behind shapes and choices."""
+    for _ in range(8):
+        if node.op in ("softmax", "sigmoid"):
+            return True
+        if node.op == "exp":
+            return is_log_probability(node.inputs[0].source)
+        if node.op not in SHAPES | {"clamp", "phi"} or not node.inputs:
+            return False
+        node = node.inputs[0].source
     return False
 
 
@@ -170,9 +231,11 @@ def _is_scaled(node: Node) -> bool:
     return any(constant(source) is not None for source in node.arguments())
 
 
-def _main(node: Node) -> Node:
-    """The operand that is no constant."""
-    return next((source for source in node.arguments() if constant(source) is None), node.inputs[0].source)
+def _main(view: View, node: Node) -> Node:
+    """The operand that is live, or at least no constant."""
+    sources = [source for source in node.arguments() if constant(source) is None]
+    live = [source for source in sources if view.live(source)]
+    return (live or sources or [node.inputs[0].source])[0]
 
 
 def _beside(view: View, score: Node, weight: Node) -> int:
@@ -349,7 +412,11 @@ def _is_reduction(node: Node) -> bool:
             return True
         if node.op not in PEELED or not node.inputs:
             return False
-        node = _main(node)
+        node = (
+            node.inputs[0].source
+            if len(node.inputs) == 1
+            else next((source for source in node.arguments() if constant(source) is None), node.inputs[0].source)
+        )
     return False
 
 
