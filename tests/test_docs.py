@@ -34,17 +34,29 @@ def test_ci_runs_the_readme_s_test_command() -> None:
     assert command in (ROOT / "CONTRIBUTING.md").read_text()
 
 
+SHOWN = re.findall(r"```console\n(gradaudit check [^\n]*)\n```\n\n```text\n(.*?)```", README, re.DOTALL)
+LINTED = re.findall(r"&& (gradaudit lint [^\n]*)\n```\n\n```text\n(.*?)```", README, re.DOTALL)
+
+
+def run(command: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", *command.split()]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
 def test_the_example_s_report_is_the_one_that_is_shown() -> None:
-    (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-m", "gradaudit", "lint", "examples/dqn.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ((command, shown),) = LINTED
+    done = run(command)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout == shown
+
+
+def test_the_proof_that_is_shown_is_check_s() -> None:
+    """Word for word but for the numbers, which depend on the build of torch."""
+    pytest.importorskip("torch")
+    ((command, shown),) = SHOWN
+    done = run(command)
+    assert done.returncode == 1, done.stderr
+    assert re.sub(r"\d+\.\d+", "#", done.stdout) == re.sub(r"\d+\.\d+", "#", shown)
 
 
 def test_the_configuration_that_is_shown_is_valid_and_complete() -> None:
