@@ -49,8 +49,9 @@ def follow(run: Interpreter, instance: Instance, name: str, argument: Argument) 
         return []
     bound = method.bind(instance, owner)
     spec = method.node.args
-    parameters = [*spec.posonlyargs, *spec.args][1:]
-    defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
+    everyone = [*spec.posonlyargs, *spec.args]
+    defaults = [None] * (len(everyone) - len(spec.defaults)) + list(spec.defaults)
+    parameters, defaults = everyone[1:], defaults[1:]
     declared = [*zip(parameters, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
     keywords = {parameter.arg: argument(parameter, default, bound) for parameter, default in declared}
     for _ in range(2 if _writes_itself(instance.cls) else 1):  # what one call leaves in the module, the next one reads

@@ -253,8 +253,7 @@ class Tensors(Machine):
         edges = [Edge(node)] + [
             Edge(part) for value in (*args, *keywords.values()) for part in self.nodes_of(value)[:16]
         ]
-        constants = ",".join(repr(value.value)[:20] for value in args if isinstance(value, Const))
-        return self.node("call", edges, detail=f".{name}({constants})")
+        return self.node("call", edges, detail=f".{name}({','.join(map(_spelled, args))})")
 
     def _requires_grad(self, node: Node, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else keywords.get("requires_grad", Const(True))
@@ -362,6 +361,15 @@ def _is_storage(view: Node) -> bool:
             return True
         view = view.inputs[0].source
     return False
+
+
+def _spelled(value: Any) -> str:
+    """What tells one argument from another, where it is no tensor: a key, a tuple of keys, an undecided object."""
+    if isinstance(value, Const):
+        return repr(value.value)[:40]
+    if isinstance(value, Sequence):
+        return f"({','.join(map(_spelled, value.items[:8]))})"
+    return f"?{value.key}" if isinstance(value, Unknown) else ""
 
 
 AT_METHODS = frozenset({"set", "add", "subtract", "multiply", "mul", "divide", "min", "max", "get", "power"})
