@@ -77,7 +77,7 @@ SELF = Mix(old=1.0)
 class Place:
     """A name under which a network is kept; `home` tells the object, mapping or scope that has the name."""
 
-    home: int
+    home: object
     name: str
     location: Location
     conditional: bool
@@ -190,8 +190,8 @@ class Updates(Machine):
     def keep(self, home: object, name: str, value: Instance) -> None:
         """A network is kept under a name."""
         places = self.kept.setdefault(value.network, (value, []))[1]
-        if len(places) < 12 and all((place.home, place.name) != (id(home), name) for place in places):
-            places.append(Place(id(home), name, self.location(), bool(self.undecided or self.assumed)))
+        if len(places) < 12 and not any(place.home is home and place.name == name for place in places):
+            places.append(Place(home, name, self.location(), bool(self.undecided or self.assumed)))
 
     def written_with_itself(self, leaves: list[Node]) -> None:
         """A copy of a network into itself says that it was meant to be two: told where it got its second name."""
@@ -323,8 +323,9 @@ def _in_order(leaves: Iterable[Node]) -> tuple[Node, ...]:
 
 
 def _second(places: list[Place]) -> Place | None:
-    """The last place that is another name in the same object or scope."""
-    for index in range(len(places) - 1, 0, -1):
-        if any(place.home == places[index].home for place in places[:index]):
-            return places[index]
+    """The last place that is another name in the same object or scope. A registry's entry is no name of its owner's."""
+    names = [place for place in places if "." not in place.name]
+    for index in range(len(names) - 1, 0, -1):
+        if any(place.home is names[index].home for place in names[:index]):
+            return names[index]
     return None
