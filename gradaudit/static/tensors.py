@@ -363,12 +363,12 @@ def _is_storage(view: Node) -> bool:
     return False
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: Any, depth: int = 3) -> str:
     """What tells one argument from another, where it is no tensor: a key, a tuple of keys, an undecided object."""
     if isinstance(value, Const):
         return repr(value.value)[:40]
-    if isinstance(value, Sequence):
-        return f"({','.join(map(_spelled, value.items[:8]))})"
+    if isinstance(value, Sequence) and depth:
+        return f"({','.join(_spelled(item, depth - 1) for item in value.items[:8])})"
     return f"?{value.key}" if isinstance(value, Unknown) else ""
 
 
