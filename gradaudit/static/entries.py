@@ -159,7 +159,7 @@ class Entries:
             return
         instance.network.name = instance.network.name or ""
         for name in names:
-            run.evaluations = 0
+            run.allow()
             result = run.settle(self._call_member(instance, cls, name))
             run.line_node, run.file, run.function = run.member(cls, name)[0].node, self.module.display, name
             for loss in losses_in(result):

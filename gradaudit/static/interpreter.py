@@ -62,6 +62,12 @@ class Interpreter(
         super().__init__(files)
         self.hints = hints
         self.callers = callers
+        self.start("")
+
+    def start(self, framework: str) -> None:
+        """Begin an entry: a fresh tape, a fresh heap of parameters."""
+        self.begin_entry()
+        self.current_framework = framework
         self.frozen: dict[Any, Any] = {}
         self.scaled: dict[Any, Any] = {}
         self.kept = {}
@@ -77,28 +83,6 @@ class Interpreter(
         self.differentiated_groups: list[set[Node]] = []
         self.gradient_sinks: list[tuple[Sink, set[Node]]] = []
         self.gradients: list[Gradient] = []
-        self.current_framework = ""
-        self.made_inside = {}
-
-    def start(self, framework: str) -> None:
-        """Begin an entry: a fresh tape, a fresh heap of parameters."""
-        self.begin_entry()
-        self.current_framework = framework
-        self.frozen = {}
-        self.scaled = {}
-        self.kept = {}
-        self.made = []
-        self.exposed = []
-        self.trees = {}
-        self.differentiated_trees = {}
-        self.draws = []
-        self.shape_facts = {}
-        self.hypers = {}
-        self.leaf_parts = {}
-        self.leaf_networks = {}
-        self.differentiated_groups = []
-        self.gradient_sinks = []
-        self.gradients = []
         self.made_inside = {}
         self.uncalled = {}
 

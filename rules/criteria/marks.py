@@ -122,13 +122,14 @@ class Marks:
             current = waiting.pop()
             if "reward" in _marks(current) or self.named(current, "reward"):
                 return True
-            core = _core(current)
+            core = bare(current)
             if core.op in ("mul", "div", "add", "sub", "clamp", "normalize") and not self.network(core):
                 waiting += core.arguments()
         return False
 
 
-def _core(node: Node) -> Node:
+def bare(node: Node) -> Node:
+    """The value behind operations that change its shape or type alone."""
     for _ in range(12):
         if node.op not in SHAPES or not node.inputs:
             break

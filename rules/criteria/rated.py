@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import constant
-from gradaudit.rules.criteria.marks import CHOICES, SHAPES
+from gradaudit.rules.criteria.marks import CHOICES, SHAPES, bare
 from gradaudit.tape import INDEX, Node
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rates_action(view: View, score: Node, weight: Node, scored: Collection[Node]
     while waiting and len(seen) < MOST:
         node, inside = waiting.pop()
         inside = inside or node.op in NETWORKS
-        chosen = node.op in SHAPES and any(edge.kind == INDEX and _bare(edge.source) in actions for edge in node.inputs)
+        chosen = node.op in SHAPES and any(edge.kind == INDEX and bare(edge.source) in actions for edge in node.inputs)
         if inside and node in actions or chosen and _by_network(node.inputs[0].source):
             return True
         if node.leaf is not None or (node.op in CHOICES and node not in actions):
@@ -51,7 +51,7 @@ def is_residual(view: View, node: Node) -> bool:
     if node.op != "sub" or len(arguments) != 2:
         return False
     number = view.analysis.algebra.vn
-    return frozenset(number(_bare(one)) for one in arguments) in _regressed(view.analysis)
+    return frozenset(number(bare(one)) for one in arguments) in _regressed(view.analysis)
 
 
 def _regressed(analysis: Analysis) -> set[frozenset[int]]:
@@ -60,7 +60,7 @@ def _regressed(analysis: Analysis) -> set[frozenset[int]]:
     if not isinstance(known, set):
         number = analysis.algebra.vn
         known = analysis.cache["regressed pairs"] = {
-            frozenset(number(_bare(side.source)) for side in meeting.sides)
+            frozenset(number(bare(side.source)) for side in meeting.sides)
             for view in analysis.views
             for meeting in discrepancies(view)
             if len(meeting.sides) == 2 and not meeting.entropy
@@ -75,9 +75,9 @@ def _actions(score: Node) -> set[Node]:
     while waiting and len(seen) < 60:
         node = waiting.pop()
         if node.op == "log_prob" and len(node.inputs) > 1:
-            found.add(_bare(node.inputs[-1].source))
+            found.add(bare(node.inputs[-1].source))
             continue
-        found.update(_bare(edge.source) for edge in node.inputs if edge.kind == INDEX)
+        found.update(bare(edge.source) for edge in node.inputs if edge.kind == INDEX)
         if node.op not in SUMS:
             continue
         for edge in node.inputs:
@@ -89,12 +89,4 @@ def _actions(score: Node) -> set[Node]:
 
 def _by_network(node: Node) -> bool:
     """Whether a network's layer makes the value, but for its shape."""
-    return _bare(node).op in NETWORKS
-
-
-def _bare(node: Node) -> Node:
-    for _ in range(12):
-        if node.op not in SHAPES or not node.inputs:
-            break
-        node = node.inputs[0].source
-    return node
+    return bare(node).op in NETWORKS
