@@ -255,7 +255,7 @@ ERRORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str
     "shape": (lambda w: w**2, (X,), {}, r"shape \[3, 4\]"),
     "integers": (lambda w: w.sum(), (jnp.arange(3),), {}, r"no floating-point array.*int32\[3\]"),
     "integer loss": (lambda w: jnp.argmax(w), (X,), {}, "int32, which has no gradient"),
-    "nothing": (lambda w: None, (X,), {}, "NoneType, not a scalar"),
+    "nothing": (lambda w: None, (X,), {}, "returned nothing, not a scalar"),
     "not a number": (lambda w: jnp.log(-jnp.abs(w)).sum(), (X,), {}, "the loss is nan"),
     "no argument": (lambda: jnp.zeros(()), (), {}, "takes no argument"),
     "argnums": (lambda w: w.sum(), (X,), {"argnums": (3,)}, "takes 1 positional argument"),
