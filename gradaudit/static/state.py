@@ -338,7 +338,7 @@ class State:
         if kind is Node:
             return [self.current(value)]
         if kind is Unknown:
-            return [] if value.plain else [self.current(self.input_node(value))]
+            return [] if value.plain else [self.current(self.input_node(value, depth))]
         if depth > 5 or kind not in HOLDERS:
             return []
         if isinstance(value, Parameters):
@@ -356,9 +356,9 @@ class State:
             return [node for part in list(value.attrs.values())[:40] for node in self.nodes_of(part, depth + 2)]
         return []
 
-    def input_node(self, unknown: Unknown) -> Node:
+    def input_node(self, unknown: Unknown, depth: int = 0) -> Node:
         if unknown.instance is not None:
-            nodes = self.nodes_of(unknown.instance)
+            nodes = self.nodes_of(unknown.instance, depth + 2)  # an object may hold itself
             if len(nodes) == 1:
                 return nodes[0]
             if nodes:
