@@ -28,11 +28,12 @@ from gradaudit.static.values import (
     Sequence,
     Unknown,
 )
-from gradaudit.tape import Node, Tape
+from gradaudit.tape import Event, Node, Tape
 
 SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "manual_backward", "filter_grad",
                              "filter_value_and_grad", "vjp", "linearize"})  # fmt: skip
 RETURNED_LOSSES = {"LightningModule": ("training_step",), "Trainer": ("compute_loss",)}
+UPDATES = frozenset({"backward", "step", "clear", "copy", "soft_update"})
 LIBRARY_SIZE = 5_000  # statements and expressions
 
 
@@ -203,7 +204,10 @@ class Entries:
             self.tapes[-1] = built
 
     def _drive(self, cls: ClassValue, roots: list[str], returned: list[str], instance: Any) -> None:
-        """Call the roots of an object, twice: what one stored, another may read the next time."""
+        """Call the roots of an object, twice: what one stored, another may read the next time.
+
+        Once, where the training loop is the object's own: what an iteration leaves to the next is then on the tape.
+        """
         run = self.run
         if not isinstance(instance, Instance):
             return
@@ -211,7 +215,10 @@ class Entries:
         made = len(run.events)
         self._round(instance, cls, roots, returned)
         first = len(run.sinks)
-        toggled = any(event.kind == "freeze" for event in run.events[made:])
+        happened = run.events[made:]
+        toggled = any(event.kind == "freeze" for event in happened)
+        if len(roots) == 1 and not returned and not toggled and _in_one_loop(happened):
+            return
         self._round(instance, cls, roots, returned)
         if toggled and len(run.sinks) >= 2 * first:
             del run.sinks[:first]  # which parameters are frozen is settled when everything has run once
@@ -512,6 +519,12 @@ def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) ->
         if size > LIBRARY_SIZE:
             return False
     return works
+
+
+def _in_one_loop(events: list[Event]) -> bool:
+    """Whether every update of parameters is in one and the same outermost loop."""
+    updates = [event for event in events if event.kind in UPDATES]
+    return bool(updates) and len({event.loops[:1] for event in updates}) == 1 and bool(updates[0].loops)
 
 
 def _is_static(function: Function) -> bool:
