@@ -6,10 +6,13 @@ from typing import Any
 
 from gradaudit.static.attributes import Attributes
 from gradaudit.static.builtin import Builtin
+from gradaudit.static.callables import Callables
 from gradaudit.static.callers import Callers
 from gradaudit.static.calls import Calls
 from gradaudit.static.classes import Classes
 from gradaudit.static.conditions import Conditions
+from gradaudit.static.control import Control
+from gradaudit.static.copies import Copies
 from gradaudit.static.differentiation import Differentiation
 from gradaudit.static.draws import Draws
 from gradaudit.static.expressions import Expressions
@@ -27,6 +30,7 @@ from gradaudit.static.offers import Offers
 from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
 from gradaudit.static.tensors import Tensors
+from gradaudit.static.transforms import Transforms
 from gradaudit.static.trees import Trees
 from gradaudit.static.updates import Updates
 from gradaudit.static.values import Gradient
@@ -45,9 +49,13 @@ class Interpreter(
     Calls,
     Builtin,
     Library,
+    Transforms,
+    Control,
     Methods,
     Tensors,
     Networks,
+    Callables,
+    Copies,
     Updates,
     Trees,
     Offers,

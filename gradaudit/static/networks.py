@@ -1,4 +1,4 @@
-"""Networks: calling modules, what parameters they have, copies of them, and writes into them."""
+"""Networks: what a module is, which parameters it has, who owns it, and what its call gives."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ import functools
 from typing import Any
 
 from gradaudit.models import Row
-from gradaudit.static.calls import NO_RESULT_IN, carries_gradient, is_computed
 from gradaudit.static.classes import is_stub
-from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.shapes import NORMALISERS
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
-    DISTRIBUTION,
     MISSING,
-    NONE,
     ClassValue,
     Const,
     External,
@@ -25,18 +21,13 @@ from gradaudit.static.values import (
     Mapping,
     OptimizerValue,
     Parameters,
-    Partial,
     Sequence,
     Union,
     Unknown,
 )
-from gradaudit.tape import PARAMETER, Edge, Frame, Network, Node, Optimizer
+from gradaudit.tape import PARAMETER, Edge, Frame, Network, Node
 
 CALL_METHODS = ("__call__", "forward", "call")
-SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduce", "broadcast", "random", "update",
-           "register", "clear", "close", "log", "record", "seed", "share", "add_", "track", "watch",
-           "summary")  # fmt: skip
-UPDATES = ("update", "sync", "soft", "hard", "copy", "polyak", "load", "ema", "assign")
 
 
 class Networks(Machine):
@@ -346,343 +337,6 @@ class Networks(Machine):
         self.frame = frame
         return made
 
-    # -- unknown callables -------------------------------------------------------------------------------------------
-    def call_object(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
-        """Something that is not understood is called: a network, an optimizer's constructor, an environment's step."""
-        parent, name = function.parent, function.name
-        if name in ("apply_gradients", "replace") and not args and isinstance(parent, (Unknown, Instance)):
-            return self.next_state(parent, name, keywords)
-        if name == "init" and len(args) == 1 and isinstance(parent, Unknown) and isinstance(parent.flag_of, tuple):
-            if parent.flag_of[0] == "optax":
-                self.joined_state(str(parent.flag_of[1]), args[0])
-        self.expose(*args, *keywords.values())
-        if f"Generator.{name}" in DRAWS and isinstance(parent, Unknown) and not self.unknown_is_module(parent):
-            return self.draw(f"Generator.{name}", args, keywords, self._foreign_result(function, name))
-        made = self._optimizer_like(function, args, keywords)
-        if made is not None:
-            return made
-        nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
-        applied = self.apply_opaquely(function, args, keywords)
-        if applied is not None:
-            return applied
-        if name == "backward" and nodes:
-            self.backward(nodes[0])
-            return NONE
-        closure = next((value for value in (*args, *keywords.values()) if isinstance(value, (Function, Partial))), None)
-        if closure is not None and name in self.gradient_helpers():
-            return self.differentiate_closure(closure, name)
-        if name == "minimize" and nodes:
-            self.backward(nodes[0], "minimize", keywords.get("var_list"))
-            return NONE
-        if name in ("gradient", "batch_jacobian") and len(args) == 2:  # a tape that came from outside
-            return self.gradient_of(*args)
-        if name in ("scale", "prepare", "unwrap", "unwrap_model", "setup") and len(args) == 1:
-            return args[0]
-        if name == "prepare" and len(args) > 1:
-            return Sequence(args)
-        if isinstance(parent, Instance) and function.call and name in self.called_attributes(parent):
-            function.is_module = True
-        if name in PARTS_OF and isinstance(parent, Unknown) and self.is_bag(parent):
-            return Sequence((), parent) if name in ITERATED else parent
-        if self.unknown_is_module(function):
-            return self.call_module_opaquely(function, args, keywords)
-        if len(args) == 1 and isinstance(args[0], Const) and isinstance(args[0].value, str) and not keywords:
-            return self._selected(function, args[0].value)
-        if (
-            isinstance(parent, Unknown)
-            and self.unknown_is_module(parent)
-            or isinstance(parent, Instance)
-            and self._opaque_owner(parent)
-        ):
-            return self._method_of_network(parent, name, args, keywords)
-        if name in NO_RESULT_IN:
-            return self._foreign_result(function, name)
-        if any(is_computed(node) for node in nodes) and (not _makes_object(name) or carries_gradient(nodes)):
-            return self.node("call", [Edge(node) for node in nodes[:40]], detail=name)
-        made = Unknown(name)
-        made.call = True
-        return made
-
-    def _selected(self, function: Unknown, key: str) -> Unknown:
-        """`self.network.select("critic")`: the same thing whenever it is asked for."""
-        found = function.attrs.get(("()", key))
-        if found is None:
-            found = function.attrs[("()", key)] = Unknown(key)
-            found.call = True
-        assert isinstance(found, Unknown)
-        return found
-
-    def _opaque_owner(self, parent: Instance) -> bool:
-        """A module of the project with bases that we do not see: its methods can be anything."""
-        return parent.cls is not None and self.is_module(parent) and self.is_opaque(parent)
-
-    def _foreign_result(self, function: Unknown, name: str) -> Any:
-        found = function.attrs.get("()")
-        if found is None:
-            found = Unknown(name)
-            found.call = True
-            if name == "step":
-                found.flag_of = "env.step"
-            elif name == "reset":
-                found.marks = frozenset({"observation"})
-            function.attrs["()"] = found
-        return found
-
-    def _method_of_network(self, parent: Any, name: str, args: Args, keywords: Keywords) -> Any:
-        values = [*args, *keywords.values()]
-        leaves = self.parameters_of(parent)
-        if "freeze" in name:
-            on = bool(values) and isinstance(values[0], Const) and values[0].value is False
-            self.freeze(leaves, Const(on))
-            return NONE
-        if any(word in name for word in UPDATES):
-            sources = [leaf for value in values if self.is_module(value) for leaf in self.parameters_of(value)]
-            if sources:
-                self.event("soft_update", leaves=tuple(leaves), sources=tuple(sources))
-                return NONE
-        if name.startswith(SETTERS) or name in NO_RESULT_IN and name not in ("sample", "get"):
-            made = Unknown(name)
-            made.call = True
-            return made
-        if not values and isinstance(parent, Unknown) and self.current_framework != "torch":
-            return self._own_parameter(parent, name)
-        return self.call_module_opaquely(parent, args, keywords)
-
-    def _own_parameter(self, parent: Unknown, name: str) -> Node:
-        """`agent.entropy_cost()`: what a network gives without an input is a parameter of its own."""
-        known = parent.attrs.setdefault("parameters()", {})
-        assert isinstance(known, dict)
-        if name not in known:
-            known[name] = self.leaf("param", name, self.network_of(parent), scalar=True)
-        made: Node = known[name]
-        return made
-
-    def _optimizer_like(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
-        """Who is given parameters and is no clipping or counting function is an optimizer."""
-        given = [value for value in (*args, *keywords.values()) if gives_parameters(value)]
-        name = function.name.lower()
-        if not given or any(word in name for word in NOT_OPTIMIZERS):
-            for value in args:
-                if isinstance(value, OptimizerValue) and name == "step":
-                    return self.call_method(value, "step", [], {})
-            return None
-        return self.make_optimizer(given[0], "")
-
-    def make_optimizer(self, given: Any, name: str) -> OptimizerValue:
-        leaves = self.held_by(given)
-        complete = bool(leaves)
-        optimizer = Optimizer(name, set(leaves), complete, self.location())
-        self.optimizers.append(optimizer)
-        self.undecided += self.many
-        self.event("hold", optimizer=optimizer, leaves=tuple(leaves))
-        self.undecided -= self.many
-        return OptimizerValue(optimizer)
-
-    def looks_like_optimizer(self, unknown: Unknown) -> bool:
-        if isinstance(unknown.annotation, External):
-            return "ptim" in unknown.annotation.path
-        return "optim" in unknown.name.lower() or self.hints.is_optimizer_name(unknown.name)
-
-    def optimizer_of(self, unknown: Unknown) -> OptimizerValue:
-        """An optimizer that came from outside: what it holds is not known."""
-        found = unknown.attrs.get("optimizer()")
-        if not isinstance(found, OptimizerValue):
-            made = Optimizer(unknown.name, set(), False, self.location())
-            self.optimizers.append(made)
-            found = unknown.attrs["optimizer()"] = OptimizerValue(made)
-        return found
-
-    def held_by(self, value: Any) -> list[Node]:
-        """The leaves in what an optimizer was given: parameters, lists, groups (dicts with "params"), a module."""
-        if isinstance(value, Mapping):
-            inner = value.entries.get("params")
-            return self.parameters_of(inner if inner is not None else value)
-        if isinstance(value, Sequence):
-            found: dict[Node, None] = {}
-            for part in (*value.items, value.rest):
-                if part is None:
-                    continue
-                if isinstance(part, Sequence) and len(part.items) == 2 and isinstance(part.items[0], Unknown):
-                    part = part.items[1]  # (name, parameter)
-                if isinstance(part, Node):
-                    self.adopt_parameter(part)
-                if isinstance(part, Unknown) and part.leaf is None and not self.is_module(part):
-                    continue
-                found.update(dict.fromkeys(self.held_by(part)))
-            return list(found)
-        if isinstance(value, Node):
-            self.adopt_parameter(value)
-        if isinstance(value, Unknown) and value.leaf is None and value.instance is None and not self.is_module(value):
-            return []
-        return self.parameters_of(value)
-
-    def adopt_parameter(self, node: Node) -> None:
-        if node.leaf is None and node.op not in ("phi", "pack"):
-            self.as_parameter(node, held=True)
-
-    def lightning_optimizers(self, instance: Instance) -> Any:
-        """`self.optimizers()`: what `configure_optimizers` returns."""
-        found = instance.attrs.get("optimizers()")
-        if found is None:
-            instance.attrs["optimizers()"] = Unknown("optimizers")
-            method, owner = self.member(instance.cls, "configure_optimizers") if instance.cls else (MISSING, None)
-            result = (
-                self.call_function(method.bind(instance, owner), [], {}) if isinstance(method, Function) else MISSING
-            )
-            found = Unknown("optimizers") if result is MISSING else _only_optimizers(result)
-            instance.attrs["optimizers()"] = found
-        return found
-
-    def foreign_init(self, instance: Instance, args: Args, keywords: Keywords) -> None:
-        """`super().__init__(...)` of a base we do not see: an optimizer's wrapper, an nn.Sequential, a flax module."""
-        if instance.cls is not None and args:
-            for base in self.mro(instance.cls):
-                if isinstance(base, External) and base.tail == "Sequential":
-                    instance.children = Sequence(args, None, "list")
-                    self.adopt_parts(instance, instance.children)
-        base = self.distribution_base(instance.cls) if instance.cls is not None else None
-        if base is not None and (args or keywords):
-            made = self.call_external(base.path, args, keywords)
-            if isinstance(made, Node):
-                self.put(instance.attrs, DISTRIBUTION, made)
-        for key, value in keywords.items():
-            instance.attrs.setdefault(key, value)
-
-    def distribution_base(self, cls: ClassValue) -> External | None:
-        """The library's distribution that a class of the project derives from."""
-        for base in self.mro(cls):
-            if isinstance(base, External):
-                row = self.hints.models.function(base.path)
-                if row is not None and row.op == "dist":
-                    return base
-        return None
-
-    # -- copies and writes -------------------------------------------------------------------------------------------
-    def clone(self, value: Any) -> Any:
-        """deepcopy: new leaves, frozen where the old ones are."""
-        pairs: list[tuple[Node, Node]] = []
-        made = self._clone(value, {}, pairs)
-        if pairs:
-            self.event("copy", leaves=tuple(new for new, _ in pairs), sources=tuple(old for _, old in pairs))
-        return made
-
-    def independent(self, value: Instance) -> Instance:
-        """The same network with leaves of its own; it counts as no copy of the other one."""
-        made: Instance = self._clone(value, {}, [])
-        made.network.name, made.network.parent = value.network.name, value.network.parent
-        made.network.copied_from = None
-        for leaf in self.parameters_of(made):
-            assert leaf.leaf is not None
-            leaf.leaf.copied_from = None
-            for network in leaf.leaf.owner.chain() if leaf.leaf.owner is not None else ():
-                network.copied_from = None
-        return made
-
-    def _clone(self, value: Any, memo: dict[int, Any], pairs: list[tuple[Node, Node]]) -> Any:
-        if id(value) in memo:
-            return memo[id(value)]
-        if isinstance(value, Unknown):
-            return self._clone_unknown(value, memo, pairs)
-        if isinstance(value, Instance):
-            made = memo[id(value)] = Instance(value.cls, value.external)
-            made.network.copied_from = value.network
-            made.network.class_name = value.network.class_name
-            made.row, made.width = value.row, value.width
-            if value.cls is None and value.row is not None and value.row.kind == "module":
-                self.layer_leaf(value)
-            if value.leaf is not None:
-                made.leaf = self._clone_leaf(value.leaf, made.network, pairs)
-            if value.children is not None:
-                _know_as_modules(value.children)
-                made.children = self._clone(value.children, memo, pairs)
-                self.adopt_parts(made, made.children)
-            for key, part in value.attrs.items():
-                copied = self._clone(part, memo, pairs) if _worth_cloning(part) else part
-                if isinstance(copied, Instance) and copied is not part:
-                    self.adopt(made, str(key), copied)
-                elif isinstance(copied, Node) and copied is not part and copied.leaf is not None:
-                    copied.leaf.owner = made.network
-                made.attrs[key] = copied
-            return made
-        if isinstance(value, Sequence):
-            rest = self._clone(value.rest, memo, pairs) if value.rest is not None else None
-            copy = Sequence([self._clone(part, memo, pairs) for part in value.items], rest, value.kind)
-            copy.names = value.names
-            return copy
-        if isinstance(value, Mapping):
-            return Mapping({key: self._clone(part, memo, pairs) for key, part in value.entries.items()})
-        if isinstance(value, Union):
-            return Union(tuple(self._clone(part, memo, pairs) for part in value.alternatives), value.guards)
-        if isinstance(value, Node) and value.leaf is not None and value.leaf.kind == "param":
-            return self._clone_leaf(value, value.leaf.owner, pairs)
-        return value
-
-    def _clone_unknown(self, value: Unknown, memo: dict[int, Any], pairs: list[tuple[Node, Node]]) -> Any:
-        if value.annotation is not None and value.instance is None:
-            self.materialise(value)
-        if value.instance is not None:
-            return self._clone(value.instance, memo, pairs)
-        made = memo[id(value)] = Unknown(value.name)
-        made.call = True
-        if self.is_module(value) or value.leaf is not None:
-            made.is_module = True
-            old = self.network_leaf(value)
-            new = self.network_leaf(made)
-            assert made.network is not None and new.leaf is not None
-            made.network.copied_from = value.network
-            new.leaf.copied_from = old.leaf
-            pairs.append((new, old))
-        return made
-
-    def _clone_leaf(self, leaf: Node, owner: Network | None, pairs: list[tuple[Node, Node]]) -> Node:
-        assert leaf.leaf is not None
-        made = self.leaf("param", leaf.leaf.name, owner, leaf.leaf.scalar)
-        assert made.leaf is not None
-        made.leaf.copied_from = leaf.leaf
-        if self.is_frozen(leaf):
-            self.put(self.frozen, made, True)
-        pairs.append((made, leaf))
-        return made
-
-    frozen: dict[Any, Any]
-
-    def is_frozen(self, leaf: Node) -> bool:
-        return bool(self.frozen.get(leaf, False))
-
-    def freeze(self, nodes: list[Node], new: Any) -> None:
-        """`requires_grad` of parameters becomes `new`; a value that is not known changes nothing."""
-        value = new.value if isinstance(new, Const) else self.truth(new)
-        if isinstance(new, Unknown) and value is None and isinstance(new.default, bool):
-            return
-        if value is None:
-            return
-        leaves = [node for node in nodes if node.leaf is not None and node.leaf.kind == "param"]
-        for node in nodes:
-            if node.leaf is None and value:
-                self.as_parameter(node)
-        for leaf in leaves:
-            self.put(self.frozen, leaf, not value)
-        if leaves:
-            self.event("unfreeze" if value else "freeze", leaves=tuple(leaves))
-
-    def leaves_behind(self, node: Node) -> list[Node]:
-        """The parameters that a value is computed from, a few steps back."""
-        found: dict[Node, None] = {}
-        todo, seen = [node], {node}
-        while todo and len(seen) < 60:
-            current = todo.pop()
-            if current.leaf is not None:
-                if current.leaf.kind in ("param", "arg"):
-                    found[current] = None
-                continue
-            if current.op == "module_call":
-                continue
-            for edge in current.inputs:
-                if edge.source not in seen:
-                    seen.add(edge.source)
-                    todo.append(edge.source)
-        return list(found)
-
 
 @functools.lru_cache(maxsize=4096)
 def called_on_self(node: ast.ClassDef) -> frozenset[str]:
@@ -696,19 +350,6 @@ def called_on_self(node: ast.ClassDef) -> frozenset[str]:
     )
 
 
-ITERATED = frozenset({"split", "minibatches", "iterate", "batches", "chunk", "get_batches", "sample_minibatches"})
-PARTS_OF = ITERATED | {"shuffle", "to", "copy", "clone", "flatten", "view", "reshape", "to_torch", "contiguous"}
-NOT_OPTIMIZERS = (
-    "clip", "norm", "polyak", "update", "soft", "sync", "copy", "hard", "zip", "len", "count", "sum", "print", "log",
-    "schedul", "numel", "ema", "init", "vector", "grad", "step", "target", "backup", "list", "freeze", "enumerate",
-)  # fmt: skip
-
-
-def _makes_object(name: str) -> bool:
-    """A constructor or a factory, by its name."""
-    return name[:1].isupper() or name.startswith(("make", "build", "create", "get_")) or name.endswith("_class")
-
-
 def gives_parameters(value: Any) -> bool:
     if isinstance(value, Parameters):
         return True
@@ -719,28 +360,6 @@ def gives_parameters(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "params" in value.entries and gives_parameters(value.entries["params"])
     return False
-
-
-def _only_optimizers(value: Any) -> Any:
-    if isinstance(value, Sequence) and value.items and isinstance(value.items[0], Sequence):
-        return value.items[0]  # ([optimizers], [schedulers])
-    if isinstance(value, Mapping) and "optimizer" in value.entries:
-        return value.entries["optimizer"]
-    if isinstance(value, Sequence) and len(value.items) == 1:
-        return value.items[0]
-    return value
-
-
-def _know_as_modules(children: Any) -> None:
-    """What is unknown in a container of modules is a module."""
-    parts = (*children.items, children.rest) if isinstance(children, Sequence) else children.entries.values()
-    for part in parts:
-        if isinstance(part, Unknown) and part.instance is None and part.node is None:
-            part.is_module = True
-
-
-def _worth_cloning(value: Any) -> bool:
-    return isinstance(value, (Instance, Sequence, Mapping, Union, Unknown, Node))
 
 
 def _of_parameters(node: Node) -> bool:

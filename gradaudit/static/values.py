@@ -92,6 +92,13 @@ def plain(name: str) -> Unknown:
     return made
 
 
+def foreign(name: str) -> Unknown:
+    """The result of a call that is not understood."""
+    made = Unknown(name)
+    made.call = True
+    return made
+
+
 class Elements(Value):
     """In an annotation: a list, tuple or dict of instances of a class."""
 
