@@ -44,6 +44,8 @@ class Finding:
     framework: str = ""
     fix: Fix | None = None
     trace: tuple[Step, ...] = ()
+    callers: tuple[Location, ...] = ()
+    """The calls that lead to a place in another file than the one that was read, innermost first."""
 
     @property
     def sort_key(self) -> tuple[object, ...]:

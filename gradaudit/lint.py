@@ -12,6 +12,7 @@ from typing import Any
 
 from gradaudit import catalog, discover, suppress, workers
 from gradaudit.config import Config, names_rule
+from gradaudit.elsewhere import told_in, with_callers
 from gradaudit.finding import Finding, Fix, Step
 from gradaudit.report import Report
 from gradaudit.rule import Rule
@@ -91,10 +92,21 @@ def settle(
 ) -> tuple[list[Finding], int]:
     """What stands of the raw findings, in order, and how many comments took back: only in files that were asked for."""
     placed = [finding for finding in found if finding.location.path in wanted and finding.location.line > 0]
-    mine = who_speaks(placed, rules)
+    others = [finding for finding in found if finding.location.path not in wanted]
+    mine = who_speaks([*placed, *_told_here(others, wanted, config, texts)], rules)
     mine = [finding for finding in mine if not _ignored(finding, config)]
     kept, suppressed = _suppress(mine, wanted, rules, texts) if config.suppressions else (mine, 0)
     return sorted(kept, key=lambda finding: finding.sort_key), suppressed
+
+
+def _told_here(others: Iterable[Finding], wanted: Collection[str], config: Config, texts: Texts) -> Iterator[Finding]:
+    """Findings in files that were not asked for, at the lines that lead there; what these files take back is gone."""
+    for finding in others:
+        told = told_in(finding, wanted)
+        if told is None or _ignored(finding, config):
+            continue
+        if not config.suppressions or suppress.apply(texts(finding.location.path), [finding]).kept:
+            yield told
 
 
 def make_recorder(cwd: Path, overlay: dict[str, str] | None) -> Any:
@@ -135,7 +147,7 @@ def _judge(tape: Tape, rules: Sequence[Rule], failed: Failed | None) -> list[Fin
     analysis = paths.Analysis(tape)
     for rule in rules:
         try:
-            found += rule.check(analysis)
+            found += [with_callers(finding, tape) for finding in rule.check(analysis)]
         except Exception as error:
             if failed is None:
                 raise
@@ -213,7 +225,8 @@ def _shown(path: Path) -> str:
 def _normal(finding: Finding) -> Finding:
     """The finding with its paths as they are shown."""
     steps = tuple(Step(_located(step.location), step.message) for step in finding.trace)
-    return replace(finding, location=_located(finding.location), trace=steps)
+    callers = tuple(_located(caller) for caller in finding.callers)
+    return replace(finding, location=_located(finding.location), trace=steps, callers=callers)
 
 
 def _located(location: Location) -> Location:

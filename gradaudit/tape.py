@@ -223,6 +223,7 @@ class Event:
     train, eval  the mode that the network of `leaves` is put into
 
     `conditional`: in a branch whose condition the text leaves open (`if step % 100 == 0`).
+    `call`: the user function it was recorded in, or None.
     """
 
     kind: str
@@ -237,6 +238,7 @@ class Event:
     guard: Guard = ALWAYS
     conditional: bool = False
     tracked: bool = False
+    call: Call | None = None
 
 
 @dataclass(eq=False, slots=True)

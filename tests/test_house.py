@@ -44,6 +44,7 @@ ONLY = {
     "discover": {"config", "errors"},
     "suppress": {"config", "finding"},
     "speaker": {"finding", "rule"},
+    "elsewhere": {"finding", "tape"},
     "report": {"finding", "rule", "tape", "report", "gradaudit"},
     "catalog": {"config", "errors", "rule", "rules"},
 }

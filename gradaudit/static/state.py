@@ -262,6 +262,7 @@ class State:
             loops=self.loop_keys,
             guard=frozenset(self.assumed.items()),
             conditional=bool(self.undecided),
+            call=self.call_site,
             **facts,
         )
         self.events.append(made)

@@ -1,0 +1,136 @@
+"""Linting one file of several: what its calls lead to is told there, what it has nothing to do with is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gradaudit.cli import cli
+
+NETS = """\
+import torch
+
+
+def bootstrap(net, batch):
+    return batch["reward"] + 0.99 * net(batch["next_obs"]).max(1).values
+
+
+def frozen_bootstrap(net, batch):
+    with torch.no_grad():
+        return bootstrap(net, batch)
+
+
+class Agent:
+    def __init__(self, optimizer):
+        self.net = torch.nn.Linear(4, 2)
+        self.optimizer = optimizer(self.net.parameters())
+
+    def update(self, batch):
+        q = self.net(batch["obs"]).gather(1, batch["action"]).squeeze(1)
+        loss = torch.nn.functional.mse_loss(q, self.target(batch))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def target(self, batch):
+        with torch.no_grad():
+            return bootstrap(self.net, batch)
+"""
+TRAIN = """\
+import torch
+from nets import bootstrap, frozen_bootstrap
+
+net = torch.nn.Linear(4, 2)
+optimizer = torch.optim.Adam(net.parameters())
+
+
+def train(batch):
+    q = net(batch["obs"]).gather(1, batch["action"]).squeeze(1)
+    target = {call}(net, batch)
+    loss = torch.nn.functional.mse_loss(q, target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+HERITAGE = """\
+import torch
+from nets import Agent, bootstrap
+
+
+class Careless(Agent):
+    def __init__(self):
+        super().__init__(torch.optim.Adam)
+
+    def target(self, batch):
+        return bootstrap(self.net, batch)
+"""
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Writes the files, lints the paths, and gives (path, line, code) of what was found."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("")
+
+    def run(files: dict[str, str], *paths: str) -> list[tuple[str, int, str]]:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        output = CliRunner().invoke(cli, ["lint", "--output-format", "json", *paths]).stdout
+        return [(row["path"], row["line"], row["code"]) for row in json.loads(output)]
+
+    return run
+
+
+def test_a_call_that_leaks_is_told_in_the_file_that_was_asked_for(told) -> None:  # type: ignore[no-untyped-def]
+    files = {"nets.py": NETS, "train.py": TRAIN.format(call="bootstrap")}
+    assert told(files, "train.py") == [("train.py", 10, "GA101")]
+    assert told(files, "nets.py") == []
+
+
+def test_the_same_call_under_no_grad_is_silent(told) -> None:  # type: ignore[no-untyped-def]
+    assert told({"nets.py": NETS, "train.py": TRAIN.format(call="frozen_bootstrap")}, "train.py") == []
+
+
+def test_an_override_that_lost_its_stop(told) -> None:  # type: ignore[no-untyped-def]
+    files = {"nets.py": NETS, "careless.py": HERITAGE}
+    assert told(files, "careless.py") == [("careless.py", 10, "GA101")]
+
+
+HELPED = (
+    NETS
+    + """
+
+def loss_of(net, batch):
+    q = net(batch["obs"]).gather(1, batch["action"]).squeeze(1)
+    return torch.nn.functional.mse_loss(q, bootstrap(net, batch))
+"""
+)
+HELPER_USED = """\
+import torch
+from nets import loss_of
+
+net = torch.nn.Linear(4, 2)
+optimizer = torch.optim.Adam(net.parameters())
+
+
+def train(batch):
+    loss = loss_of(net, batch)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_what_happens_in_a_helper_is_told_at_the_call(told) -> None:  # type: ignore[no-untyped-def]
+    files = {"nets.py": HELPED, "train.py": HELPER_USED}
+    assert told(files, "train.py") == [("train.py", 9, "GA101")]
+    assert told(files, ".") == [("nets.py", 5, "GA101")]
+
+
+def test_what_the_helper_takes_back_is_gone(told) -> None:  # type: ignore[no-untyped-def]
+    stated = ".max(1).values  # gradaudit: ignore[GA101] a residual gradient"
+    files = {"nets.py": HELPED.replace(".max(1).values", stated), "train.py": HELPER_USED}
+    assert told(files, "train.py") == []
