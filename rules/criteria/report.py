@@ -44,7 +44,7 @@ def make_finding(
         view.analysis.tape.framework,
         Fix(fix) if fix else None,
         trace(view, leaves, through),
-        frozenset(view.analysis.leaves(leaves)),
+        roots=frozenset(view.analysis.leaves(leaves)),
     )
 
 

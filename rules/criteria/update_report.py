@@ -24,4 +24,5 @@ def update_finding(
 ) -> Rooted:
     """`also`: other lines that a reader wants to see, each with what happens on it."""
     trace = tuple(Step(where, what) for where, what in also if where != location)
-    return Rooted(code, name, message, severity, location, analysis.tape.framework, Fix(fix), trace, frozenset(leaves))
+    framework, roots = analysis.tape.framework, frozenset(leaves)
+    return Rooted(code, name, message, severity, location, framework, Fix(fix), trace, roots=roots)
