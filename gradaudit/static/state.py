@@ -44,6 +44,7 @@ EVALUATIONS = 90_000  # of expressions, per entry (of a class: per method that i
 QUIET = 28_000  # of them after the last sink or event: nothing comes any more
 UNHEARD = 10_000  # of a function that is judged by its arguments, before the first sink or event
 FILE = 240_000  # of all entries of a file
+SILENCE = 70_000  # of all entries of a file after the last sink or event of any: it has nothing to do with learning
 NODES = 24_000  # per entry
 DEPTH = 26  # of user calls
 RECURSION = 2  # of one function on the stack
@@ -110,20 +111,23 @@ class State:
     limit = QUIET
     most = EVALUATIONS
     spent = 0  # in this file, before the present part of an entry
+    patience = SILENCE  # what this file may spend in all
 
     def begin_file(self) -> None:
         self.evaluations = self.spent = 0
+        self.patience = SILENCE
 
     def allow(self, quiet: int = QUIET, most: int = EVALUATIONS) -> None:
         """Begin a part of an entry, with evaluations of its own as long as the file has any."""
         self.spent += self.evaluations
         self.evaluations = 0
-        self.most = min(most, FILE - self.spent)
-        self.limit = min(quiet, self.most)
+        self.most = most
+        self.limit = min(quiet, most, self.patience - self.spent)
 
     def heard(self) -> None:
         """Something happened that matters: it is worth going on."""
-        self.limit = min(self.evaluations + QUIET, self.most)
+        self.patience = min(self.spent + self.evaluations + SILENCE, FILE)
+        self.limit = min(self.evaluations + QUIET, self.most, self.patience - self.spent)
 
     def reset_control(self) -> None:
         """Forget where we are; keep what was recorded."""
