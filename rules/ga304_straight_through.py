@@ -4,7 +4,8 @@
 Reads a sum as what it is: which values it has and which of them pass gradient. An estimator such as
 `z + (q - z).detach()` has the value of the hard q and the gradient of the soft z. Reported is a sum in which a value is
 added and taken away again with both sides live (the stop is missing), a sum whose stop leaves the soft value as the
-result, and a scaled gradient `g * s + g * (1 - s)` whose second term is not stopped.
+result, one that bounds a value with a straight-through gradient and passes the bound's gradient as well
+(`x - stop(x) + clamp(x)`), and a scaled gradient `g * s + g * (1 - s)` whose second term is not stopped.
 
 ## Why is this bad?
 Without the stop, `z + (q - z)` is q: no gradient reaches the encoder, and nothing raises. With the stop on the wrong
@@ -38,7 +39,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import seen_from
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.surrogate import MISSING, Surrogate, broken_surrogates
+from gradaudit.rules.criteria.surrogate import DOUBLED, MISSING, Surrogate, broken_surrogates
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -61,6 +62,9 @@ def _finding(found: Surrogate) -> Finding:
             f"the surrogate's stop is missing: its terms cancel, and {who} does not get the gradient that it was to get"
         )
         fix = f"stop the difference that only corrects the value: {stop}"
+    elif found.kind == DOUBLED:
+        message = f"the value that replaces the other one passes gradient, too: {who} gets it twice"
+        fix = f"stop the value that is only to be seen: {stop}"
     else:
         message = f"the stop is on the wrong term: the value is the soft one, and {who} gets no gradient from it"
         fix = "write `soft + stop(hard - soft)`: the value of the hard one, the gradient of the soft one"

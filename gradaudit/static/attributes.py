@@ -55,6 +55,11 @@ NETWORK_METHODS = frozenset({
     "parameters", "state_dict", "load_state_dict", "named_parameters", "trainable_variables", "trainable_weights",
     "requires_grad_", "get_weights", "set_weights", "zero_grad",
 })  # fmt: skip
+TENSOR_METHODS = frozenset({
+    "unsqueeze", "squeeze", "expand_as", "masked_fill", "clamp", "long", "gather", "index_select", "argmax", "astype",
+    "type_as",
+})  # fmt: skip
+"""Who is asked for one of these is an array, whatever it came from."""
 MAX_PATH = 8
 
 
@@ -110,7 +115,7 @@ class Attributes(Machine):
             return self.node("getitem", [Edge(self.current(node))], detail=".at")
         if name in ("T", "mT", "H", "real", "imag"):
             return self.node("reshape", [Edge(self.current(node))], detail="." + name)
-        return Bound(self.current(node), name)
+        return Bound(node, name)
 
     def part_of_leaf(self, node: Node, key: object) -> Any:
         """An entry of a differentiated argument that is a struct: a leaf of its own."""
@@ -231,6 +236,8 @@ class Attributes(Machine):
             return Bound(unknown, name)
         if unknown.node is not None and self._is_tensor_method(name):
             return Bound(unknown.node, name)
+        if name in TENSOR_METHODS and unknown.leaf is None and not self.is_bag(unknown):
+            return Bound(self.input_node(unknown), name)
         made = Unknown(name, unknown)
         made.plain = unknown.plain or name in PLAIN_ATTRIBUTES
         if _depth(unknown) > MAX_PATH:

@@ -98,9 +98,9 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     pairs = [pair for pair in form.cancelled() if _both_live(view, *pair)]
     if not pairs or (_is_itself(node) and not _is_exponent(view, node, THROUGH | {"add"})):
         return  # `chunk` and the like give equal parts one node: only a ratio of one value is sure to be a mistake
-    inner = {term.vn for edge in node.inputs for pair in algebra.lin(edge.source).cancelled() for term in pair}
     forward = form.forward()
     left = [term for term in form.terms if term.vn in forward]
+    inner = _told_inside(view, node, left)
     rest = 0
     for term in left:
         if term.passes:
@@ -116,6 +116,14 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
                 continue
         sides = _operand(view, node, plus), _operand(view, node, minus)
         yield Cancellation(view, node, "difference", plus.node, minus.node, lost, rest, *sides, bool(left))
+
+
+def _told_inside(view: View, node: Node, left: list[Term]) -> set[int]:
+    """What cancels in an operand already. `x - x` alone is told by nobody, but with a stopped value added to it it is
+    an estimator that lost a stop."""
+    stopped = bool(left) and not any(term.passes for term in left)
+    parts = [edge.source for edge in node.inputs if not (stopped and _is_itself(edge.source))]
+    return {term.vn for part in parts for pair in view.analysis.algebra.lin(part).cancelled() for term in pair}
 
 
 def _is_replacement(node: Node, form: Linear) -> bool:

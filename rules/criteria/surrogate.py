@@ -16,7 +16,8 @@ from gradaudit.tape import Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-MISSING, WRONG_TERM = "missing", "wrong term"
+MISSING, WRONG_TERM, DOUBLED = "missing", "wrong term", "doubled"
+BOUNDS = frozenset({"clamp", "minimum", "maximum", "fake_quantize"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ def broken_surrogates(analysis: Analysis) -> Iterator[Surrogate]:
     for node in analysis.graph.nodes:
         if node.op == "add" and node not in told:
             yield from _wrong_term(analysis, node)
+            yield from _doubled(analysis, node)
             yield from _scaled(analysis, node)
 
 
@@ -58,6 +60,23 @@ def _wrong_term(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
             view = view_of(analysis, node)
             if view is not None and view.mask & leaves:
                 yield Surrogate(view, node, node, WRONG_TERM, leaves & view.mask)
+
+
+def _doubled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
+    """`x - stop(x) + clamp(x)`: the value is the clamped one, and x gets gradient from both."""
+    algebra = analysis.algebra
+    form = algebra.lin(node)
+    forward, pairs = form.forward(), form.cancelled()
+    if len(forward) != 1 or not pairs or len(form.terms) != 2 * len(pairs) + 1:
+        return
+    kept = next(term for term in form.terms if term.vn in forward)
+    if not kept.passes or kept.node.op not in BOUNDS or not all(a.passes and not b.passes for a, b in pairs):
+        return
+    soft = {plus.vn: plus.coefficient for plus, _ in pairs}
+    bounded = [edge.source for edge in kept.node.inputs if edge.passes and algebra.lin(edge.source).forward() == soft]
+    view = view_of(analysis, node)
+    if view is not None and bounded and view.live(bounded[0]):
+        yield Surrogate(view, node, kept.node, DOUBLED, view.live(bounded[0]))
 
 
 def _scaled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
