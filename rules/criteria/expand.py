@@ -192,7 +192,7 @@ def is_affine(facts: Marks, node: Node) -> bool:
 
 def _contains_product(node: Node) -> bool:
     for _ in range(6):
-        if node.op == "mul":
+        if node.op == "mul" or (node.op == "const" and node.detail == "mul"):  # a product of settings is a constant
             return True
         if node.op not in SHAPES or not node.inputs:
             return False
