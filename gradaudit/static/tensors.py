@@ -304,12 +304,7 @@ class Tensors(Machine):
 
     # -- in place ----------------------------------------------------------------------------------------------------
     def _in_place(self, receiver: Node, node: Node, row: Row, args: Args, keywords: Keywords) -> Any:
-        written = [
-            part
-            for value in (*args, *keywords.values())
-            for part in self.nodes_of(value)
-            if not isinstance(value, Const)
-        ]
+        written = [part for value in (*args, *keywords.values()) for part in self._operand(value, row.op)]
         whole = row.op in ("fill", "zero", "normal", "uniform", "copy") and not row.path.endswith("fill_diagonal_")
         if whole and not written:
             fresh = self.node("alloc")
@@ -317,6 +312,12 @@ class Tensors(Machine):
             return receiver
         self.write_in_place(receiver, row.op, written)
         return receiver
+
+    def _operand(self, value: Any, op: str) -> list[Node]:
+        if not isinstance(value, Const):
+            return self.nodes_of(value)
+        number = isinstance(value.value, (int, float)) and op in KEEPS_CONSTANTS
+        return [self.tensor(value)] if number else []  # `y.mul_(0.9)`: a factor as in `y * 0.9`
 
     def write_in_place(self, target: Node, op: str, written: list[Node]) -> Node:
         """A new version of the storage behind `target`; reads from here on see it."""
