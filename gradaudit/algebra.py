@@ -280,6 +280,8 @@ class Algebra:
         return []
 
     def _combine(self, node: Node) -> Linear:
+        if node.op == "logsumexp" and self._is_normalised(node):
+            return Linear(())
         edges = self._linear_inputs(node)
         parts = [self._through(edge) for edge in edges]
         combined = self._sum(node, edges, parts) if parts else None
@@ -290,6 +292,14 @@ class Algebra:
                     return Linear((), value)
             return Linear((Term(1.0, self.vn(node), node),))
         return combined
+
+    def _is_normalised(self, node: Node) -> bool:
+        """Whether this is the normaliser of what has been normalised already (`x - logsumexp(x)`): zero."""
+        value = node.inputs[0].source
+        parts = value.arguments()
+        if value.op != "sub" or len(parts) != 2 or parts[1].op != "logsumexp" or parts[1].detail != node.detail:
+            return False
+        return self.vn(parts[1].inputs[0].source) == self.vn(parts[0])
 
     def _through(self, edge: Edge) -> Linear:
         inner = self._linear.get(id(edge.source))

@@ -6,7 +6,7 @@ import ast
 import inspect
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from gradaudit.dynamic.judge import first_use, lagging_name
 from gradaudit.dynamic.judgement import Case, Judgement, finding
@@ -23,7 +23,12 @@ def aliases(case: Case) -> Iterator[Judgement]:
     stated = _networks(recording.claimed)
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
-    named = {leaf: told for leaf, names in recording.spellings.items() if (told := _told_by_names(names)) is not None}
+    loops = _loop_names(case)
+    spelled = {
+        leaf: [name for name in names if name.partition(".")[0] not in loops]
+        for leaf, names in recording.spellings.items()
+    }
+    named = {leaf: told for leaf, names in spelled.items() if (told := _told_by_names(names)) is not None}
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
         used = case.analysis.mask(leaves) & case.analysis.dep(case.view.sink.loss)
@@ -42,7 +47,7 @@ def _networks(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:
     return found
 
 
-def _told_by_names(names: tuple[str, ...]) -> Pair | None:
+def _told_by_names(names: Sequence[str]) -> Pair | None:
     lagging = [name for name in names if lagging_name(name)]
     others = [name for name in names if not lagging_name(name)]
     return (lagging[0], others[0]) if lagging and others else None
@@ -68,11 +73,7 @@ def _assignment(case: Case, one: str, other: str) -> Location | None:
     ends = {one.rpartition(".")[2], other.rpartition(".")[2]}
     if len(ends) != 2:
         return None
-    for file in _files(case):
-        try:
-            tree = ast.parse("".join(linecache.getlines(file)))
-        except SyntaxError:
-            continue
+    for file, tree in _trees(case):
         for node in ast.walk(tree):
             if not isinstance(node, ast.Assign):
                 continue
@@ -80,6 +81,20 @@ def _assignment(case: Case, one: str, other: str) -> Location | None:
                 end = node.end_lineno or node.lineno, (node.end_col_offset or node.col_offset) + 1
                 return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
     return None
+
+
+def _loop_names(case: Case) -> set[str]:
+    """What loops leave behind (`for p in target.parameters(): ...`): a second name that nobody means."""
+    loops = (node.target for _, tree in _trees(case) for node in ast.walk(tree) if isinstance(node, ast.For))
+    return {node.id for target in loops for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
+def _trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
+    for file in _files(case):
+        try:
+            yield file, ast.parse("".join(linecache.getlines(file)))
+        except SyntaxError:
+            continue
 
 
 def _end(node: ast.expr) -> str:

@@ -38,6 +38,7 @@ class Program:
     differentiated  slot numbers the gradient is taken for (`argnums`, and what the user states a role for)
     roles           slot number -> stated role
     scope           id of array -> (name, array), for what the loss captures; `scope_roles` its stated roles by name
+    wholes          the names that each trained pattern speaks of
     reached         the values that the loss's gradient reaches
     """
 
@@ -47,6 +48,7 @@ class Program:
     roles: dict[int, str]
     scope: dict[int, tuple[str, Any]]
     scope_roles: dict[str, str]
+    wholes: list[set[str]]
     closed: Any
     flat: Flat
     lines: JaxLines
@@ -83,8 +85,21 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
     lines = JaxLines(call.roots)
     flat = flatten(closed, [arguments.slots[i].name for i in traced], lines, CLOSED)
     probe.run(flat)
+    by_slot, captured, wholes = stated
     program = Program(
-        arguments, traced, differentiated, stated[0], scope, stated[1], closed, flat, lines, names, reached(flat), notes
+        arguments,
+        traced,
+        differentiated,
+        by_slot,
+        scope,
+        captured,
+        wholes,
+        closed,
+        flat,
+        lines,
+        names,
+        reached(flat),
+        notes,
     )
     return program
 
@@ -180,16 +195,19 @@ def _stated(
     names: list[str],
     chosen: set[int],
     aliases: Mapping[str, tuple[str, ...]],
-) -> tuple[dict[int, str], dict[str, str]]:
-    """Stated roles of slots and of captured arrays. Below a differentiated argument its own name may be left out."""
+) -> tuple[dict[int, str], dict[str, str], list[set[str]]]:
+    """Stated roles of slots and of captured arrays, and the names that each trained pattern speaks of.
+
+    Below a differentiated argument its own name may be left out.
+    """
     if not roles:
-        return {}, {}
+        return {}, {}, []
     spellings: dict[str, list[str]] = {}
     for slot, array in zip(slots, arrays, strict=True):
         if slot.kind != STATE and (is_inexact(array) or isinstance(array, float)):
             short = ".".join(slot.keys)
             known = spellings.setdefault(slot.name, [])
-            if slot.argument in chosen and short and short not in names:
+            if slot.argument in chosen and short and slot.keys[0] not in names:
                 known.append(short)
     for name, array in scope.values():
         if is_inexact(array):
@@ -198,7 +216,8 @@ def _stated(
     assigned = roles.assign(spellings)
     by_slot = {i: assigned[slot.name] for i, slot in enumerate(slots) if slot.name in assigned}
     slot_names = {slot.name for slot in slots}
-    return by_slot, {name: role for name, role in assigned.items() if name not in slot_names}
+    captured = {name: role for name, role in assigned.items() if name not in slot_names}
+    return by_slot, captured, roles.wholes(spellings)
 
 
 def _make_jaxpr(

@@ -25,7 +25,7 @@ from gradaudit.dynamic.jax_updates import losses_of
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
 from gradaudit.errors import CheckError, UserCodeError
-from gradaudit.tape import Location, Node, Sink, Tape
+from gradaudit.tape import PARAMETER, Location, Node, Sink, Tape
 
 
 class JaxRecorder:
@@ -61,6 +61,8 @@ class JaxRecorder:
             value=float(numbers.value),
             groups=build(rows),
             shapes=written.shapes,
+            wholes=[frozenset(row.node for row in rows if row.name in names) for names in program.wholes],
+            applied=frozenset(node for node in tape.nodes if node not in written.foreign and _applies(node)),
             notes=[*program.notes, *_doubts(self.probe, program)],
             handle=(program, written, numbers),
         )
@@ -94,6 +96,10 @@ class JaxRecorder:
         if floating:
             return jax.random.normal(key, spec.shape, dtype)
         return jax.random.randint(key, spec.shape, 0, 2).astype(dtype)
+
+
+def _applies(node: Node) -> bool:
+    return node.frame is not None and any(edge.kind == PARAMETER for edge in node.inputs)
 
 
 def _sink(program: Program, written: Written, call: LossCall) -> Sink:

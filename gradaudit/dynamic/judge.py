@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sized
+from itertools import permutations
 
 from gradaudit.dynamic.cuts import Purity, Spot, line_cut
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names, trace
 from gradaudit.dynamic.recording import NONE, ZERO, Cut, Group
 from gradaudit.dynamic.roles import FROZEN, TRAINED
-from gradaudit.dynamic.shapes import leak_code
+from gradaudit.dynamic.shapes import has_twin, leak_code
 from gradaudit.dynamic.starved import starved
+from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import Location, Node
 
@@ -32,7 +34,41 @@ def by_roles(case: Case) -> Iterator[Judgement]:
     frozen = [group for group in case.groups if group.stated and group.role == FROZEN]
     trained = [group for group in case.groups if group.stated and group.role == TRAINED]
     yield from leaks(case, frozen, trained, stated=True)
-    yield from starved(case, trained)
+    yield from starved(case, [group for group in trained if not _spared(case, group)])
+
+
+def _spared(case: Case, group: Group) -> bool:
+    """Whether a part without gradient of what is stated as trained is none that this loss predicts with.
+
+    Of a whole model a loss may leave heads alone, or use them for its targets; not one of several equal members.
+    """
+    if group.state != NONE or predicting(case).intersection(group.leaves) or has_twin(case, [group]):
+        return False
+    reached = {leaf for other in case.groups if other.state != NONE for leaf in other.leaves}
+    mine = set(group.leaves)
+    if not all(whole & reached for whole in case.recording.wholes if whole & mine):
+        return False
+    case.recording.notes.append(f"`{group.name}` gets no gradient: this loss predicts nothing with it")
+    return True
+
+
+def predicting(case: Case) -> set[Node]:
+    """What the loss is made of, but for what only its targets are made of: a constant beside a live prediction."""
+    view = case.view
+    targets = {
+        (meeting.node, one.source)
+        for meeting in discrepancies(view)
+        for one, other in permutations(meeting.sides, 2)
+        if not (one.passes and view.live(one.source)) and other.passes and view.live(other.source)
+    }
+    seen, waiting = {view.sink.loss}, [view.sink.loss]
+    while waiting:
+        node = waiting.pop()
+        for edge in node.inputs:
+            if edge.source not in seen and (node, edge.source) not in targets:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return seen
 
 
 def by_names(case: Case) -> Iterator[Judgement]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import permutations
 
 from gradaudit import ownership
 from gradaudit.dynamic.aliases import aliases
 from gradaudit.dynamic.beside import held_copies
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import by_rules, reached_past, roots_of, whole_update
-from gradaudit.dynamic.judge import by_names, by_roles, verb
+from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
+from gradaudit.dynamic.placing import outside
 from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import raw_inputs
@@ -20,8 +20,6 @@ from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
 from gradaudit.dynamic.unowned import unowned
 from gradaudit.errors import CheckError
-from gradaudit.rules.criteria.discrepancy import discrepancies
-from gradaudit.tape import Node
 
 SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206"))
 """Codes that say more of a leak into a frozen group than that it is one."""
@@ -48,6 +46,8 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     merged += [judgement for judgement in by_names(case) if not _known(case, judgement, merged)]
     merged += [judgement for judgement in unowned(case) if not _known(case, judgement, merged)]
     merged = _uncured(case, merged)
+    for one in merged:
+        one.finding = replace(one.finding, location=outside(case, one))
     merged += guessed(recording)
     merged += aliases(case)
     merged += held_copies(case)
@@ -76,27 +76,8 @@ def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:
     groups = [group for group in case.groups if group.state == NONE and not group.stated and group.name not in trained]
     groups = [group for group in groups if case.mask([group]) & own & depends]
     if groups:
-        predicting = _predicting(case)
-        yield from starved(case, [group for group in groups if predicting.intersection(group.leaves)])
-
-
-def _predicting(case: Case) -> set[Node]:
-    """What the loss is made of, but for what only its targets are made of: a constant beside a live prediction."""
-    view = case.view
-    targets = {
-        (meeting.node, one.source)
-        for meeting in discrepancies(view)
-        for one, other in permutations(meeting.sides, 2)
-        if not (one.passes and view.live(one.source)) and other.passes and view.live(other.source)
-    }
-    seen, waiting = {view.sink.loss}, [view.sink.loss]
-    while waiting:
-        node = waiting.pop()
-        for edge in node.inputs:
-            if edge.source not in seen and (node, edge.source) not in targets:
-                seen.add(edge.source)
-                waiting.append(edge.source)
-    return seen
+        used = predicting(case)
+        yield from starved(case, [group for group in groups if used.intersection(group.leaves)])
 
 
 def _carried(case: Case, said: Collection[tuple[str, int]]) -> Iterator[Judgement]:

@@ -118,8 +118,12 @@ class Recording:
     """All names of the leaves, where they may have several."""
     claimed: Mapping[Node, tuple[str, str]] = field(default_factory=dict)
     """Leaves that the user states as frozen by one name and as trained by another."""
+    wholes: list[frozenset[Node]] = field(default_factory=list)
+    """For each pattern of what is trained the leaves that it names."""
     evaluating: frozenset[Node] = frozenset()
     """Leaves of networks in evaluation mode, where others are in training."""
+    applied: frozenset[Node] = frozenset()
+    """Layers that the user's own text applies to arrays of parameters (jax), not a library's."""
     carried: list[tuple[Node, str]] = field(default_factory=list)
     """Values that an object of the scope brings with a graph from before the loss, and their names."""
     handle: Any = None

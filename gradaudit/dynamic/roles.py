@@ -1,7 +1,8 @@
 """Roles that the user states: globs over the dotted names of parameters.
 
 A pattern names a group and all below it: `target_params`, `agent.shadow_body`, `critics.0.*`. Where two patterns
-speak of one name the more specific one holds (`--trained agent --frozen agent.target`).
+speak of one name the one that comes nearer to it holds (`--trained agent --frozen agent.target`), then the one with
+fewer wildcards.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from gradaudit.errors import CheckError
 
 FROZEN = "frozen"
 TRAINED = "trained"
+_NO_NETWORKS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,13 @@ class Roles:
     def __bool__(self) -> bool:
         return bool(self.frozen or self.trained)
 
-    def assign(self, names: Mapping[str, Iterable[str]] | Iterable[str]) -> dict[str, str]:
+    def assign(
+        self, names: Mapping[str, Iterable[str]] | Iterable[str], networks: Mapping[str, int] = _NO_NETWORKS
+    ) -> dict[str, str]:
         """Name -> "frozen" or "trained", for the names that a pattern speaks of.
 
-        `names` are the dotted names of all parameters; a mapping gives each its other spellings too. Raises
+        `names` are the dotted names of all parameters; a mapping gives each its other spellings too. `networks` are the
+        modules (their ids) by name: what a frozen one shares with another (`shared`) is not frozen. Raises
         `CheckError` for a pattern that matches nothing (it lists the names there are) and for a name of which a frozen
         and a trained pattern speak with equal right.
         """
@@ -38,13 +44,49 @@ class Roles:
         claims: dict[str, dict[str, tuple[int, ...]]] = {}
         for role, patterns in ((FROZEN, self.frozen), (TRAINED, self.trained)):
             for pattern in patterns:
-                matched = [name for name, others in spellings.items() if any(matches(pattern, one) for one in others)]
-                if not matched:
+                rights = {name: right for name, others in spellings.items() if (right := _right(pattern, others))}
+                if not rights:
                     raise CheckError(_no_match(role, pattern, list(spellings)))
-                for name in matched:
+                for name, right in rights.items():
                     claim = claims.setdefault(name, {})
-                    claim[role] = max(claim.get(role, ()), _specificity(pattern))
-        return {name: _decide(name, claim, spellings[name], self) for name, claim in claims.items()}
+                    claim[role] = max(claim.get(role, ()), right)
+        for name in self.shared(spellings, networks):
+            claims[name].pop(FROZEN)
+        return {name: _decide(name, claim, spellings[name], self) for name, claim in claims.items() if claim}
+
+    def shared(self, names: Mapping[str, Iterable[str]], networks: Mapping[str, int]) -> dict[str, tuple[str, str]]:
+        """Names of what belongs to a network that is stated as frozen and as much to one that is not: (as the part of
+        the one, as the part of the other). An encoder under an actor and a critic is trained with either; whoever
+        means the encoder itself names it."""
+        found = {}
+        for name, others in _spellings(names).items():
+            frozen = [one for one in others if any(matches(pattern, one) for pattern in self.frozen)]
+            free = [one for one in others if one not in frozen]
+            pair = next((pair for one in frozen for other in free if (pair := self._parts(one, other, networks))), None)
+            if pair is not None:
+                found[name] = pair
+        return found
+
+    def _parts(self, frozen: str, other: str, networks: Mapping[str, int]) -> tuple[str, str] | None:
+        """The shared part under both names, if both are parts of networks and the frozen one is named as a whole."""
+        first, second = frozen.split("."), other.split(".")
+        same = next((i for i, (a, b) in enumerate(zip(first[::-1], second[::-1], strict=False)) if a != b), 0)
+        if not same:
+            return None
+        whole, beside = ".".join(first[:-same]), ".".join(second[:-same])
+        if whole not in networks or networks.get(beside, networks[whole]) == networks[whole]:
+            return None
+        if not any(matches(pattern, whole) for pattern in self.frozen):
+            return None
+        return ".".join(first[: 1 - same or None]), ".".join(second[: 1 - same or None])
+
+    def wholes(self, names: Mapping[str, Iterable[str]]) -> list[set[str]]:
+        """For each trained pattern the names that it speaks of."""
+        spellings = _spellings(names)
+        return [
+            {name for name, others in spellings.items() if any(matches(pattern, one) for one in others)}
+            for pattern in self.trained
+        ]
 
     def twins(self, names: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
         """Names of what is stated as frozen by one spelling and as trained by another, with equal right: one thing
@@ -58,13 +100,28 @@ class Roles:
 
 
 def _rank(name: str, patterns: Iterable[str]) -> tuple[int, ...]:
-    return max(_specificity(pattern) for pattern in patterns if matches(pattern, name))[:2]
+    return max(_right(pattern, [name]) for pattern in patterns)
+
+
+def _right(pattern: str, spellings: Iterable[str]) -> tuple[int, ...]:
+    """How closely a pattern names a thing: the fewer parts it leaves unsaid the closer, then the fewer wildcards; ()
+    where it does not name it."""
+    parts = pattern.split(".")
+    literal = sum(not any(sign in part for sign in "*?[") for part in parts)
+    unsaid = [len(_below(pattern, name)) for name in spellings if matches(pattern, name)]
+    return (-min(unsaid), literal, len(parts)) if unsaid else ()
+
+
+def _below(pattern: str, name: str) -> list[str]:
+    """The parts of a name below what a pattern names; all of them where it does not name it."""
+    parts = name.split(".")
+    ends = (end for end in range(1, len(parts) + 1) if fnmatchcase(".".join(parts[:end]), pattern))
+    return parts[next(ends, 0) :]
 
 
 def matches(pattern: str, name: str) -> bool:
     """Whether a pattern names this dotted name or something above it."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+    return len(_below(pattern, name)) < len(name.split("."))
 
 
 def _spellings(names: Mapping[str, Iterable[str]] | Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -73,16 +130,10 @@ def _spellings(names: Mapping[str, Iterable[str]] | Iterable[str]) -> dict[str, 
     return {name: (name,) for name in names}
 
 
-def _specificity(pattern: str) -> tuple[int, ...]:
-    parts = pattern.split(".")
-    literal = sum(not any(sign in part for sign in "*?[") for part in parts)
-    return (literal, len(parts), sum(character not in "*?[]" for character in pattern))
-
-
 def _decide(name: str, claim: Mapping[str, tuple[int, ...]], spellings: tuple[str, ...], roles: Roles) -> str:
     if len(claim) == 1:
         return next(iter(claim))
-    frozen, trained = claim[FROZEN][:2], claim[TRAINED][:2]
+    frozen, trained = claim[FROZEN], claim[TRAINED]
     if frozen == trained:
         if _twins(spellings, roles) is not None:
             return TRAINED

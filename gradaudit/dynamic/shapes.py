@@ -109,11 +109,17 @@ def leak_code(case: Case, spot: Spot, groups: list[Group]) -> str:
     if not any(_between_outputs(case, meet) for meet in meets):
         return "GA102"
     if any(word in words for word in _AVERAGE):
-        return "GA301"
+        return "GA102" if all(_is_value(case, node) for node in spot.nodes) else "GA301"
     probable = any(meet.op in PROBABLE for meet in meets) or _past(spot.nodes, "softmax", "log_softmax")
     if probable:
         return "GA302"
-    return "GA301" if _has_twin(case, groups) else "GA302"
+    return "GA301" if has_twin(case, groups) else "GA302"
+
+
+def _is_value(case: Case, node: Node) -> bool:
+    """One number for each row, as values are: no features that two branches of one loss could be compared by."""
+    shape = case.recording.shapes.get(node)
+    return shape is not None and (len(shape) <= 1 or shape[-1] == 1)
 
 
 def _scalars(groups: list[Group]) -> bool:
@@ -181,7 +187,7 @@ def _past(nodes: Iterable[Node], *ops: str) -> bool:
     return False
 
 
-def _has_twin(case: Case, groups: list[Group]) -> bool:
+def has_twin(case: Case, groups: list[Group]) -> bool:
     """A trained group with tensors of the same shapes: the frozen one is its copy."""
     shapes = case.recording.shapes
     rest = [group for group in case.groups if group not in groups and group.state != NONE]

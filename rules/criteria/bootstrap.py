@@ -191,10 +191,15 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
 def _imagined(view: View, total: Sum, against: Sum) -> bool:
     """A return of predicted rewards that bootstraps from the network that predicts it."""
     facts, analysis = marks(view.analysis), view.analysis
-    if view.sink.kind == "library" or not any(facts.reward(atom.node) for atom in total.network()):
+    if view.sink.kind == "library" or not any(facts.reward(one.node) or _given(view, one) for one in total.network()):
         return False
     values = [atom for atom in total.network() if atom.factor and not facts.reward(atom.node)]
     return bool(values) and related(analysis, _heads(analysis, values), _heads(analysis, against.network()))
+
+
+def _given(view: View, atom: Atom) -> bool:
+    """Whether a network's output enters the sum whole and as a constant, as a predicted reward does."""
+    return not atom.factor and not view.reaches(atom.node)
 
 
 def _heads(analysis: Analysis, atoms: Iterable[Atom]) -> int:

@@ -96,7 +96,9 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     algebra = view.analysis.algebra
     form = algebra.lin(node)
     pairs = [pair for pair in form.cancelled() if _both_live(view, *pair)]
-    if not pairs or (_is_itself(node) and not _is_exponent(view, node, THROUGH | {"add"})):
+    if not pairs:
+        return
+    if _is_itself(node) and not _is_exponent(view, node, THROUGH | {"add"}) and not _is_expected(view, node):
         return  # `chunk` and the like give equal parts one node: only a ratio of one value is sure to be a mistake
     forward = form.forward()
     left = [term for term in form.terms if term.vn in forward]
@@ -162,6 +164,14 @@ def _is_exponent(view: View, node: Node, ways: frozenset[str]) -> bool:
                 seen.add(user)
                 waiting.append(user)
     return False
+
+
+def _is_expected(view: View, node: Node) -> bool:
+    """Whether `p - p` is weighed with exp(p): the divergence of a distribution from itself, by hand."""
+    (value, *_) = node.arguments()
+    products = [user for user, _ in view.consumers(node) if user.op == "mul"]
+    weights = [source for user in products for source in user.arguments() if source is not node]
+    return any(one.op == "exp" and view.analysis.algebra.same(one.inputs[0].source, value) for one in weights)
 
 
 def _in_one_arm(view: View, node: Node, first: Edge, second: Edge) -> Iterator[Cancellation]:

@@ -20,6 +20,8 @@ _WRAPPERS = frozenset(("DistributedDataParallel", "DataParallel", "OptimizedModu
 _INNER = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module"))
 _FOREIGN = ("torch.", "numpy", "builtins", "jax", "gradaudit.", "_", "logging", "threading", "multiprocessing")
 _DEPTH = 8
+_NAMES = 24
+"""How many names of one module are kept."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Reach:
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: list[torch.Generator] = []
         self.optimizers: dict[int, tuple[torch.optim.Optimizer, str]] = {}
-        self._seen: dict[tuple[int, str], None] = {}
+        self._names: dict[int, list[str]] = {}
         self._visited: set[int] = set()
         for name, value in call.arguments().items():
             self._walk(value, name, None, 0, argument=True)
@@ -92,12 +94,11 @@ class Reach:
             known.others.append(name)
 
     def _module(self, module: torch.nn.Module, name: str, owner: Network | None, depth: int) -> None:
-        if (id(module), name) in self._seen:
+        names = self._names.setdefault(id(module), [])
+        if name in names or len(names) >= _NAMES:
             return
-        self._seen[id(module), name] = None
+        names.append(name)
         again = id(module) in self.modules
-        if again and len([1 for key in self._seen if key[0] == id(module)]) > 4:
-            return
         self.modules.setdefault(id(module), (module, name))
         network = self.networks.get(id(module))
         if network is None:
@@ -121,6 +122,10 @@ class Reach:
                 self._walk(value, f"{name}.{key}", network, depth + 1)
 
     # -- what the tracer asks ------------------------------------------------------------------------------------
+
+    def named_modules(self) -> dict[str, int]:
+        """The id of every module in reach by each of its dotted names."""
+        return {name: key for key, names in self._names.items() for name in names}
 
     def network_of(self, module: torch.nn.Module) -> Network:
         known = self.networks.get(id(module))

@@ -127,7 +127,11 @@ class Run:
         return stated
 
     def _matched(self) -> dict[str, str]:
-        return self.roles.assign(self._names())
+        names, networks = self._names(), self.reach.named_modules()
+        for part, other in dict.fromkeys(self.roles.shared(names, networks).values()):
+            note = f"`{part}` is `{other}` as well: it is not held to be frozen unless it is named itself"
+            self.notes += [note] if note not in self.notes else []
+        return self.roles.assign(names, networks)
 
     def _names(self) -> dict[str, list[str]]:
         return {owned.name: self._spellings(owned) for owned in self.reach.owned.values()}
@@ -172,6 +176,7 @@ class Run:
             evaluating=self._evaluating(),
             spellings={self.leaf_nodes[key]: (owned.name, *owned.others) for key, owned in self.reach.owned.items()},
             claimed=self._claimed(),
+            wholes=self._wholes(),
             handle=self,
         )
 
@@ -208,7 +213,13 @@ class Run:
 
     def _claimed(self) -> dict[Node, tuple[str, str]]:
         nodes = {owned.name: self.leaf_nodes[key] for key, owned in self.reach.owned.items()}
-        return {nodes[name]: pair for name, pair in self.roles.twins(self._names()).items()}
+        names = self._names()
+        shared = self.roles.shared(names, self.reach.named_modules())
+        return {nodes[name]: pair for name, pair in self.roles.twins(names).items() if name not in shared}
+
+    def _wholes(self) -> list[frozenset[Node]]:
+        nodes = {owned.name: self.leaf_nodes[key] for key, owned in self.reach.owned.items()}
+        return [frozenset(nodes[name] for name in names) for names in self.roles.wholes(self._names())]
 
     def _evaluating(self) -> frozenset[Node]:
         """The parameters whose every module is in evaluation mode, if another one that is used here is not."""

@@ -1,0 +1,60 @@
+"""Out of a network's own methods: a stop belongs where a network is used, not in the network."""
+
+from __future__ import annotations
+
+from gradaudit.dynamic.by_rules import OPERAND_CODES, roots_of
+from gradaudit.dynamic.judgement import Case, Judgement
+from gradaudit.dynamic.shapes import raw_inputs
+from gradaudit.rules.criteria.place import activations
+from gradaudit.tape import Call, Location, Node
+
+APPLIED = ("forward", "__call__")
+
+
+def outside(case: Case, judgement: Judgement) -> Location:
+    """The judgement's place, or the place from which the network is called that it lies in.
+
+    A method that forms more than the network's output is no part of the network: one in which values of others meet
+    it, or in which a reward is added.
+    """
+    place = judgement.finding.location
+    node = next((one for one in judgement.nodes if _index(one, place) is not None), None)
+    if node is None or judgement.cut is None or judgement.finding.code in OPERAND_CODES or raw_inputs(node):
+        return place
+    leaves = roots_of(case, judgement.finding) if not judgement.leaks else _leaves(case, judgement)
+    steps = activations(node.call)
+    for step in steps[_index(node, place) or 0 :]:
+        if not _is_networks(case, step, place, node, leaves) or _others_meet(case, step, leaves):
+            break
+        place = step.location
+    return place
+
+
+def _leaves(case: Case, judgement: Judgement) -> int:
+    return case.mask(group for group in case.groups if group.name in judgement.leaks)
+
+
+def _index(node: Node, place: Location) -> int | None:
+    """How many calls out from the node the place lies."""
+    lines = [node.location, *(call.location for call in activations(node.call))]
+    return lines.index(place) if place in lines else None
+
+
+def _is_networks(case: Case, call: Call, place: Location, node: Node, leaves: int) -> bool:
+    """Whether the function is a method of a network with these leaves, or applies their arrays in its own text."""
+    if call.function in APPLIED:
+        return True
+    kind = place.function.rpartition(".")[0].rpartition(".")[2]
+    if kind and kind in _classes(case, leaves):
+        return True
+    return any(one.call is call and one in case.recording.applied for one in case.view.slice)
+
+
+def _classes(case: Case, leaves: int) -> set[str]:
+    owners = [leaf.leaf.owner for leaf in case.analysis.leaves(leaves) if leaf.leaf is not None]
+    return {network.class_name for owner in owners if owner is not None for network in owner.chain()} - {""}
+
+
+def _others_meet(case: Case, call: Call, leaves: int) -> bool:
+    inside = (one for one in case.view.slice if call in activations(one.call))
+    return any(case.view.live(one) & ~leaves for one in inside)
