@@ -15,6 +15,7 @@ from gradaudit.static.values import (
     NONE,
     TRUE,
     Bound,
+    ClassValue,
     Const,
     External,
     Function,
@@ -315,10 +316,18 @@ class Expressions(Machine):
         tensors = [value for value in kept if not isinstance(value, (Const, Unknown)) or isinstance(value, Node)]
         if tensors:
             return self.join([(value, ALWAYS) for value in kept])
+        objects = [value for value in kept if self._is_object(value)] if stop_at else []
+        if objects:  # `critic2 or deepcopy(critic)`: what is made here unless somebody gives another one
+            return objects[-1]
         made = Unknown("condition")
         made.plain = True
         made.flag_of = ("or" if stop_at else "and", tuple(kept))
         return made
+
+    def _is_object(self, value: Any) -> bool:
+        """A network, or something of a class that an annotation names: no flag and no number."""
+        said = value.annotation if isinstance(value, Unknown) else None
+        return self.is_module(value) or isinstance(said, (ClassValue, External))
 
     def _compare(self, expression: ast.Compare, scope: Scope) -> Any:
         left = self.value(expression.left, scope)

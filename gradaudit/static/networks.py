@@ -232,6 +232,8 @@ class Networks(Machine):
         elif isinstance(value, OptimizerValue):
             value.optimizer.name = value.optimizer.name or name
         elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:
+            if value.network is not None and value.network.copied_from is not None and value.parent is None:
+                value.network.name = name or value.network.name  # a copy is called by where it is kept
             value.name = name
             value.parent = value.parent or (owner if isinstance(owner, Instance) else None)
 
