@@ -31,6 +31,7 @@ IN_PLACE = frozenset({
 })  # fmt: skip
 SAME = frozenset({"stop", "reshape", "cast", "identity", "clone", "copy", "flatten", "getitem"})
 MOST = 80
+MOST_BEHIND = 400  # of what a written value is computed from
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class Updates(Machine):
         """A method that writes parameters in place; `base` is what it starts from."""
         values = [*args, *(keywords[key] for key in ("other", "value", "end", "input") if key in keywords)]
         if not values:
+            return
+        if _is_of_gradient(values[0]):  # by hand: plain descent, a line search
+            self.event("step", leaves=tuple(leaves))
             return
         mix = self._mix(values[0], frozenset(leaves))
         if name in ("copy_", "assign", "set_"):
@@ -316,6 +320,23 @@ def _parsed(text: str) -> float:
         return float(text)
     except ValueError:
         return UNKNOWN
+
+
+def _is_of_gradient(value: Any) -> bool:
+    """Is it a gradient, or computed with one?"""
+    if isinstance(value, Unknown):
+        return value.plain and value.name == "grad"
+    waiting = [value] if isinstance(value, Node) else []
+    seen = set(waiting)
+    while waiting and len(seen) < MOST_BEHIND:
+        current = waiting.pop()
+        if current.op == "gradient" or current.op == "const" and current.detail == "grad":
+            return True
+        for edge in current.inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def _in_order(leaves: Iterable[Node]) -> tuple[Node, ...]:

@@ -64,13 +64,19 @@ def stale_of(view: View) -> list[Stale]:
     """The stale calls that the loss of one sink differentiates."""
     known = view.analysis.cache.get(("stale", view))
     if known is None:
-        known = [] if view.sink.kind in ("library", "grad") else _of_view(view)
+        known = _of_view(view) if _has_history(view) else []
         statistics = {tracked.node.location for tracked in tracked_statistics(view.analysis)}
         if statistics:  # what is old by way of a running statistic is GA505's
             known = [e for e in known if not any(n.location in statistics for n in view.forward([e.maker]))]
         view.analysis.cache["stale", view] = known
     assert isinstance(known, list)
     return known
+
+
+def _has_history(view: View) -> bool:
+    """Do its values keep a graph from one update to the next? Those of jax are constants outside of the loss."""
+    kind = view.sink.kind
+    return kind != "library" and (kind != "grad" or view.analysis.tape.framework == "torch")
 
 
 def _of_view(view: View) -> list[Stale]:
