@@ -27,7 +27,8 @@ class Copies(Machine):
 
     def independent(self, value: Instance) -> Instance:
         """The same network with leaves of its own; it counts as no copy of the other one."""
-        made: Instance = self._clone(value, {}, [])
+        pairs: list[tuple[Node, Node]] = []
+        made: Instance = self._clone(value, {}, pairs)
         made.network.name, made.network.parent = value.network.name, value.network.parent
         made.network.copied_from = None
         for leaf in self.parameters_of(made):
@@ -35,6 +36,7 @@ class Copies(Machine):
             leaf.leaf.copied_from = None
             for network in leaf.leaf.owner.chain() if leaf.leaf.owner is not None else ():
                 network.copied_from = None
+        self.stands_for.update(pairs)
         return made
 
     def _clone(self, value: Any, memo: dict[int, Any], pairs: list[tuple[Node, Node]]) -> Any:

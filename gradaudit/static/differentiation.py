@@ -119,9 +119,8 @@ class Differentiation(Machine):
         if group and not isinstance(loss, (Const, Function, Unknown)):
             sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
             self.gradient_sinks.append((sink, group))
-            given = [
-                (leaf, self.trees[leaf]) for leaf in sorted(group, key=lambda leaf: leaf.time) if leaf in self.trees
-            ]
+            originals = {**self.stands_for, **self.trees}
+            given = [(leaf, originals[leaf]) for leaf in sorted(group, key=lambda leaf: leaf.time) if leaf in originals]
             self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
         grads: Any = _gradients()
         if isinstance(argnums, tuple) and len(argnums) > 1:

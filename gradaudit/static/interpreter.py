@@ -82,6 +82,7 @@ class Interpreter(
         self.made = []
         self.exposed = []
         self.trees = {}
+        self.stands_for = {}
         self.differentiated_trees = {}
         self.draws = []
         self.shape_facts = {}

@@ -119,6 +119,9 @@ class Machine(State):
     def write_in_place(self, target: Node, op: str, written: list[Node]) -> Node: ...
 
     current_framework: str
+    stands_for: dict[
+        Node, Node
+    ]  # the parameters of a module that is differentiated as an argument: of whose it is a version
 
     # asked of each other in several parts
     def looks_like_optimizer(self, unknown: Unknown) -> bool: ...

@@ -102,12 +102,11 @@ def label(leaf: Node) -> str:
 
 def names_of(analysis: Analysis, leaves: int) -> str:
     """`critic and actor`, at most three of them, quoted."""
-    found: list[str] = []
-    for leaf in analysis.leaves(leaves):
-        word = f"`{label(leaf)}`"
-        if word not in found:
-            found.append(word)
-    return listed(found)
+    return labels(analysis.leaves(leaves))
+
+
+def labels(leaves: Iterable[Node]) -> str:
+    return listed(dict.fromkeys(f"`{label(leaf)}`" for leaf in leaves))
 
 
 def listed(words: Iterable[str]) -> str:

@@ -90,12 +90,7 @@ def _scaled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
     if analysis.algebra.vn(value) not in forward or not all(term.passes for term in form.terms):
         return
     view = view_of(analysis, node)
-    if (
-        view is not None
-        and not view.sink.called
-        and view.live(value)
-        and any(_is_scaled(part) for part in node.arguments())
-    ):
+    if view is not None and view.live(value) and any(_is_scaled(part) for part in node.arguments()):
         yield Surrogate(view, node, node, MISSING, view.live(value))
 
 
