@@ -34,6 +34,9 @@ SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "manual_b
                              "filter_value_and_grad", "vjp", "linearize"})  # fmt: skip
 RETURNED_LOSSES = {"LightningModule": ("training_step",), "Trainer": ("compute_loss",)}
 UPDATES = frozenset({"backward", "step", "clear", "copy", "soft_update"})
+BEFORE = ("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start")
+AFTER = ("on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end")
+"""Hooks that the framework calls around its step: where copies follow and networks are put into evaluation mode."""
 LIBRARY_SIZE = 5_000  # statements and expressions
 
 
@@ -264,6 +267,7 @@ class Entries:
         if name == "compute_loss":
             self._trained_by_trainer(instance, cls, name)
             return
+        self._hooks(instance, cls, BEFORE)
         result = self._call_member(instance, cls, name)
         if isinstance(result, Sequence) and result.items:
             result = result.items[0]
@@ -277,6 +281,11 @@ class Entries:
                 if part is not None and hasattr(part, "optimizer"):
                     run.call_method(part, "step", [], {})
                     run.call_method(part, "zero_grad", [], {})
+        self._hooks(instance, cls, AFTER)
+
+    def _hooks(self, instance: Instance, cls: ClassValue, names: tuple[str, ...]) -> None:
+        for name in names:
+            self._call_member(instance, cls, name)
 
     def _trained_by_trainer(self, instance: Instance, cls: ClassValue, name: str) -> None:
         """`compute_loss(self, model, inputs)` of a trainer: the model is what the framework steps, and nothing else."""
