@@ -49,7 +49,7 @@ def starved_predictions(analysis: Analysis) -> list[Starved]:
 
 
 def _in_view(view: View) -> Iterator[Starved]:
-    own = owned(view)
+    own = owned(view) & ~_frozen_at(view)
     if not own or view.sink.kind == "library" or is_test(view):
         return
     fed = 0
@@ -68,6 +68,15 @@ def _in_view(view: View) -> Iterator[Starved]:
             if event not in told:
                 told.add(event)
                 yield Starved(view, meeting.node, event, leaves)
+
+
+def _frozen_at(view: View) -> int:
+    """The leaves that do not require gradient when the loss is differentiated, whoever holds them."""
+    state: dict[Node, bool] = {}
+    for event in sorted(view.analysis.tape.events, key=lambda event: event.time):
+        if event.kind in ("freeze", "unfreeze") and event.time < view.sink.time:
+            state.update((leaf, event.kind == "freeze") for leaf in event.leaves)
+    return view.analysis.mask(leaf for leaf, frozen in state.items() if frozen)
 
 
 def _beside(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> Iterator[Starved]:
