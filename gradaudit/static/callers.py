@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from gradaudit.static.files import Files
 from gradaudit.static.syntax import walk
@@ -62,6 +64,13 @@ class Callers:
     def files_with(self, name: str, file: str) -> list[str]:
         """The files of the project that call something of this name, tests left out."""
         return self._files(name, file)[:MOST_FILES]
+
+    def files_with_several(self, names: Iterable[str], file: str, least: int) -> list[str]:
+        """The other files of the project that mention at least so many of these, the nearest first."""
+        counted = Counter(path for name in names for path in self._files(name, file))
+        found = [path for path, times in counted.items() if times >= least and path != file]
+        folder = os.path.dirname(file)
+        return sorted(found, key=lambda path: (os.path.relpath(path, folder).count(os.sep), path))[:MOST_FILES]
 
     def _uses(self, path: str, name: str, file: str) -> list[ast.expr]:
         """The uses in `path` of what `file` defines as `name`: by its name if it is imported, else by its module's."""

@@ -224,6 +224,8 @@ class Classes(Machine):
                 self.set_attribute(instance, name, keywords[name])
             elif statement.value is not None and not entry:
                 self.set_attribute(instance, name, self._field_default(statement.value, owner))
+            elif entry and (given := self._default_object(statement.value, owner)) is not None:
+                self.set_attribute(instance, name, given)
             elif entry:
                 made = Unknown(name, annotation=self.class_from_annotation(statement.annotation, owner.scope))
                 if isinstance(statement.value, ast.Constant):
@@ -235,6 +237,13 @@ class Classes(Machine):
                 instance.attrs[name] = value
         if not fields and args:
             instance.attrs["*"] = Sequence(args)
+
+    def _default_object(self, expression: ast.expr | None, owner: ClassValue) -> Any:
+        """A class or function that a field has by default: what it is used for is what is written for it."""
+        if not isinstance(expression, (ast.Name, ast.Attribute)):
+            return None
+        value = self.evaluate(expression, owner.scope)
+        return value if isinstance(value, (ClassValue, Function)) else None
 
     def _field_default(self, expression: ast.expr, owner: ClassValue) -> Any:
         if isinstance(expression, ast.Call) and isinstance(expression.func, (ast.Name, ast.Attribute)):

@@ -14,6 +14,7 @@ from gradaudit.static.forward import entry_methods, follow
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.loss_methods import loss_methods, losses_in
 from gradaudit.static.losses import applied_argument, is_reduced
+from gradaudit.static.standins import drivers
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
@@ -185,6 +186,9 @@ class Entries:
         nodes = [self.run.member(cls, name)[0] for name in names]
         if names and not any(isinstance(node, Function) and node.node in self.run.called for node in nodes[:1]):
             self._entry(cls.name, lambda: self._module(cls, names))
+        if self.module.framework == "jax" and self.run.is_module_class(cls):
+            for function, argument in drivers(self.run, cls):
+                self._entry(cls.name, functools.partial(self._stand_in, cls, function, argument))
 
     def _module(self, cls: ClassValue, names: list[str]) -> None:
         run = self.run
@@ -194,6 +198,13 @@ class Entries:
                 run.allow(UNHEARD)
                 parts = follow(run, instance, name, self._library_argument)
                 self._library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
+
+    def _stand_in(self, cls: ClassValue, function: Function, argument: str) -> None:
+        """The class as the argument of a training function that asks for what it has."""
+        run = self.run
+        network = run.instantiate(cls, [], {}, entry=True)
+        run.file = function.module.display
+        run.call_function(function, [], {argument: network}, entry=True)
 
     def _as_built(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         """Where a class does not tell what its optimizers hold: once more, with the object that the project makes."""
