@@ -19,7 +19,7 @@ UNKNOWN = "unknown"
 def own_sets(tape: Tape) -> None:
     """Fills `Sink.own` from the events where the recorder left it open."""
     events = sorted(tape.events, key=lambda event: event.time)
-    for sink in tape.sinks:
+    for sink in (*tape.sinks, *tape.others):
         if sink.own is None:
             sink.own = _own(tape, sink, events)
 

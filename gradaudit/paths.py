@@ -43,7 +43,7 @@ class Graph:
     """The part of a tape that its sinks depend on, in order of time, with liveness of every node."""
 
     def __init__(self, tape: Tape) -> None:
-        self.nodes = _ancestors(sink.loss for sink in tape.sinks)
+        self.nodes = _ancestors(sink.loss for sink in (*tape.sinks, *tape.others))
         self.index = {node: position for position, node in enumerate(self.nodes)}
         self.leaves = [node for node in self.nodes if node.leaf is not None]
         self.bit = {node: 1 << position for position, node in enumerate(self.leaves)}
@@ -142,6 +142,11 @@ class Analysis:
     @cached_property
     def views(self) -> list[View]:
         return [View(self, sink) for sink in self.tape.sinks]
+
+    @cached_property
+    def every_view(self) -> list[View]:
+        """The views, and those of losses that are judged elsewhere."""
+        return [*self.views, *(View(self, sink) for sink in self.tape.others)]
 
     @cached_property
     def algebra(self) -> Algebra:

@@ -273,3 +273,5 @@ class Tape:
     """Roles that the user states for leaves ("frozen", "trained"); they bind."""
     shapes: dict[Node, Shape] = field(default_factory=dict)
     """The shapes of values, where they are known."""
+    others: list[Sink] = field(default_factory=list)
+    """Losses of the same run that are judged elsewhere; they tell what else rightly takes gradient from a value."""

@@ -149,8 +149,8 @@ def _of_dual(view: View, node: Node, wrong: Node, leaves: int, uses: list[Node])
 def _trains_them_rightly(analysis: Analysis, node: Node, leaves: int) -> bool:
     """Is the very product a term of another loss, which is there for these leaves? A loss that is followed in several
     rounds is known by its text."""
-    stepped = {view.sink.loss.location for view in analysis.views if (view.own or 0) & leaves}
-    return any(view.sink.loss.location in stepped and node in view.down for view in analysis.views)
+    stepped = {view.sink.loss.location for view in analysis.every_view if (view.own or 0) & leaves}
+    return any(view.sink.loss.location in stepped and node in view.down for view in analysis.every_view)
 
 
 def _message(dual: bool, name: str, leaked: str, used: bool) -> str:

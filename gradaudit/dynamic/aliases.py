@@ -32,8 +32,16 @@ def aliases(case: Case) -> Iterator[Judgement]:
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
         used = case.analysis.mask(leaves) & case.analysis.dep(case.view.sink.loss)
-        if pair not in stated and used and len(whole) == len(leaves):
+        if pair not in stated and used and len(whole) == len(leaves) and not _part(case, pair[0], leaves):
             yield _judged(case, pair, leaves, "warning", "", "")
+
+
+def _part(case: Case, name: str, leaves: list[Node]) -> bool:
+    """Whether the name is that of one tensor of a network, which a loop over parameters leaves behind."""
+    return any(
+        leaf.leaf is not None and leaf.leaf.owner is not None and name in case.recording.spellings[leaf]
+        for leaf in leaves
+    )
 
 
 def _networks(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:

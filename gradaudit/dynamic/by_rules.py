@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 
 from gradaudit import catalog
@@ -26,7 +27,9 @@ STARVING = frozenset(("GA401", "GA402"))
 MOST_TRIED = 12
 
 
+@cache
 def load_rules() -> list[Rule]:
+    """Every rule there is; to ask all that is installed for more takes long, and a run has many losses."""
     return [entry.load() for entry in catalog.entries()]
 
 

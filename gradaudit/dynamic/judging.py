@@ -9,7 +9,7 @@ from gradaudit import ownership
 from gradaudit.dynamic.aliases import aliases
 from gradaudit.dynamic.beside import held_copies
 from gradaudit.dynamic.broadcast import broadcasts
-from gradaudit.dynamic.by_rules import by_rules, reached_past, roots_of, whole_update
+from gradaudit.dynamic.by_rules import STARVING, by_rules, reached_past, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
 from gradaudit.dynamic.placing import outside
@@ -37,9 +37,11 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains."""
     _own(recording)
     case = Case(recording)
-    stated = list(by_roles(case)) or list(_untrained(case))
-    stated += _left_out(case, trained)
-    shared = list(by_rules(case))
+    stated = list(by_roles(case))
+    nothing = [] if stated else list(_untrained(case))
+    shared = [one for one in by_rules(case) if not nothing or one.finding.code not in STARVING]
+    told = any(one.finding.code == "GA303" for one in shared)  # it says which side nothing trains
+    stated += nothing or ([] if told else _left_out(case, trained))
     merged = [_shaped(judgement, shared) for judgement in stated]
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
@@ -65,7 +67,8 @@ def _untrained(case: Case) -> Iterator[Judgement]:
     used = [group for group in case.groups if case.mask([group]) & depends or case.recording.escapes_of(group)]
     if not used:
         raise CheckError(NOTHING)
-    yield from starved(case, used)
+    held = {leaf for one in case.recording.tape.optimizers for leaf in one.leaves}
+    yield from starved(case, [group for group in used if not held.isdisjoint(group.leaves)] or used)
 
 
 def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:

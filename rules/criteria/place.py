@@ -106,7 +106,7 @@ def _serves_others(view: View, node: Node, helper: Call) -> bool:
     """Whether gradient also flows through this line of text where it was reached from another call."""
     return any(
         other.location == node.location and all(call.location != helper.location for call in activations(other.call))
-        for each in view.analysis.views
+        for each in view.analysis.every_view
         for other in each.down
     )
 
@@ -169,7 +169,7 @@ def within(inner: Location, outer: Location) -> bool:
 
 def private(view: View, node: Node, uses: set[Node]) -> bool:
     """Whether all gradient that any loss sends to `node` comes by way of `uses`."""
-    for other in view.analysis.views:
+    for other in view.analysis.every_view:
         if node not in other.down:
             continue
         seen, waiting = {node, *uses}, [node]

@@ -53,7 +53,7 @@ def _in_view(view: View) -> Iterator[Starved]:
     if not own or view.sink.kind == "library" or is_test(view):
         return
     fed = 0
-    for other in view.analysis.views:
+    for other in view.analysis.every_view:
         fed |= other.live(other.sink.loss)
     told: set[Node] = set()
     for meeting in _reached(view):

@@ -30,7 +30,7 @@ class TorchRecorder:
         try:
             return [Run(call, roles).record()]
         except Differentiated as update:
-            return [Run(call, roles, part, update.entries).record() for part in update.parts()]
+            return [Run(call, roles, part, update).record() for part in update.parts()]
 
     def make_input(self, spec: InputSpec, seed: int) -> Any:
         dtype = getattr(torch, spec.dtype)

@@ -54,10 +54,9 @@ def add_events(
         tape.events.append(Event("hold", 0, nowhere, optimizer=record, leaves=taken_by))
     sink = tape.sinks[0]
     tape.events.append(Event("backward", sink.time, nowhere, sink=sink))
-    for entry in before:
-        tape.events += _events(entry, entry.time, of, leaves)
-    for entry in after:
-        tape.events += _events(entry, tick(), of, leaves)
+    happened = [event for entry in before for event in _events(entry, entry.time, of, leaves)]
+    happened += [event for entry in after for event in _events(entry, tick(), of, leaves)]
+    tape.events += _together(happened)
     own = None if before or after or TRAINED in tape.roles.values() else _own(records, sink)
     if own is not None:
         tape.events.append(Event("step", tick(), nowhere, optimizer=own, leaves=tuple(sorted(own.leaves, key=_time))))
@@ -68,10 +67,36 @@ def add_events(
 
 def _events(entry: Entry, time: int, of: Mapping[int, Optimizer], leaves: Mapping[int, Node]) -> list[Event]:
     touched = tuple(leaves[id(one)] for one in entry.tensors if id(one) in leaves)
+    sources = tuple(leaves[id(one)] for one in entry.sources if id(one) in leaves)
     optimizer = of.get(id(entry.optimizer))
     if entry.kind != "backward" and not touched:
         return []
-    return [Event(entry.kind, time, entry.location, optimizer=optimizer, leaves=touched)]
+    if entry.sources and not sources:
+        return []
+    return [Event(entry.kind, time, entry.location, optimizer=optimizer, leaves=touched, sources=sources)]
+
+
+def _together(events: Sequence[Event]) -> Iterator[Event]:
+    """The events, but for the writes of one statement from one network into another one, which are one event."""
+    known: dict[tuple[object, ...], Event] = {}
+    for event in events:
+        if not event.sources:
+            known.clear()
+            yield event
+            continue
+        key = (event.kind, event.location, _outermost(event.leaves), _outermost(event.sources))
+        first = known.get(key)
+        if first is None:
+            known[key] = event
+            yield event
+        else:
+            first.leaves = (*first.leaves, *(leaf for leaf in event.leaves if leaf not in first.leaves))
+            first.sources = (*first.sources, *(leaf for leaf in event.sources if leaf not in first.sources))
+
+
+def _outermost(leaves: Sequence[Node]) -> frozenset[object]:
+    owners = [leaf.leaf.owner for leaf in leaves if leaf.leaf is not None and leaf.leaf.owner is not None]
+    return frozenset(list(owner.chain())[-1] for owner in owners)
 
 
 def _own(records: list[Optimizer], sink: Sink) -> Optimizer | None:

@@ -101,6 +101,12 @@ FROM_DATA = frozenset(("tensor", "as_tensor", "asarray", "from_numpy", "frombuff
 FLAT = frozenset(("round", "sign", "floor", "ceil"))
 """Operations that autograd follows and whose gradient is zero wherever it is defined: stops, to the rules."""
 
+SET_DATA = "data ="
+"""`parameter.data = value`, as a name."""
+
+OF_TWO = {"max": "maximum", "min": "minimum"}
+"""What an operation is if it is given two tensors."""
+
 INDEX_ARGUMENTS = {
     "where": (0,),
     "gather": (1,),
@@ -152,6 +158,8 @@ def kind_of(function: Any) -> Kind | None:
         if attribute not in GETTERS:
             return None
         name = attribute
+    if name == "__set__" and getattr(getattr(function, "__self__", None), "__name__", "") == "data":
+        return Kind(SET_DATA, "store", inplace=True)
     if name in ESCAPES:
         return Kind(name, "stop", escape=True)
     if name in IGNORED:
@@ -161,14 +169,16 @@ def kind_of(function: Any) -> Kind | None:
         name,
         op,
         swapped=name in SWAPPED,
-        inplace=_in_place(name),
+        inplace=in_place(name),
         index=INDEX_ARGUMENTS.get(name, ()),
         subscript=name in ("__getitem__", "__setitem__"),
         constants=op in CONSTANTS,
     )
 
 
-def _in_place(name: str) -> bool:
-    if name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__iter__", "__index__")):
+def in_place(name: str) -> bool:
+    if name in ("__setitem__", SET_DATA) or (
+        name.startswith("__i") and name not in ("__invert__", "__iter__", "__index__")
+    ):
         return True
     return name.endswith("_") and not name.endswith("__")

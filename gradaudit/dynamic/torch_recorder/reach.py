@@ -48,6 +48,8 @@ class Reach:
         self.optimizers: dict[int, tuple[torch.optim.Optimizer, str]] = {}
         self._names: dict[int, list[str]] = {}
         self._visited: set[int] = set()
+        self._imported = 0
+        self._user_modules: list[tuple[str, ModuleType]] = []
         for name, value in call.arguments().items():
             self._walk(value, name, None, 0, argument=True)
         for name, value in call.scope.items():
@@ -199,13 +201,20 @@ class Reach:
         self.owned[id(parameter)] = Owned(parameter, f"parameter{tuple(parameter.shape)}".replace(" ", ""), None)
 
     def _elsewhere(self) -> Iterator[tuple[str, Any]]:
-        for module_name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None) or ""
-            if not file.startswith(tuple(self.call.roots)) or "site-packages" in file:
-                continue
+        if self._imported != len(sys.modules):
+            self._imported, self._user_modules = len(sys.modules), list(self._users())
+        for module_name, module in self._user_modules:
             for name, value in list(vars(module).items()):
                 if isinstance(value, torch.nn.Module | torch.nn.Parameter):
                     yield f"{module_name}.{name}", value
+
+    def _users(self) -> Iterator[tuple[str, ModuleType]]:
+        """The user's own modules."""
+        roots = tuple(self.call.roots)
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None) or ""
+            if file.startswith(roots) and "site-packages" not in file:
+                yield name, module
 
 
 def _holds(module: torch.nn.Module, parameter: torch.nn.Parameter) -> bool:

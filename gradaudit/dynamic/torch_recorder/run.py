@@ -24,7 +24,8 @@ from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
 from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import Copies, seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
-from gradaudit.dynamic.torch_recorder.updates import Differentiated, Entry, Reached, Updates
+from gradaudit.dynamic.torch_recorder.updates import Differentiated, Entry, Reached, Updates, lines_of, taken_by
+from gradaudit.dynamic.torch_recorder.written import writes
 from gradaudit.errors import INPUTS, CheckError, UsageError, UserCodeError
 from gradaudit.tape import Edge, Node, Sink, Tape
 
@@ -43,7 +44,9 @@ class _Gradients:
 class Run:
     """The recorder's own record of one loss: what its operations are called, so that a stop can be put at one."""
 
-    def __init__(self, call: LossCall, roles: Roles, part: int | None = None, seen: Sequence[Entry] = ()) -> None:
+    def __init__(
+        self, call: LossCall, roles: Roles, part: int | None = None, seen: Differentiated | None = None
+    ) -> None:
         self.call = call
         self.part = part
         self.seen = seen
@@ -77,7 +80,7 @@ class Run:
             with updates.watch(), composites(tracer), tracer:
                 result = self._result()
             if self.part is None and updates.count:
-                raise Differentiated(updates.entries, updates.count)
+                raise Differentiated(self._entries(), updates.count, tracer.place)
             loss, note = loss_of(result)
             if note:
                 self.notes.append(note)
@@ -110,7 +113,7 @@ class Run:
             if self.part is not None or not self.tracer.updates.count:
                 raise
             # Perhaps what it does with gradient is why it raises: its losses are audited all the same.
-            raise Differentiated(self.tracer.updates.entries, self.tracer.updates.count) from error
+            raise Differentiated(self._entries(), self.tracer.updates.count, self.tracer.place) from error
         if self.part is not None:
             raise CheckError("the function does not call backward() as often as before; it cannot be audited")
         return result
@@ -159,6 +162,7 @@ class Run:
         rows = [self._row(owned, grads) for owned in self.reach.owned.values()]
         tape.roles.update((row.node, row.role) for row in rows if row.stated)
         before, after = self._log()
+        tape.others += [*self._earlier(before), *self._later(after)] if backward is not None else []
         add_events(tape, self.reach, self.leaf_nodes, self.tracer.tick, self.lines.nowhere, before, after)
         rows_of = groups.build(rows)
         return Recording(
@@ -239,8 +243,36 @@ class Run:
         """What the function does beside its losses, before this loss is differentiated and after."""
         if self.part is None:
             return [], []
-        before = self.tracer.updates.entries[:-1]
-        return before, list(self.seen[len(before) + 1 :])
+        before = self._entries()
+        before.remove(self.tracer.updates.entries[-1])
+        after = [] if self.seen is None else self.seen.after(self.part)
+        return before, after
+
+    def _again(self, entry: Entry) -> bool:
+        return lines_of(entry) == lines_of(self.tracer.updates.entries[-1])
+
+    def _entries(self) -> list[Entry]:
+        """The log of this run so far, in order."""
+        return sorted([*self.tracer.updates.entries, *writes(self.tracer)], key=lambda entry: entry.time)
+
+    def _earlier(self, entries: Sequence[Entry]) -> Iterator[Sink]:
+        """The losses that were differentiated before this one; an earlier round of itself says nothing new."""
+        for one in entries:
+            if one.loss is not None and not self._again(one):
+                yield Sink(one.loss, "backward", one.location, one.time, function=self.call.target)
+
+    def _later(self, entries: Sequence[Entry]) -> Iterator[Sink]:
+        """The losses after this one, as far as they take gradient from values that are there already."""
+        made = {place: node for node, place in self.tracer.place.items()}
+        for one in entries:
+            if one.loss is None or self.seen is None or self._again(one):
+                continue
+            taken = taken_by(one.loss, self.seen.place, self.tracer.count)
+            edges = [Edge(made[place], True) for place in sorted(taken) if place in made]
+            if edges:
+                loss = Node("call", edges, one.location, self.tracer.tick(), detail="backward")
+                self.tape.nodes.append(loss)
+                yield Sink(loss, "backward", one.location, loss.time, function=self.call.target)
 
     def _add_leaves(self) -> None:
         for owned in list(self.reach.owned.values()):

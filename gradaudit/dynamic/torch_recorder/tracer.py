@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.torch_recorder.composites import parameters_of
-from gradaudit.dynamic.torch_recorder.ops import FLAT, FROM_DATA, Kind, kind_of
+from gradaudit.dynamic.torch_recorder.ops import FLAT, FROM_DATA, OF_TWO, Kind, kind_of
 from gradaudit.dynamic.torch_recorder.updates import Updates
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Frame, Leaf, Network, Node, Tape
 
@@ -87,7 +87,7 @@ class Tracer(TorchFunctionMode):
         self.original_of = original_of
         self.stop = stop
         self.updates = updates
-        updates.now = self.tick
+        updates.now, updates.node_of = self.tick, self.node_of
         self.clock = 0
         self.count = 0
         self.frame: Frame | None = None
@@ -179,6 +179,8 @@ class Tracer(TorchFunctionMode):
         for output, part, _ in rows:
             if part is not node:
                 self.tape.nodes.append(part)
+            if kind.inplace and output.grad_fn is None and _is_parameter(before, output):
+                continue  # new numbers, and as much a leaf as before
             self.known[id(output)] = (part, base(output).grad_fn)
             self.keep.append(output)
             self.shapes[part] = tuple(output.shape)
@@ -216,6 +218,8 @@ class Tracer(TorchFunctionMode):
         if kind.swapped and len(edges) == 2:
             edges.reverse()
             positions.reverse()
+        if len(before) == 2:
+            node.op = OF_TWO.get(node.op, node.op)
         if layered:
             node.op, node.detail = "module_call", type(self.modules[-1]).__name__
         if kind.constants and len(edges) < 2:
@@ -389,6 +393,14 @@ class Tracer(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
         super().__exit__(*error)
+
+
+def _is_parameter(before: list[tuple[Tensor, Node, Tensor]], output: Tensor) -> bool:
+    """Whether an operation wrote into a parameter: its first operand, which it returns."""
+    if not before or before[0][0] is not output:
+        return False
+    leaf = before[0][1].leaf
+    return leaf is not None and leaf.kind == "param"
 
 
 def _key(tensor: Tensor) -> Any:

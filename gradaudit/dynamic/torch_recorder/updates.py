@@ -6,7 +6,7 @@ the loss is taken out of it; everything before that has happened as it would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -16,7 +16,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradaudit.dynamic.lines import Lines
-from gradaudit.tape import Call, Location
+from gradaudit.tape import Call, Location, Node
 
 
 class Reached(BaseException):
@@ -34,23 +34,29 @@ ROUNDS = 2
 class Differentiated(Exception):
     """The function differentiates `count` losses itself."""
 
-    def __init__(self, entries: list[Entry], count: int) -> None:
+    def __init__(self, entries: list[Entry], count: int, place: Mapping[Node, tuple[int, int]]) -> None:
         super().__init__(count)
         self.entries = entries
         self.count = count
+        self.place = place
+
+    def after(self, part: int) -> list[Entry]:
+        """What happens after the `part`-th loss has been differentiated."""
+        places = [position for position, one in enumerate(self.entries) if one.kind == "backward"]
+        return self.entries[places[part] + 1 :]
 
     def parts(self) -> list[int]:
         """Which of its losses to audit: of each line that differentiates, the first few from one and the same place.
 
         A helper that steps any optimizer differentiates on one line; whoever calls it is what tells its losses apart.
         """
-        places = [_lines(one) for one in self.entries if one.kind == "backward"]
+        places = [lines_of(one) for one in self.entries if one.kind == "backward"]
         return [part for part, place in enumerate(places) if places[:part].count(place) < ROUNDS]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """backward, step or clear; `tensors` are the parameters that are stepped or cleared."""
+    """backward of `loss`, step or clear of `tensors`, the parameters; copy or soft_update of `sources` into them."""
 
     kind: str
     time: int
@@ -58,9 +64,11 @@ class Entry:
     tensors: tuple[torch.Tensor, ...] = ()
     optimizer: torch.optim.Optimizer | None = None
     call: Call | None = None
+    loss: Node | None = None
+    sources: tuple[torch.Tensor, ...] = ()
 
 
-def _lines(entry: Entry) -> list[tuple[str, int]]:
+def lines_of(entry: Entry) -> list[tuple[str, int]]:
     """Where it stands, and the calls around it."""
     found, call = [(entry.location.path, entry.location.line)], entry.call
     while call is not None:
@@ -79,11 +87,13 @@ class Updates:
     count: int = 0
     paused: int = 0
     now: Callable[[], int] = lambda: 0
+    node_of: Callable[[torch.Tensor], Node] | None = None
 
     def backward(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In place of `Tensor.backward`."""
         location, call = self.lines.here(2)
-        self.entries.append(Entry("backward", self.now(), location, call=call))
+        loss = self.node_of(args[0]) if self.node_of is not None and args[0].requires_grad else None
+        self.entries.append(Entry("backward", self.now(), location, call=call, loss=loss))
         number = self.count
         self.count += 1
         if number == self.part:
@@ -93,6 +103,10 @@ class Updates:
         self.paused += 1
         try:
             return function(*args, **({**kwargs, "retain_graph": True} if self.part is not None else kwargs))
+        except RuntimeError:
+            if self.part is not None:
+                raise
+            return None  # a graph that is freed or written over: what is stepped afterwards is to be seen all the same
         finally:
             self.paused -= 1
 
@@ -130,6 +144,23 @@ class Updates:
             torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad = plain, of_module
             for hook in hooks:
                 hook.remove()
+
+
+def taken_by(loss: Node, place: Mapping[Node, tuple[int, int]], calls: int) -> set[tuple[int, int]]:
+    """The values of the first `calls` calls that gradient of a later loss meets first."""
+    found: set[tuple[int, int]] = set()
+    seen, waiting = {loss}, [loss]
+    while waiting:
+        for edge in waiting.pop().inputs:
+            if not edge.passes or edge.source in seen:
+                continue
+            seen.add(edge.source)
+            made = place.get(edge.source)
+            if made is not None and made[0] < calls:
+                found.add(made)
+            else:
+                waiting.append(edge.source)
+    return found
 
 
 def _held(optimizer: torch.optim.Optimizer) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,149 @@
+"""One fixture judged by both halves: what lint says of its text, and what check measures when it runs.
+
+check audits a fixture's `loss_fn` on its `make_inputs()`, or the whole program (`programs.load`): every loss that it
+differentiates. An info of check about a jax argument that is not differentiated has no counterpart in the text.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import programs
+from expectations import LINT_ONLY, ROOT, Expectation, Fixture, Found, disagreements
+
+from gradaudit.check import CheckReport, Options, check_case, check_target
+from gradaudit.config import Config
+from gradaudit.dynamic.case import Case
+from gradaudit.finding import Finding
+from gradaudit.lint import lint_paths
+
+OUTSIDE = {
+    "GA103": "which network the target should have used is known from an update that a loss alone does not show",
+    "GA104": "what a switch would do if it were set otherwise is in the text only",
+    "GA403": "a value that is thrown away is not in the loss",
+    "GA501": "who holds the target is harmless until a loss reaches it; lint reads it off the constructor",
+    "GA502": "one network under two names is only one network when it runs, if its names do not tell",
+    "GA503": "that something never happens is in the text only",
+    "GA504": "an update that is no part of a loss is not judged",
+    "GA505": "an update that is no part of a loss is not judged",
+    "GA601": "how members were drawn is decided outside of the framework",
+    "GA602": "how members were drawn is decided outside of the framework",
+    "GA900": "what cannot be parsed cannot run",
+    "GA901": "a comment does not run",
+}
+"""Codes that a run cannot show, or need not: check may say them, and may not."""
+
+ELSEWHERE = {
+    "GA501": "the optimizer was made before the loss runs: check stands at the loss that it steps",
+    "GA502": "the second name was given before the loss runs: check stands where the network is used",
+}
+"""Codes that check says on another line than lint."""
+
+JAX = re.compile(r"^\s*(?:import|from) (?:jax|flax|haiku|optax|equinox)\b", re.MULTILINE)
+TORCH = re.compile(r"^\s*(?:import|from) torch\b", re.MULTILINE)
+
+
+def runs(fixture: Fixture) -> bool:
+    """Whether there is something to compare: check knows its framework, and it can be run."""
+    source = fixture.source
+    return bool(JAX.search(source) or TORCH.search(source)) and not LINT_ONLY.search(source)
+
+
+def framework(fixture: Fixture) -> str:
+    return "jax" if JAX.search(fixture.source) and "import torch" not in fixture.source else "torch"
+
+
+def offers_loss(fixture: Fixture) -> bool:
+    """Whether a loss stands beside its inputs; with `argnums`, only the program knows what is differentiated."""
+    source = fixture.source
+    return all(word in source for word in ("def loss_fn(", "def make_inputs(")) and "argnums=" not in source
+
+
+def differences(fixture: Fixture, findings: list[Finding]) -> list[str]:
+    """What check's findings say otherwise than the fixture expects of lint; empty if they agree."""
+    found = [Found(Path(one.location.path).resolve(), one.location.line, one.code, one.severity) for one in findings]
+    expected = [Expectation(one.path, one.line, one.codes, None, one.label) for one in fixture.expectations]
+    limits = [one for one, given in zip(expected, fixture.expectations, strict=True) if given.missing]
+    wanted = [
+        one for one in expected if one not in limits and (not one.codes <= OUTSIDE.keys() or any(map(one.fits, found)))
+    ]
+    expected_codes = {code for one in expected for code in one.codes}
+    found = [one for one in found if not any(limit.fits(one) for limit in limits)]
+    found = [one for one in found if one.code not in ELSEWHERE or one.code not in expected_codes]
+    return disagreements([one for one in wanted if not one.codes <= ELSEWHERE.keys()], found)
+
+
+def checked(fixture: Fixture) -> list[Finding]:
+    """check's findings, each line and code once."""
+    with _forgotten():
+        report = _loss(fixture) if offers_loss(fixture) else _program(fixture)
+    found = {(one.location.path, one.location.line, one.code): one for one in report.findings}
+    return [one for one in found.values() if (one.code, one.severity) != ("GA102", "info")]
+
+
+def linted(fixture: Fixture) -> list[Finding]:
+    return list(lint_paths([fixture.path], Config(), debug=True).findings)
+
+
+def strangers(one: Iterable[Finding], other: Iterable[Finding]) -> list[str]:
+    """Findings of both halves, on the same line, that do not have a single word of their names in common."""
+    left, right = _named(one), _named(other)
+    return [
+        f"line {key[1]} {key[2]}: {', '.join(sorted(left[key]))} or {', '.join(sorted(right[key]))}?"
+        for key in sorted(left.keys() & right.keys())
+        if left[key] and right[key] and not left[key] & right[key]
+    ]
+
+
+def _named(findings: Iterable[Finding]) -> dict[tuple[str, int, str], set[str]]:
+    """The words of the names that each finding's message has: `agent.q_net` is agent and q_net."""
+    words: dict[tuple[str, int, str], set[str]] = {}
+    for one in findings:
+        key = (str(Path(one.location.path).resolve()), one.location.line, one.code)
+        for name in re.findall(r"`([\w.\[\]]+)`", one.message):
+            words.setdefault(key, set()).update(part for part in re.split(r"[.\[\]]", name) if not part.isdigit())
+    return words
+
+
+def _loss(fixture: Fixture) -> CheckReport:
+    (report,) = check_target(f"{fixture.path.relative_to(ROOT)}:loss_fn", Options(app_dir=str(ROOT)))
+    return report
+
+
+def _program(fixture: Fixture) -> CheckReport:
+    main = fixture.path / "main.py" if fixture.path.is_dir() else fixture.path
+    if framework(fixture) == "jax":
+        from gradaudit.dynamic.jax_updates import watching
+
+        with watching():
+            target = programs.load(main)
+    else:
+        import torch
+
+        torch.manual_seed(0)
+        target = programs.load(main)
+    return check_case(target, Case(inputs=()), Options(framework=framework(fixture)))
+
+
+@contextmanager
+def _forgotten() -> Iterator[None]:
+    """A program's modules are dropped when it has been judged: the next one must not find its networks.
+
+    What is left then is frozen, so that nobody looks through all of torch's objects for a program's.
+    """
+    before: dict[str, ModuleType] = dict(sys.modules)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before["__main__"]
+        for name in [name for name in sys.modules if name not in before]:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(ROOT / "fixtures")):
+                del sys.modules[name]
+        gc.collect()
+        gc.freeze()
