@@ -223,6 +223,7 @@ class Event:
     train, eval  the mode that the network of `leaves` is put into
 
     `conditional`: in a branch whose condition the text leaves open (`if step % 100 == 0`).
+    `branches`: these branches (where they begin, and which arm), if all that it is in are known.
     `call`: the user function it was recorded in, or None.
     """
 
@@ -239,6 +240,7 @@ class Event:
     conditional: bool = False
     tracked: bool = False
     call: Call | None = None
+    branches: frozenset[tuple[Location, int]] = frozenset()
 
 
 @dataclass(eq=False, slots=True)

@@ -66,7 +66,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 def _hasty(facts: Lagging, event: Event) -> bool:
     """An average, at every step, of which the old value is the smaller part."""
     weight = event.weight
-    if event.kind != "soft_update" or weight is None or event.conditional:
+    if event.kind != "soft_update" or weight is None or event.conditional and not facts.with_each_step(event):
         return False
     return 0 < weight < HALF and facts.follows(event)
 

@@ -145,10 +145,12 @@ class Joins(Machine):
         """Run each arm (a callable that gives how it ended) under its literals, then join. How the whole ended."""
         outer, assumed_before = self.journal, dict(self.assumed)
         results: list[tuple[str, Guard, dict[Any, Any]]] = []
-        for run, literals in arms:
+        around, where = self.open_branches, self.location()
+        for number, (run, literals) in enumerate(arms):
             self.journal = []
             self.assumed = {**assumed_before, **dict(literals)}
             self.undecided += 1
+            self.open_branches = (*around, (where, number))
             try:
                 ending = run()
             except BaseException:
@@ -156,6 +158,7 @@ class Joins(Machine):
                 raise
             finally:
                 self.undecided -= 1
+                self.open_branches = around
             # what was assumed to get to the end of the arm holds where it joins
             reached = literals if ending else literals | _news(self.assumed, assumed_before)
             results.append((ending, reached, self.undo(self.journal)))

@@ -149,6 +149,7 @@ class State:
         self.applied: Node | None = None
         self.second_passes = 0
         self.undecided = 0  # branches around us whose condition is open
+        self.open_branches: tuple[tuple[Location, int], ...] = ()  # those that are statements: where, and which arm
         self.undecided_callee = 0
         self.many = 0  # comprehensions around us over an unknown number of items
 
@@ -266,6 +267,7 @@ class State:
             loops=self.loop_keys,
             guard=frozenset(self.assumed.items()),
             conditional=bool(self.undecided),
+            branches=frozenset(self.open_branches if len(self.open_branches) == self.undecided else ()),
             call=self.call_site,
             **facts,
         )

@@ -132,10 +132,22 @@ class Lagging:
     def _copied(self, leaves: set[Node]) -> bool:
         return all(self.facts.is_copy(leaf) for leaf in leaves)
 
+    def with_each_step(self, event: Event) -> bool:
+        """Does it stand in no branch (`if step > warmup`) but those in which what it follows is trained, too?"""
+        sources = set(event.sources)
+        return bool(event.branches) and any(
+            other.kind == "step" and event.branches <= other.branches and sources.intersection(_stepped(other))
+            for other in self.analysis.tape.events
+        )
+
     def follows(self, event: Event) -> bool:
         """Does a network that nobody steps follow one that is trained?"""
         held = self.held
         return not held & set(event.leaves) and bool(held & set(event.sources))
+
+
+def _stepped(event: Event) -> Iterable[Node]:
+    return event.leaves or (event.optimizer.leaves if event.optimizer is not None else ())
 
 
 def _heads(node: Node) -> set[Node]:
