@@ -57,6 +57,8 @@ NOT_YET: dict[str, str] = {
     "ga201/trpo_torch_kl_same": BY_HAND,
     "ga201/trpo_torch_ok": BY_HAND,
     "ga201/trpo_torch_ratio_self": BY_HAND,
+    "ga201/trpo_by_hand_torch_live": BY_HAND,
+    "ga201/trpo_by_hand_torch_ok": BY_HAND,
     "language/autograd_grad_lost": BY_HAND,
     "language/autograd_grad_ok": BY_HAND,
     "language/functional_torch_lost": BY_HAND,
@@ -85,33 +87,35 @@ NOT_YET: dict[str, str] = {
     "ga301/tdmpc_torch_latent_target": CALLER,
     "ga302/distill_torch_trained": "that the teacher is not meant to be trained is in how its output is used",
     "ga302/ensemble_distill_torch_live": "that nobody trains the teachers is in their construction",
+    "ga304/bounded_action_torch_missing": "that a value keeps its gradient twice is not recognised in the run",
     "ga401/encoder_torch_decorator": ELSEWHERE,
     "ga505/running_stat_torch_tracked": "the statistic of the second round is read as a target",
+    "language/switch_flag_live_by_flag": "the run takes the default of the switch",
     "ga505/tracked_torch_tracked": "the update makes the network that it writes depend on the one it follows",
 }
 """Fixtures that the halves do not judge alike, by what was measured."""
 
 OTHER_NAMES = {
     "ga101/config_driven_torch_leak": "networks of a dictionary that a configuration fills",
-    "ga101/loss_class_torch_live": "the argument of a constructor, and what is passed",
     "ga105/a2c_lightning_style_torch_live": "layers that are made while the program runs are named by their kind",
     "ga105/model_loss_method_torch_live": "the part that is called, and the object that holds it",
     "ga204/learner_as_built_torch_live": "layers that are made while the program runs are named by their kind",
     "ga302/feature_distill_torch_live": "the part that is called, and the object that holds it",
     "language/comprehensions_lost": "the variable of a comprehension, and what it goes over",
+    "language/several_backwards_lost": "the variable of a loop, and what it goes over",
     "language/pkg_agents_lost": "layers that are made while the program runs are named by their kind",
 }
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""
 
-SHORT = 50
+SHORT = 40
 """Lines of a torch program that is always compared."""
 
 JAX = frozenset(
     """
     clean/frozen_transform_jax clean/meta_gradient_jax clean/residual_gradient_jax ga101/dqn_eqx_partition_ok
-    ga101/dqn_jax_same_params ga101/dqn_jax_target_outside ga101/nstep_jax_ok ga101/qr_dqn_jax_ok ga101/redq_jax_ok
-    ga101/rlax_user_ok ga102/kl_to_target_jax_live ga102/kl_to_target_jax_ok ga201/dpo_jax_ok ga202/iql_jax_ok
-    ga301/moco_jax_live ga301/moco_jax_ok ga302/distill_flax_ok ga303/vqvae_jax_no_stops ga303/vqvae_jax_ok
+    ga101/dqn_jax_same_params ga101/dqn_jax_target_outside ga101/qr_dqn_jax_ok 
+    ga101/rlax_user_ok ga102/kl_to_target_jax_live ga102/kl_to_target_jax_ok ga202/iql_jax_ok
+    ga301/moco_jax_live ga301/moco_jax_ok ga303/vqvae_jax_no_stops ga303/vqvae_jax_ok
     ga304/binary_jax_missing ga304/binary_jax_ok ga401/value_jax_ok ga402/wrong_argument_jax_ok
     """.split()
 )

@@ -77,6 +77,7 @@ def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:
     if own is None or not whole_update(case):
         return
     groups = [group for group in case.groups if group.state == NONE and not group.stated and group.name not in trained]
+    groups = [group for group in groups if group.trainable]
     groups = [group for group in groups if case.mask([group]) & own & depends]
     if groups:
         used = predicting(case)
