@@ -16,7 +16,7 @@ jax = pytest.importorskip("jax")
 for name in ("flax", "haiku", "equinox", "optax", "rlax"):
     pytest.importorskip(name)
 
-from gradaudit.check import CheckReport, Options, check_case  # noqa: E402
+from gradaudit.check import CheckReport, Options, check_case, check_target  # noqa: E402
 from gradaudit.dynamic import target as targets  # noqa: E402
 from gradaudit.dynamic.case import Case, cases_in  # noqa: E402
 from gradaudit.dynamic.recording import NONE  # noqa: E402
@@ -100,3 +100,11 @@ def test_proof(one: tuple[Path, str, Case]) -> None:
     for proof in proofs:
         assert all(proof.states[group] == NONE for group in frozen), str(report)
         assert all(change.group in frozen for change in proof.changes), str(report)
+
+
+@pytest.mark.parametrize("name", ["made_at_import", "imported_by_name"])
+def test_takers_of_the_module(name: str) -> None:
+    """Gradient functions that were made, and takers that were named, when the module was imported."""
+    (report,) = check_target(f"fixtures/check_jax/taken.py:{name}", Options(inputs="data"))
+    assert [one.code for one in report.findings] == ["GA101"], str(report)
+    assert report.target.endswith("> loss")

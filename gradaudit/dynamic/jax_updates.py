@@ -20,7 +20,7 @@ import jax
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.state import save_python, seed_python
 from gradaudit.dynamic.target import closure_of
-from gradaudit.errors import UserCodeError
+from gradaudit.errors import INPUTS, UserCodeError
 
 
 @dataclass(slots=True)
@@ -50,31 +50,104 @@ _watching: list[Watch] = []
 _TAKERS = (
     ("jax._src.api", "value_and_grad"),
     ("jax", "value_and_grad"),
+    ("jax", "jacrev"),
+    ("jax", "jacfwd"),
     ("flax.nnx", "grad"),
     ("flax.nnx", "value_and_grad"),
     ("equinox", "filter_grad"),
     ("equinox", "filter_value_and_grad"),
 )
-"""What takes gradients, where its users find it; `jax.grad` calls the first."""
+"""What makes a function that takes gradients, where its users find it; `jax.grad` calls the first."""
+_AT_ONCE = (("jax", "vjp"), ("jax", "linearize"))
+"""What takes a function and the arguments at which it is differentiated, for all of them."""
 _LIBRARIES = ("flax.", "equinox.")
+_MADE = frozenset(("grad_f", "grad_f_aux", "value_and_grad_f", "jacfun"))
+"""What jax calls the functions that its takers make."""
 
 
 @contextmanager
-def watching() -> Iterator[Watch]:
-    """For the duration, what takes gradients makes functions that tell what they differentiate."""
+def watching(function: Any = None) -> Iterator[Watch]:
+    """For the duration, what takes gradients makes functions that tell what they differentiate.
+
+    The module of `function` may have its takers by names of its own, and functions that they made when it was imported.
+    """
     watch = Watch()
-    places = [(sys.modules[module], name) for module, name in _TAKERS if module in sys.modules]
-    plain = [(module, name, getattr(module, name)) for module, name in places if not _watching]
-    for module, name, taker in plain:
-        setattr(module, name, _telling(taker))
+    changed = [] if _watching else _changed(getattr(inspect.unwrap(function), "__globals__", {}))
+    for holder, name, _, telling in changed:
+        holder[name] = telling
     _watching.append(watch)
     try:
         yield watch
     finally:
         watch.open = False
         _watching.remove(watch)
-        for module, name, taker in plain:
-            setattr(module, name, taker)
+        for holder, name, plain, _ in changed:
+            holder[name] = plain
+
+
+def _changed(names: dict[str, Any]) -> list[tuple[dict[str, Any], str, Any, Any]]:
+    """(whose names, the name, what it stands for, what it stands for while losses are watched)."""
+    found: list[tuple[dict[str, Any], str, Any, Any]] = []
+    for places, make in ((_TAKERS, _telling), (_AT_ONCE, _telling_at_once)):
+        for module, name in places:
+            if module in sys.modules:
+                holder = vars(sys.modules[module])
+                found.append((holder, name, holder[name], make(holder[name])))
+    known = {id(plain): telling for _, _, plain, telling in found}
+    for name, value in names.items():
+        if id(value) in known:
+            found.append((names, name, value, known[id(value)]))
+        elif (made := _made(value)) is not None:
+            found.append((names, name, value, _noting(value, inspect.unwrap(value), _argnums_of(made))))
+    return found
+
+
+def _made(value: Any) -> Any:
+    """The function that one of jax's takers made, inside of jit and the like; None for any other."""
+    for _ in range(4):
+        for one in (value, *_captured(value).values()):
+            code = getattr(one, "__code__", None)
+            if code is not None and code.co_name in _MADE and "jax" in code.co_filename:
+                return one if hasattr(value, "__wrapped__") else None
+        value = getattr(value, "__wrapped__", None)
+    return None
+
+
+def _captured(function: Any) -> dict[str, Any]:
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    cells = getattr(function, "__closure__", None) or ()
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=False)}
+
+
+def _argnums_of(made: Any) -> tuple[int, ...]:
+    """What a gradient function takes gradient for: `jax.grad` asks `jax.value_and_grad`."""
+    for _ in range(4):
+        captured = _captured(made)
+        if "argnums" in captured:
+            return _numbers(captured["argnums"])
+        made = next((inner for one in captured.values() if (inner := _made(one)) not in (None, made)), None)
+    return (0,)
+
+
+def _numbers(argnums: Any) -> tuple[int, ...]:
+    return (argnums,) if isinstance(argnums, int) else tuple(argnums) if isinstance(argnums, tuple) else (0,)
+
+
+def _note(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], argnums: tuple[int, ...]) -> None:
+    if not (getattr(function, "__module__", None) or "").startswith(_LIBRARIES):
+        for watch in _watching:
+            watch.note(Taken(function, args, kwargs, argnums))
+
+
+def _noting(gradient: Callable[..., Any], function: Any, argnums: tuple[int, ...]) -> Callable[..., Any]:
+    """`gradient`, the gradient of `function`, that tells what it is called with."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _note(function, args, kwargs, argnums)
+        return gradient(*args, **kwargs)
+
+    return call
 
 
 def _telling(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,18 +155,17 @@ def _telling(plain: Callable[..., Any]) -> Callable[..., Any]:
     def taker(fun: Any = None, *others: Any, **options: Any) -> Any:
         if not callable(fun):  # a decorator with options
             return plain(*(() if fun is None else (fun,)), *others, **options)
-        gradient = plain(fun, *others, **options)
         argnums = options.get("argnums", others[0] if others else 0)
-        numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums) if isinstance(argnums, tuple) else (0,)
+        return _noting(plain(fun, *others, **options), fun, _numbers(argnums))
 
-        @functools.wraps(fun)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not (getattr(fun, "__module__", None) or "").startswith(_LIBRARIES):
-                for watch in _watching:
-                    watch.note(Taken(fun, args, kwargs, numbers))
-            return gradient(*args, **kwargs)
+    return taker
 
-        return call
+
+def _telling_at_once(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def taker(fun: Any, *primals: Any, **options: Any) -> Any:
+        _note(fun, primals, {}, tuple(range(len(primals))))
+        return plain(fun, *primals, **options)
 
     return taker
 
@@ -104,13 +176,16 @@ def losses_of(call: LossCall) -> list[LossCall]:
     UserCodeError where the function raises before it has taken one.
     """
     restore = save_python([*call.args, *call.kwargs.values(), *call.scope.values()])
-    with watching() as watch, jax.disable_jit():
+    with watching(call.function) as watch, jax.disable_jit():
         seed_python(call.seed)
         try:
             call.function(*call.args, **call.kwargs)
         except Exception as error:
             if not watch.taken:
-                raise UserCodeError(f"`{call.target}` raised {type(error).__name__}: {error}", error) from error
+                text = next((line for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+                raise UserCodeError(
+                    f"`{call.target}` raised {type(error).__name__}: {text}; {INPUTS}", error
+                ) from error
         finally:
             restore()
     return [_as_call(call, one) for one in {_place(one.function): one for one in watch.taken[::-1]}.values()][::-1]

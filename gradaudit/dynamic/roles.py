@@ -8,7 +8,7 @@ fewer wildcards.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -17,7 +17,10 @@ from gradaudit.errors import CheckError
 
 FROZEN = "frozen"
 TRAINED = "trained"
-_NO_NETWORKS: Mapping[str, int] = MappingProxyType({})
+Networks = Mapping[str, Collection[int]]
+"""The ids of the modules that a dotted name stands for: a wrapper (compiled, distributed) and what it wraps."""
+
+_NO_NETWORKS: Networks = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Roles:
         return bool(self.frozen or self.trained)
 
     def assign(
-        self, names: Mapping[str, Iterable[str]] | Iterable[str], networks: Mapping[str, int] = _NO_NETWORKS
+        self, names: Mapping[str, Iterable[str]] | Iterable[str], networks: Networks = _NO_NETWORKS
     ) -> dict[str, str]:
         """Name -> "frozen" or "trained", for the names that a pattern speaks of.
 
@@ -54,7 +57,7 @@ class Roles:
             claims[name].pop(FROZEN)
         return {name: _decide(name, claim, spellings[name], self) for name, claim in claims.items() if claim}
 
-    def shared(self, names: Mapping[str, Iterable[str]], networks: Mapping[str, int]) -> dict[str, tuple[str, str]]:
+    def shared(self, names: Mapping[str, Iterable[str]], networks: Networks) -> dict[str, tuple[str, str]]:
         """Names of what belongs to a network that is stated as frozen and as much to one that is not: (as the part of
         the one, as the part of the other). An encoder under an actor and a critic is trained with either; whoever
         means the encoder itself names it."""
@@ -67,14 +70,14 @@ class Roles:
                 found[name] = pair
         return found
 
-    def _parts(self, frozen: str, other: str, networks: Mapping[str, int]) -> tuple[str, str] | None:
+    def _parts(self, frozen: str, other: str, networks: Networks) -> tuple[str, str] | None:
         """The shared part under both names, if both are parts of networks and the frozen one is named as a whole."""
         first, second = frozen.split("."), other.split(".")
         same = next((i for i, (a, b) in enumerate(zip(first[::-1], second[::-1], strict=False)) if a != b), 0)
         if not same:
             return None
         whole, beside = ".".join(first[:-same]), ".".join(second[:-same])
-        if whole not in networks or networks.get(beside, networks[whole]) == networks[whole]:
+        if not networks.get(whole) or not networks.get(beside) or set(networks[whole]) & set(networks[beside]):
             return None
         if not any(matches(pattern, whole) for pattern in self.frozen):
             return None

@@ -14,7 +14,7 @@ import torch
 from gradaudit.dynamic.roles import TRAINED
 from gradaudit.dynamic.torch_recorder.ranks import local
 from gradaudit.dynamic.torch_recorder.reach import Reach, living
-from gradaudit.dynamic.torch_recorder.updates import Entry
+from gradaudit.dynamic.torch_recorder.updates import BACKWARD, GRADIENT, Entry
 from gradaudit.tape import Event, Location, Network, Node, Optimizer, Sink, Tape
 
 _LAGGING = re.compile(r"target|tgt|targ|ema|momentum|teacher|old|ref|slow|shadow|copy|lag|avg|average|frozen|prev|key")
@@ -69,7 +69,7 @@ def _events(entry: Entry, time: int, of: Mapping[int, Optimizer], leaves: Mappin
     touched = tuple(leaves[id(one)] for one in entry.tensors if id(one) in leaves)
     sources = tuple(leaves[id(one)] for one in entry.sources if id(one) in leaves)
     optimizer = of.get(id(entry.optimizer))
-    if entry.kind != "backward" and not touched:
+    if entry.kind == GRADIENT or (entry.kind != BACKWARD and not touched):
         return []
     if entry.sources and not sources:
         return []

@@ -125,9 +125,13 @@ class Reach:
 
     # -- what the tracer asks ------------------------------------------------------------------------------------
 
-    def named_modules(self) -> dict[str, int]:
-        """The id of every module in reach by each of its dotted names."""
-        return {name: key for key, names in self._names.items() for name in names}
+    def named_modules(self) -> dict[str, set[int]]:
+        """The ids of the modules in reach by each of their dotted names."""
+        found: dict[str, set[int]] = {}
+        for key, names in self._names.items():
+            for name in names:
+                found.setdefault(name, set()).add(key)
+        return found
 
     def network_of(self, module: torch.nn.Module) -> Network:
         known = self.networks.get(id(module))

@@ -24,7 +24,16 @@ from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
 from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import Copies, seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
-from gradaudit.dynamic.torch_recorder.updates import Differentiated, Entry, Reached, Updates, lines_of, taken_by
+from gradaudit.dynamic.torch_recorder.updates import (
+    BACKWARD,
+    GRADIENT,
+    Differentiated,
+    Entry,
+    Reached,
+    Updates,
+    lines_of,
+    taken_by,
+)
 from gradaudit.dynamic.torch_recorder.written import writes
 from gradaudit.errors import INPUTS, CheckError, UsageError, UserCodeError
 from gradaudit.tape import Edge, Node, Sink, Tape
@@ -77,11 +86,11 @@ class Run:
         tracer = self.tracer
         with self._undisturbed():
             updates = tracer.updates
-            with updates.watch(), composites(tracer), tracer:
+            with updates.watch(self.call.function), composites(tracer), tracer:
                 result = self._result()
-            if self.part is None and updates.count:
-                raise Differentiated(self._entries(), updates.count, tracer.place)
-            loss, note = loss_of(result)
+            if self.part is None and updates.taken(BACKWARD):
+                raise Differentiated(self._entries(), BACKWARD, tracer.place)
+            loss, note = self._loss(result)
             if note:
                 self.notes.append(note)
             _check_number(loss)
@@ -101,7 +110,20 @@ class Run:
         return self._recording(node, grads)
 
     def _updates(self) -> Updates:
-        return Updates(self.part, self.lines)
+        return Updates(self.part, self.lines, BACKWARD if self.seen is None else self.seen.kind)
+
+    def _loss(self, result: Any) -> tuple[torch.Tensor, str]:
+        """The loss that is returned; Differentiated where none is and gradients were taken without it."""
+        taken = self.part is None and self.tracer.updates.taken(GRADIENT)
+        try:
+            found = loss_of(result)
+        except CheckError:
+            if taken:
+                raise Differentiated(self._entries(), GRADIENT, self.tracer.place) from None
+            raise
+        if taken and not found[0].requires_grad:
+            raise Differentiated(self._entries(), GRADIENT, self.tracer.place)
+        return found
 
     def _result(self) -> Any:
         """What the function returns, or the loss that it is about to differentiate where that is asked for."""
@@ -110,12 +132,12 @@ class Run:
         except Reached as reached:
             return reached.loss
         except UserCodeError as error:
-            if self.part is not None or not self.tracer.updates.count:
+            if self.part is not None or not self.tracer.updates.taken(BACKWARD):
                 raise
             # Perhaps what it does with gradient is why it raises: its losses are audited all the same.
-            raise Differentiated(self._entries(), self.tracer.updates.count, self.tracer.place) from error
+            raise Differentiated(self._entries(), BACKWARD, self.tracer.place) from error
         if self.part is not None:
-            raise CheckError("the function does not call backward() as often as before; it cannot be audited")
+            raise CheckError("the function does not take its gradients as often as before; it cannot be audited")
         return result
 
     def _assign(self) -> dict[str, str]:
@@ -156,8 +178,11 @@ class Run:
         location = backward.location if backward is not None else loss.location
         sink = Sink(loss, "backward", location, self.tracer.tick(), function=self.call.target)
         tape.sinks.append(sink)
+        if backward is not None and backward.kind == GRADIENT:
+            sink.kind, sink.differentiated = "grad", self._asked(backward)
         if backward is not None:
-            self.notes.append(f"the loss of {location.path}:{location.line}, where the function calls backward()")
+            how = "calls backward()" if backward.kind == BACKWARD else "takes its gradient"
+            self.notes.append(f"the loss of {location.path}:{location.line}, where the function {how}")
         tape.path = next((node.location.path for node in tape.nodes if node.location.line), "")
         rows = [self._row(owned, grads) for owned in self.reach.owned.values()]
         tape.roles.update((row.node, row.role) for row in rows if row.stated)
@@ -195,7 +220,22 @@ class Run:
             norm=None if gradient is None else _norm(gradient),
             stated=bool(role),
             trainable=owned.tensor.requires_grad,
+            differentiated=self._is_differentiated(owned.tensor),
         )
+
+    def _asked(self, entry: Entry) -> frozenset[Node]:
+        """The leaves for which `torch.autograd.grad` is asked, and what the user states a role for."""
+        asked = {self.leaf_nodes[id(one)] for one in entry.tensors if id(one) in self.leaf_nodes}
+        return frozenset(asked | {self.leaf_nodes[key] for key in self._with_role()})
+
+    def _with_role(self) -> set[int]:
+        return {key for key, owned in self.reach.owned.items() if owned.name in self.stated}
+
+    def _is_differentiated(self, tensor: torch.Tensor) -> bool:
+        entry = self.tracer.updates.entries[-1] if self.part is not None else None
+        if entry is None or entry.kind != GRADIENT or id(tensor) in self._with_role():
+            return True
+        return any(one is tensor for one in entry.tensors)
 
     def _stem(self, name: str) -> str:
         """The network a parameter belongs to: what the loss calls, else the outermost module, else the tensor."""
@@ -371,7 +411,7 @@ class Run:
         replay = Replay(values, operands, self.tracer.sites, self._updates())
         with self._undisturbed():
             self._freeze(cut)
-            with replay.updates.watch(), composites(replay), replay:
+            with replay.updates.watch(self.call.function), composites(replay), replay:
                 result = self._result()
             if replay.strayed or replay.count != len(replay.sites):
                 return Proof(False, math.nan, note="the loss does not do the same twice, so there is no proof")

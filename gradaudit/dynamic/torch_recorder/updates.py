@@ -1,12 +1,14 @@
 """Functions that are a whole update: they call `backward()` themselves, step optimizers and clear gradients.
 
 What they do is logged in order. To audit the k-th loss of such a function it is run up to its k-th `backward()`, where
-the loss is taken out of it; everything before that has happened as it would.
+the loss is taken out of it; everything before that has happened as it would. A function that never calls `backward()`
+and takes gradient for parameters by `torch.autograd.grad` is audited in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -31,18 +33,22 @@ ROUNDS = 2
 """How often a loss that is differentiated in a loop is audited: the second time shows what the first one left."""
 
 
-class Differentiated(Exception):
-    """The function differentiates `count` losses itself."""
+BACKWARD = "backward"
+GRADIENT = "gradient"
 
-    def __init__(self, entries: list[Entry], count: int, place: Mapping[Node, tuple[int, int]]) -> None:
-        super().__init__(count)
+
+class Differentiated(Exception):
+    """The function differentiates losses itself, by entries of this `kind`."""
+
+    def __init__(self, entries: list[Entry], kind: str, place: Mapping[Node, tuple[int, int]]) -> None:
+        super().__init__(kind)
         self.entries = entries
-        self.count = count
+        self.kind = kind
         self.place = place
 
     def after(self, part: int) -> list[Entry]:
         """What happens after the `part`-th loss has been differentiated."""
-        places = [position for position, one in enumerate(self.entries) if one.kind == "backward"]
+        places = [position for position, one in enumerate(self.entries) if one.kind == self.kind]
         return self.entries[places[part] + 1 :]
 
     def parts(self) -> list[int]:
@@ -50,13 +56,14 @@ class Differentiated(Exception):
 
         A helper that steps any optimizer differentiates on one line; whoever calls it is what tells its losses apart.
         """
-        places = [lines_of(one) for one in self.entries if one.kind == "backward"]
+        places = [lines_of(one) for one in self.entries if one.kind == self.kind]
         return [part for part, place in enumerate(places) if places[:part].count(place) < ROUNDS]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """backward of `loss`, step or clear of `tensors`, the parameters; copy or soft_update of `sources` into them."""
+    """backward of `loss`; gradient for `tensors`, the parameters, step or clear of them; copy or soft_update of
+    `sources` into them."""
 
     kind: str
     time: int
@@ -79,13 +86,14 @@ def lines_of(entry: Entry) -> list[tuple[str, int]]:
 
 @dataclass(slots=True)
 class Updates:
-    """The log of one run. `part`: the `backward()` to stop at (None: run to the end)."""
+    """The log of one run. `part`: which of what is of this `kind` to stop at (None: run to the end)."""
 
     part: int | None
     lines: Lines
+    kind: str = BACKWARD
     entries: list[Entry] = field(default_factory=list)
-    count: int = 0
     paused: int = 0
+    plain_gradient: Callable[..., Any] = torch.autograd.grad
     now: Callable[[], int] = lambda: 0
     node_of: Callable[[torch.Tensor], Node] | None = None
 
@@ -93,20 +101,41 @@ class Updates:
         """In place of `Tensor.backward`."""
         location, call = self.lines.here(2)
         loss = self.node_of(args[0]) if self.node_of is not None and args[0].requires_grad else None
-        self.entries.append(Entry("backward", self.now(), location, call=call, loss=loss))
-        number = self.count
-        self.count += 1
-        if number == self.part:
-            raise Reached(args[0])
+        self._reach(Entry(BACKWARD, self.now(), location, call=call, loss=loss), args[0])
         if self.part is not None and not args[0].requires_grad:
             return None  # a loss before the one that is asked for, and nothing to differentiate in it
-        self.paused += 1
         try:
-            return function(*args, **({**kwargs, "retain_graph": True} if self.part is not None else kwargs))
+            return self._make(function, args, kwargs)
         except RuntimeError:
             if self.part is not None:
                 raise
             return None  # a graph that is freed or written over: what is stepped afterwards is to be seen all the same
+
+    def gradient(self, outputs: Any, inputs: Any, *others: Any, **kwargs: Any) -> Any:
+        """In place of `torch.autograd.grad`. One with a graph of its own is a part of a loss, not the end of it."""
+        told = dict(zip(("grad_outputs", "retain_graph", "create_graph", "only_inputs"), others, strict=False)) | kwargs
+        losses, leaves = _flat(outputs), _flat(inputs)
+        if self.paused or told.get("create_graph") or len(losses) != 1 or losses[0].numel() != 1:
+            return self.plain_gradient(outputs, inputs, *others, **kwargs)
+        if leaves and all(one.is_leaf and one.requires_grad for one in leaves):
+            location, call = self.lines.here(2)
+            self._reach(Entry(GRADIENT, self.now(), location, tuple(leaves), call=call), losses[0])
+        return self._make(self.plain_gradient, (outputs, inputs), told)
+
+    def taken(self, kind: str) -> int:
+        """How many gradients have been taken in this way."""
+        return sum(entry.kind == kind for entry in self.entries)
+
+    def _reach(self, entry: Entry, loss: torch.Tensor) -> None:
+        number = self.taken(entry.kind)
+        self.entries.append(entry)
+        if entry.kind == self.kind and number == self.part:
+            raise Reached(loss)
+
+    def _make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.paused += 1
+        try:
+            return function(*args, **({**kwargs, "retain_graph": True} if self.part is not None else kwargs))
         finally:
             self.paused -= 1
 
@@ -122,8 +151,9 @@ class Updates:
         self.entries.append(Entry(kind, self.now(), location, tensors, optimizer))
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Log steps and clears for the duration."""
+    def watch(self, function: Any) -> Iterator[None]:
+        """Log steps, clears and gradients for the duration; `function` may know `torch.autograd.grad` by a name of its
+        module."""
         hooks = [register_optimizer_step_pre_hook(self.before_step), register_optimizer_step_post_hook(self.after_step)]
         plain, of_module = torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad
 
@@ -137,11 +167,21 @@ class Updates:
             of_module(module, *args, **kwargs)
             self._log("clear", tuple(module.parameters()), None)
 
+        @wraps(self.plain_gradient)
+        def gradient(*args: Any, **kwargs: Any) -> Any:
+            return self.gradient(*args, **kwargs)
+
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        own = [name for name, value in names.items() if value is self.plain_gradient]
         torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad = clear, clear_module
+        torch.autograd.grad = gradient
+        names.update(dict.fromkeys(own, gradient))
         try:
             yield
         finally:
             torch.optim.Optimizer.zero_grad, torch.nn.Module.zero_grad = plain, of_module
+            torch.autograd.grad = self.plain_gradient
+            names.update(dict.fromkeys(own, self.plain_gradient))
             for hook in hooks:
                 hook.remove()
 
@@ -161,6 +201,12 @@ def taken_by(loss: Node, place: Mapping[Node, tuple[int, int]], calls: int) -> s
             else:
                 waiting.append(edge.source)
     return found
+
+
+def _flat(value: Any) -> list[torch.Tensor]:
+    """Outputs or inputs of `torch.autograd.grad`: a tensor or a sequence of them."""
+    many = list(value) if isinstance(value, Iterable) and not isinstance(value, torch.Tensor) else [value]
+    return [one for one in many if isinstance(one, torch.Tensor)]
 
 
 def _held(optimizer: torch.optim.Optimizer) -> tuple[torch.Tensor, ...]:
