@@ -41,7 +41,7 @@ from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import severity
-from gradaudit.rules.criteria.weight import ADVANTAGE, NORM, Weight, live_weights, scale_of
+from gradaudit.rules.criteria.weight import ADVANTAGE, BALANCE, NORM, Weight, live_weights, scale_of
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -70,6 +70,8 @@ def _finding(weight: Weight, uses: list[Node]) -> Finding:
         message = (
             f"the scale of this term is made of the value that it scales: live, it cancels the gradient of {leaked}"
         )
+    elif weight.kind == BALANCE:
+        message = f"the scale of this term is how large another value is: live, it trains {leaked} to change that size"
     else:
         message = f"the weight of this score carries gradient into {leaked}"
     return make_finding(
@@ -78,7 +80,7 @@ def _finding(weight: Weight, uses: list[Node]) -> Finding:
         NAME,
         message,
         severity(view, leaves),
-        scale_of(weight) if weight.kind == NORM else place(view, weight.node, weight.weight, leaves, uses),
+        scale_of(weight) if weight.kind in (NORM, BALANCE) else place(view, weight.node, weight.weight, leaves, uses),
         fix=f"make the weight a constant: {stop_call(view.analysis)}",
         leaves=leaves,
         through=[weight.node, weight.weight],

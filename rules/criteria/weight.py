@@ -38,7 +38,7 @@ ERRORS = frozenset({
     "truncated_generalized_advantage_estimation",
 })  # fmt: skip
 """Library functions that give the temporal-difference errors of a value network."""
-ADVANTAGE, IMPORTANCE, NORM = "advantage", "importance", "norm"
+ADVANTAGE, IMPORTANCE, NORM, BALANCE = "advantage", "importance", "norm", "balance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,8 +371,12 @@ def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
             continue  # what a function returns is normalised, not scaled
         leaves = view.live(value)
         # (x - mean) / std is a standardised value, no term and its scale
+        balances = _is_reduction(term.source) and _is_magnitude(factor.source) and view.live(term.source) & leaves
         if leaves and _contains(view, term.source, value, sums=node.op != "div"):
             yield Weight(view, node, factor.source, term.source, NORM, leaves)
+            return
+        if balances:
+            yield Weight(view, node, factor.source, term.source, BALANCE, leaves)
             return
 
 
@@ -396,6 +400,22 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
         else:
             return None
     return None
+
+
+def _is_magnitude(node: Node) -> bool:
+    """Is it made of a mean of absolute values? That is how large something is: a size to bring another term to."""
+    for _ in range(10):
+        data = [edge.source for edge in node.inputs if edge.kind == DATA]
+        if node.op in REDUCTIONS and len(data) == 1:
+            inner = data[0]
+            while inner.op in SHAPES and inner.inputs:
+                inner = inner.inputs[0].source
+            return inner.op == "abs"
+        if node.op not in SHAPED | {"div", "pow"} or not data:
+            return False
+        below = node.op == "div" and len(data) == 2 and (data[0].leaf is not None or constant(data[0]) is not None)
+        node = data[1] if below else data[0]
+    return False
 
 
 def scale_of(weight: Weight) -> Location:
