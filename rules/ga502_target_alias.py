@@ -44,8 +44,6 @@ RANK = 5
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    if analysis.tape.framework == "jax":
-        return
     for event in analysis.tape.events:
         if event.kind == "alias":
             yield update_finding(

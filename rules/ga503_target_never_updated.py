@@ -55,7 +55,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         leaves = set(event.leaves)
         if event.location in told or event.conditional or event.guard or not facts.initial(event):
             continue
-        if leaves & (held | written):
+        if leaves & (held | written) or facts.renewed(event):
             continue
         if held & set(event.sources) and facts.bootstraps(leaves):
             written |= leaves

@@ -32,9 +32,10 @@ class Functional(Machine):
     # -- a module's part of the tree ---------------------------------------------------------------------------------
     def parameters_for(self, instance: Instance) -> Node:
         """A layer's own parameters, or its part of the tree that `apply` was given."""
-        if self.applied is None:
+        applied = instance.applied or self.applied
+        if applied is None:
             return self.layer_leaf(instance)
-        return self.part_of_tree(self.applied, instance.network)
+        return self.part_of_tree(applied, instance.network)
 
     def part_of_tree(self, tree: Node, network: Network) -> Node:
         """The entry of a tree of parameters that a module inside of the applied one gets."""

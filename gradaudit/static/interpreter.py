@@ -26,6 +26,7 @@ from gradaudit.static.library import Library
 from gradaudit.static.methods import Methods
 from gradaudit.static.names import Names
 from gradaudit.static.networks import Networks
+from gradaudit.static.nnx import Nnx
 from gradaudit.static.offers import Offers
 from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
@@ -60,6 +61,7 @@ class Interpreter(
     Trees,
     Offers,
     Functional,
+    Nnx,
     Graphs,
     Draws,
     Differentiation,

@@ -318,9 +318,10 @@ class Networks(Machine):
     def call_module_opaquely(self, receiver: Any, args: Args, keywords: Keywords) -> Any:
         if isinstance(receiver, Unknown) and receiver.instance is not None:
             receiver = receiver.instance
-        if self.applied is not None:  # inside of `apply(params, ...)`: its parameters are a part of the tree
+        applied = receiver.applied if isinstance(receiver, Instance) and receiver.applied is not None else self.applied
+        if applied is not None:  # inside of `apply(params, ...)`: its parameters are a part of the tree
             inner = self.network_of(receiver) or Network("network")
-            return self.module_call(self.part_of_tree(self.applied, inner), inner, args, keywords)
+            return self.module_call(self.part_of_tree(applied, inner), inner, args, keywords)
         leaves = self.parameters_of(receiver) if isinstance(receiver, Instance) else [self.network_leaf(receiver)]
         if not leaves and isinstance(receiver, Instance):
             leaves = [self.network_leaf(receiver)]

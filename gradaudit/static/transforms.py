@@ -106,7 +106,7 @@ class Transforms(Machine):
                         self._mapped(function, [part], depth + 1) if isinstance(part, (Node, Unknown)) else part
                     )
                 return made_instance
-        return self.call(function, trees, {})
+        return self.call(function, self.mapped_states(trees), {})
 
     def _t_functional_call(self, row: Row, args: Args, keywords: Keywords) -> Any:
         if len(args) < 2:
@@ -155,6 +155,9 @@ class Transforms(Machine):
         new, old, size = _named(("new_tensors", "old_tensors", "step_size"), args, keywords)
         if new is None or old is None:
             return foreign("target_params")
+        averaged = self.averaged_states(new, old, size)
+        if averaged is not None:
+            return averaged
         weight = 1 - self.number(size) if size is not None else math.nan
         return self.follow(new, old, "soft_update", None if math.isnan(weight) else round(weight, 9))
 
@@ -314,6 +317,9 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "module_scan": Transforms._t_first,
     "module_method": Transforms._t_first,
     "nnx_state": Transforms._t_first,
+    "nnx_update": lambda machine, row, args, keywords: machine.nnx_update(args),
+    "nnx_split": lambda machine, row, args, keywords: machine.nnx_split(args),
+    "nnx_merge": lambda machine, row, args, keywords: machine.nnx_merge(args),
     "replace": Transforms._t_first,
     "apply_gradients": Transforms._t_first,
     "stack_module_state": Transforms._t_first,

@@ -51,6 +51,11 @@ class Lagging:
         """The updates that training repeats."""
         return [event for event in self.updates if not self.initial(event)]
 
+    def renewed(self, event: Event) -> bool:
+        """Does a new copy take this one's place while training goes on: of the same network, under the same name?"""
+        name, sources = called(event.leaves), set(event.sources)
+        return any(sources & set(again.sources) and called(again.leaves) == name for again in self.going_on)
+
     @cached_property
     def bootstrapped(self) -> set[Node]:
         """The copies that some loss takes the value of the next state from, to train what they are copies of."""

@@ -34,10 +34,16 @@ def unused_arguments(analysis: Analysis) -> Iterator[Unused]:
         if view.sink.kind != "grad" or event is None or not differentiated or is_test(view):
             continue
         inside = _upstream(view.sink.loss)
-        if inside.isdisjoint(differentiated):
+        if inside.isdisjoint(differentiated) and not _written(analysis, differentiated):
             location = _read_around(view, event, inside)
             if location is not None:
                 yield Unused(view, tuple(sorted(differentiated, key=lambda leaf: leaf.time)), location)
+
+
+def _written(analysis: Analysis, arguments: frozenset[Node]) -> bool:
+    """Are they written into a network, which is then called in their place?"""
+    updates = [event for event in analysis.tape.events if event.kind in ("copy", "soft_update")]
+    return any(arguments.intersection(event.sources) for event in updates)
 
 
 def _upstream(loss: Node) -> set[Node]:
