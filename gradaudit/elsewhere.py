@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from gradaudit.finding import Finding
-from gradaudit.tape import Call, Location, Tape
+from gradaudit.tape import Call, Event, Location, Node, Tape
 
 
 def with_callers(finding: Finding, tape: Tape) -> Finding:
@@ -24,7 +24,8 @@ def _callers(place: Location, tape: Tape) -> Iterator[Location]:
     """The calls around every operation and event at the place, and around every call that stands there."""
     spot = _spot(place)
     innermost: dict[Call | None, bool] = {}
-    for made in (*tape.nodes, *tape.events):
+    recorded: list[Node | Event] = [*tape.nodes, *tape.events]
+    for made in recorded:
         innermost[made.call] = innermost.get(made.call, False) or _spot(made.location) == spot
     for call, inside in innermost.items():
         for step in _chain(call):

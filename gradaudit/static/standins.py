@@ -30,7 +30,9 @@ def drivers(run: Interpreter, cls: ClassValue) -> list[tuple[Function, str]]:
     found = []
     for file in run.callers.files_with_several(methods, cls.module.file, LEAST):
         module = run.files.module(file) if "method=" in (run.files.peek(file) or "") else None
-        for statement in module.tree.body if module is not None and module.framework == "jax" else ():
+        if module is None or module.framework != "jax":
+            continue
+        for statement in module.tree.body:
             if isinstance(statement, ast.FunctionDef):
                 for name in _fitting(run, cls, statement):
                     found.append((Function(statement, module, run.module_scope(module)), name))
