@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradaudit.dynamic.by_rules import OPERAND_CODES, roots_of
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.shapes import raw_inputs
+from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import Call, Location, Node
 
@@ -15,7 +16,7 @@ def outside(case: Case, judgement: Judgement) -> Location:
     """The judgement's place, or the place from which the network is called that it lies in.
 
     A method that forms more than the network's output is no part of the network: one in which values of others meet
-    it, or in which a reward is added.
+    it, in which it is compared with something, or in which a reward is added.
     """
     place = judgement.finding.location
     node = next((one for one in judgement.nodes if _index(one, place) is not None), None)
@@ -23,8 +24,10 @@ def outside(case: Case, judgement: Judgement) -> Location:
         return place
     leaves = roots_of(case, judgement.finding) if not judgement.leaks else _leaves(case, judgement)
     steps = activations(node.call)
+    meetings = (case.view.sink.loss, *(meeting.node for meeting in discrepancies(case.view)))
+    home = {step for meeting in meetings for step in activations(meeting.call)}
     for step in steps[_index(node, place) or 0 :]:
-        if not _is_networks(case, step, place, node, leaves) or _others_meet(case, step, leaves):
+        if step in home or not _is_networks(case, step, place, node, leaves) or _others_meet(case, step, leaves):
             break
         place = step.location
     return place
