@@ -76,6 +76,8 @@ class Names:
     """The keywords that each class can be made with, as far as its own body tells."""
     files: frozenset[str] = frozenset()
     libraries: set[str] = field(default_factory=set)
+    imported: set[str] = field(default_factory=set)
+    """What libraries call it, whatever it is called here."""
     modules: set[str] = field(default_factory=set)
 
 
@@ -100,6 +102,7 @@ class Collector(ast.NodeVisitor):
                     self.names.variables.add(alias.asname)
             else:
                 self.names.libraries.add(alias.asname or alias.name)
+                self.names.imported.add(alias.name)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         (self.names.attributes if self.scopes[-1] == "class" else self.names.variables).add(node.name)
@@ -284,7 +287,7 @@ class Renamer:
                         yield argument.lineno, argument.col_offset + 1, argument.value
 
     def _not_ours(self) -> set[str]:
-        return self.names.libraries | self.names.files
+        return self.names.libraries | self.names.imported | self.names.files
 
     def strings(self, tree: ast.Module) -> Iterator[tuple[int, int, int, int]]:
         """Spans in which names stand inside of a string: f-strings and `__all__`."""

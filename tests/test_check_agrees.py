@@ -92,7 +92,6 @@ NOT_YET: dict[str, str] = {
 """Fixtures that the halves do not judge alike, by what was measured."""
 
 OTHER_NAMES = {
-    "ga101/config_driven_torch_leak": "networks of a dictionary that a configuration fills",
     "ga105/a2c_lightning_style_torch_live": "layers that are made while the program runs are named by their kind",
     "ga105/model_loss_method_torch_live": "the part that is called, and the object that holds it",
     "ga204/learner_as_built_torch_live": "layers that are made while the program runs are named by their kind",

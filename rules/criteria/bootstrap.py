@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import activations, private
-from gradaudit.rules.criteria.roles import related
+from gradaudit.rules.criteria.roles import related, roles
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at, same_code, stopped_beside, takers
 from gradaudit.rules.criteria.stale import stale_of
@@ -185,7 +186,29 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if named:
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())
-    return related(analysis, mine, others) or same_code(view, mine, others)
+    return related(analysis, mine, others) or same_code(view, mine, others) or _follows_in_turn(analysis, mine, others)
+
+
+def _follows_in_turn(analysis: Analysis, values: int, predicting: int) -> bool:
+    """Is the network that is bootstrapped from, or its original, itself regressed on the predicting one (V on Q)?"""
+    facts = roles(analysis)
+    originals = (leaf for value in analysis.leaves(values) for leaf in facts.originals(value))
+    learning = values | analysis.mask(originals)
+    if not predicting:
+        return False
+    for view in analysis.views:
+        for meeting in discrepancies(view):
+            for target, prediction in permutations(meeting.sides, 2):
+                learns = prediction.passes and view.live(prediction.source) & learning
+                if learns and _behind(analysis, target.source) & predicting:
+                    return not _behind(analysis, prediction.source) & predicting
+    return False
+
+
+def _behind(analysis: Analysis, node: Node) -> int:
+    """The leaves of a value, and what they are copies of."""
+    leaves, facts = analysis.dep(node), roles(analysis)
+    return leaves | analysis.mask(source for leaf in analysis.leaves(leaves) for source in facts.originals(leaf))
 
 
 def _imagined(view: View, total: Sum, against: Sum) -> bool:

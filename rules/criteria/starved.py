@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
-from gradaudit.rules.criteria.expand import Sum, expand
+from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import marks
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
 
@@ -136,7 +136,8 @@ def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
             return prediction
         total = expand(view.analysis, target.source)
         # behind an argmax or numpy a prediction no longer looks like a network's
-        against = expand(view.analysis, prediction.source) if facts.network(prediction.source) else Sum((), False)
+        hidden = Sum((Atom(prediction.source, 1, False, False),), False)
+        against = expand(view.analysis, prediction.source) if facts.network(prediction.source) else hidden
         if is_bootstrap(view, total, against, meeting.entropy):
             return prediction
     return None
