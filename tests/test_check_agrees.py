@@ -85,6 +85,7 @@ NOT_YET: dict[str, str] = {
     "ga401/encoder_torch_decorator": ELSEWHERE,
     "ga505/running_stat_torch_tracked": "the statistic of the second round is read as a target",
     "clean/orthogonal_basis_jax": LIBRARY,
+    "ga101/loss_class_torch_live": CALLER,
     "ga101/rlax_user_explicit_false": "that the user asked for it is written at the call",
     "ga204/sac_discrete_jax_joint": "check takes the policy for rated in the critic's own loss, too",
     "ga204/sac_discrete_jax_ok": "check takes the policy for rated in the critic's own loss, too",

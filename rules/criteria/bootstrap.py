@@ -200,7 +200,9 @@ def _follows_in_turn(analysis: Analysis, values: int, predicting: int) -> bool:
         for meeting in discrepancies(view):
             for target, prediction in permutations(meeting.sides, 2):
                 learns = prediction.passes and view.live(prediction.source) & learning
-                if learns and _behind(analysis, target.source) & predicting:
+                if not learns or _rewards(view, expand(analysis, prediction.source)):
+                    continue  # the backup itself, seen from its other side
+                if _behind(analysis, target.source) & predicting:
                     return not _behind(analysis, prediction.source) & predicting
     return False
 
