@@ -65,6 +65,8 @@ def _untrained(case: Case) -> Iterator[Judgement]:
         return
     depends = case.analysis.dep(case.view.sink.loss)
     used = [group for group in case.groups if case.mask([group]) & depends or case.recording.escapes_of(group)]
+    if not used and case.recording.tape.framework == "jax":
+        used = [group for group in case.groups if group.differentiated]  # asked for by name
     if not used:
         raise CheckError(NOTHING)
     held = {leaf for one in case.recording.tape.optimizers for leaf in one.leaves}
