@@ -28,7 +28,7 @@ def test_every_rule_loads_and_has_its_page() -> None:
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:
-    command = "pip install -q -r tests/requirements.txt -e . && pytest"
+    command = "pip install -q -r tests/requirements.txt -e . && pytest -n 2"
     assert f"```console\n{command}\n```" in README
     assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
     assert command in (ROOT / "CONTRIBUTING.md").read_text()
