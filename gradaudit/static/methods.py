@@ -277,6 +277,8 @@ class Methods(Machine):
     def _load(self, leaves: list[Node], source: Any) -> Any:
         if isinstance(source, (StateDict, Parameters, Mapping, Sequence, Node)):
             self.parameter_write(leaves, source)
+        elif self.sinks:  # a file, a message: what is in it is not on the tape
+            self.expose(Parameters(tuple(leaves)))
         return NONE
 
     def _switch_mode(self, network: Any, name: str) -> None:

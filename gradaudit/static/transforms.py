@@ -222,7 +222,11 @@ class Transforms(Machine):
         return NONE
 
     def _t_averaged(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return self.clone(args[0]) if args else NONE
+        """torch's AveragedModel: a copy with a method that follows the original."""
+        made = self.clone(args[0]) if args else NONE
+        if isinstance(made, Instance):
+            made.attrs["update_parameters"] = Transformed(made, "averaging")
+        return made
 
     def _t_tape(self, row: Row, args: Args, keywords: Keywords) -> Any:
         return Transformed(NONE, "gradient_tape")
@@ -236,6 +240,9 @@ class Transforms(Machine):
     def call_transformed(self, value: Transformed, args: Args, keywords: Keywords) -> Any:
         if value.how == "decorator":
             return self.call(value.function, args, {**(value.extra or {}), **keywords})
+        if value.how == "averaging":
+            self.updated(self.parameters_of(value.function), self.parameters_of(args[0]) if args else [], "soft_update")
+            return NONE
         if value.how == "autograd_function":
             return self._autograd_function(value.function, args)
         if value.how == "namedtuple":
