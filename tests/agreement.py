@@ -135,9 +135,10 @@ def _program(fixture: Fixture) -> CheckReport:
 def _forgotten() -> Iterator[None]:
     """A program's modules are dropped when it has been judged: the next one must not find its networks.
 
-    What is left then is frozen, so that nobody looks through all of torch's objects for a program's.
+    What was there before is frozen meanwhile, so that nobody looks through all of torch's objects for a program's.
     """
     before: dict[str, ModuleType] = dict(sys.modules)
+    gc.freeze()
     try:
         yield
     finally:
@@ -146,4 +147,4 @@ def _forgotten() -> Iterator[None]:
             if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(ROOT / "fixtures")):
                 del sys.modules[name]
         gc.collect()
-        gc.freeze()
+        gc.unfreeze()
