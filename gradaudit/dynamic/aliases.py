@@ -23,11 +23,9 @@ def aliases(case: Case) -> Iterator[Judgement]:
     stated = _networks(recording.claimed)
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
-    loops = _loop_names(case)
-    spelled = {
-        leaf: [name for name in names if name.partition(".")[0] not in loops]
-        for leaf, names in recording.spellings.items()
-    }
+    telling = {leaf: names for leaf, names in recording.spellings.items() if _told_by_names(names) is not None}
+    loops = _loop_names(case) if telling else set()  # the user's files are parsed for it
+    spelled = {leaf: [name for name in names if name.partition(".")[0] not in loops] for leaf, names in telling.items()}
     named = {leaf: told for leaf, names in spelled.items() if (told := _told_by_names(names)) is not None}
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]

@@ -119,8 +119,11 @@ class Differentiation(Machine):
         if group and not isinstance(loss, (Const, Function, Unknown)):
             sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
             self.gradient_sinks.append((sink, group))
-            originals = {**self.stands_for, **self.trees}
-            given = [(leaf, originals[leaf]) for leaf in sorted(group, key=lambda leaf: leaf.time) if leaf in originals]
+            given = [
+                (leaf, original)
+                for leaf in sorted(group, key=lambda leaf: leaf.time)
+                if (original := self.trees.get(leaf) or self.stands_for.get(leaf)) is not None
+            ]
             self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
         grads: Any = _gradients()
         if isinstance(argnums, tuple) and len(argnums) > 1:

@@ -7,6 +7,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
+from gradaudit.static.syntax import walk
 from gradaudit.static.values import ClassValue, Instance, Mapping, Sequence, Union
 from gradaudit.tape import Node
 
@@ -47,13 +48,13 @@ def _is_loss_method(method: ast.FunctionDef, cls: ClassValue) -> bool:
         return False
     arguments = method.args
     given = len(arguments.args) + len(arguments.kwonlyargs) > 1 or arguments.vararg is not None
-    return given and any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(method))
+    return given and any(isinstance(node, ast.Return) and node.value is not None for node in walk(method))
 
 
 def _names_on_self(method: ast.FunctionDef) -> set[str]:
     return {
         node.attr
-        for node in ast.walk(method)
+        for node in walk(method)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
     }
 

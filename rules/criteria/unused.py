@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.lagging import lagging
 from gradaudit.rules.criteria.place import below, common
 from gradaudit.rules.criteria.starved import is_test
 from gradaudit.tape import Event, Location, Node
@@ -42,8 +43,7 @@ def unused_arguments(analysis: Analysis) -> Iterator[Unused]:
 
 def _written(analysis: Analysis, arguments: frozenset[Node]) -> bool:
     """Are they written into a network, which is then called in their place?"""
-    updates = [event for event in analysis.tape.events if event.kind in ("copy", "soft_update")]
-    return any(arguments.intersection(event.sources) for event in updates)
+    return any(arguments.intersection(event.sources) for event in lagging(analysis).updates)
 
 
 def _upstream(loss: Node) -> set[Node]:
