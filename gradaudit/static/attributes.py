@@ -342,6 +342,13 @@ class Attributes(Machine):
             annotation = self.annotation_of(instance.cls, name)
             if annotation is not None:
                 new.annotation = annotation
+        if self.current_framework == "jax":
+            if name in instance.attrs:
+                self.succeeded(instance.attrs[name], new)
+            elif any(new is other for other in instance.attrs.values()):
+                new = self.second_name(new)
+            if self.originals:
+                self.named_tree(new, name)
         self.adopt(instance, name, new)
         self.put(instance.attrs, name, self._stored(new, name))
 

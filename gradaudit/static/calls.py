@@ -80,7 +80,9 @@ class Calls(Machine):
     def _named_tuple(self, cls: ClassValue, args: Args, keywords: Keywords) -> Any:
         names = [name for name, _, _ in self.fields(cls)]
         items = [args[i] if i < len(args) else keywords.get(name, NONE) for i, name in enumerate(names)]
-        made = Sequence(items)
+        made = Sequence(self.distinct(items))
+        for name, item in zip(names, made.items, strict=True) if self.originals else ():
+            self.named_tree(item, name)
         made.names = tuple(names)
         return made
 

@@ -43,11 +43,14 @@ class Classes(Machine):
     def mro(self, cls: ClassValue) -> list[Any]:
         if cls.mro is None:
             cls.mro = [cls]  # a cycle of bases ends here
+            at = self.line_node
             try:
                 cls.mro = self._linearised(cls)
             except BaseException:
                 cls.mro = None  # out of budget: the next one who asks has one of his own
                 raise
+            finally:
+                self.line_node = at  # where it is asked, not where the class is written
         return cls.mro
 
     def _linearised(self, cls: ClassValue) -> list[Any]:
@@ -197,7 +200,9 @@ class Classes(Machine):
             for value in args:
                 if isinstance(value, Mapping):
                     instance.attrs.update({k: v for k, v in value.known().items() if isinstance(k, str)})
-            instance.attrs.update(keywords)
+            instance.attrs.update(zip(keywords, self.distinct(list(keywords.values())), strict=True))
+            for key, value in instance.attrs.items() if self.originals else ():
+                self.named_tree(value, str(key))
             return instance
         if self.is_module_class(cls):
             self.name_inside(instance.network)
@@ -217,6 +222,7 @@ class Classes(Machine):
 
     def _fill_fields(self, instance: Instance, cls: ClassValue, args: Args, keywords: Keywords, entry: bool) -> None:
         fields = self.fields(cls)
+        keywords = dict(zip(keywords, self.distinct(list(keywords.values())), strict=True))
         for index, (name, statement, owner) in enumerate(fields):
             if index < len(args):
                 self.set_attribute(instance, name, args[index])

@@ -334,23 +334,21 @@ class Entries:
                 for statement in base.node.body:
                     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
                         methods.setdefault(statement.name, []).append(statement)
-        refers: dict[str, set[str]] = {}
+        mentions: dict[str, set[str]] = {}
         reaches: set[str] = set()
         for name, nodes in methods.items():
-            refers[name] = set()
+            mentions[name] = set()
             for node in nodes:
                 names, sink = self._references(node)
-                refers[name] |= names & methods.keys()
+                mentions[name] |= names
                 if sink:
                     reaches.add(name)
-            refers[name].discard(name)
-        growing = True
-        while growing:
-            growing = False
-            for name in methods:
-                if name not in reaches and refers[name] & reaches:
-                    reaches.add(name)
-                    growing = True
+        self._grow(reaches, mentions)
+        kept = self._kept_by_constructor(methods.get("__init__", []), reaches)
+        if kept:
+            reaches |= {name for name, names in mentions.items() if names & kept and name != "__init__"}
+            self._grow(reaches, mentions)
+        refers = {name: (names & methods.keys()) - {name} for name, names in mentions.items()}
         roots = [
             name
             for name in methods
@@ -359,6 +357,27 @@ class Entries:
             and (not name.startswith("__") or name == "__call__")
         ]
         return roots or [name for name in methods if name in reaches and name != "__init__"][:3]
+
+    def _grow(self, reaches: set[str], mentions: dict[str, set[str]]) -> None:
+        """Who names a method that reaches a sink reaches it, too."""
+        growing = True
+        while growing:
+            found = {name for name, names in mentions.items() if name not in reaches and names & reaches}
+            reaches |= found
+            growing = bool(found)
+
+    def _kept_by_constructor(self, constructors: list[ast.AST], reaches: set[str]) -> set[str]:
+        """The attributes that a constructor keeps an update or a gradient in: `self._grad = jax.grad(self.loss)`."""
+        if self.module.framework != "jax":
+            return set()
+        found = set()
+        for constructor in constructors:
+            for statement in walk(constructor):
+                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+                    names, sink = self._references(statement.value)
+                    if sink or names & reaches:
+                        found |= {target.attr for target in statement.targets if isinstance(target, ast.Attribute)}
+        return found
 
     def _references(self, function: ast.AST) -> tuple[set[str], bool]:
         """The methods that a function names on self or super, and whether it differentiates something itself."""

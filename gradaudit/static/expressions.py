@@ -149,7 +149,7 @@ class Expressions(Machine):
                     rest = inner_rest if rest is None else self.join([(rest, ALWAYS), (inner_rest, ALWAYS)])
             else:
                 items.append(self.value(part, scope))
-        made = Sequence(items, rest, "tuple" if isinstance(expression, ast.Tuple) else "list")
+        made = Sequence(self.distinct(items), rest, "tuple" if isinstance(expression, ast.Tuple) else "list")
         made.time = self.tick()
         return made
 

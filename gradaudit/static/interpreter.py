@@ -30,6 +30,7 @@ from gradaudit.static.nnx import Nnx
 from gradaudit.static.offers import Offers
 from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
+from gradaudit.static.successions import Successions
 from gradaudit.static.tensors import Tensors
 from gradaudit.static.transforms import Transforms
 from gradaudit.static.trees import Trees
@@ -59,6 +60,7 @@ class Interpreter(
     Copies,
     Updates,
     Trees,
+    Successions,
     Offers,
     Functional,
     Nnx,
@@ -84,6 +86,10 @@ class Interpreter(
         self.made = []
         self.exposed = []
         self.trees = {}
+        self.originals = {}
+        self.averaged = set()
+        self.named = set()
+        self.successions = set()
         self.stands_for = {}
         self.differentiated_trees = {}
         self.draws = []

@@ -84,6 +84,7 @@ class Methods(Machine):
         if name in ("pop", "popleft"):
             return self.get_item(seq, args[0] if args else Const(-1 if name == "pop" else 0))
         if name == "_replace":
+            self.succeeded_in(seq, keywords)
             made = Sequence(
                 [keywords.get(n, v) for n, v in zip(seq.names or (), seq.items, strict=False)] or seq.items, seq.rest
             )
@@ -202,6 +203,7 @@ class Methods(Machine):
         if name in ("param", "variable") and instance.cls is not None:
             return self.declared_parameter(instance, args)
         if name in ("_replace", "replace"):
+            self.succeeded_in(instance, keywords)
             made = Instance(instance.cls, name=instance.network.name)
             made.attrs = {**instance.attrs, **keywords}
             return made
@@ -229,6 +231,8 @@ class Methods(Machine):
         if name == "update_parameters" and args:  # of an averaged model
             self.updated(self.parameters_of(instance), self.parameters_of(args[0]), "soft_update")
             return NONE
+        if name in ("init", "lazy_init") and self.current_framework == "jax" and self.is_module(instance):
+            return self.initial_tree()
         self.expose(instance, *args)
         if self.is_module(instance):
             return (
@@ -412,7 +416,7 @@ class Methods(Machine):
         if isinstance(value, Transformed) and value.how == "haiku":
             if name == "apply" and args:
                 return self.apply_haiku(value, args, keywords)
-            return Unknown("params")
+            return self.initial_tree()
         if name in ("__call__", "apply"):
             return self.call(value, args, keywords)
         return Unknown(name)

@@ -72,9 +72,13 @@ class Statements(Machine):
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
         value = self.value(statement.value, scope)
-        for target in statement.targets:
+        names = isinstance(statement.value, ast.Name)
+        for target in reversed(statement.targets) if len(statement.targets) > 1 else statement.targets:
             self.line_node = statement
+            if names and isinstance(target, ast.Name):
+                value = self.second_name(value)
             self.assign(target, value, scope)
+            names = True
         return GOES_ON
 
     def _annotated(self, statement: ast.AnnAssign, scope: Scope) -> str:
@@ -141,6 +145,10 @@ class Statements(Machine):
             value.optimizer.name = value.optimizer.name or name
         elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:
             value.name = name
+        if self.originals:
+            self.named_tree(value, name)
+            if name in home.vars:
+                self.succeeded(home.vars[name], value)
         self.put(home.vars, name, value)
 
     def _unpack(self, targets: list[ast.expr], value: Any, scope: Scope) -> None:

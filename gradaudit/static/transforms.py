@@ -211,7 +211,7 @@ class Transforms(Machine):
 
     def _t_train_state(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = Unknown("state")
-        made.attrs.update(keywords)
+        made.attrs.update(zip(keywords, self.distinct(list(keywords.values())), strict=True))
         return made
 
     def _t_optimizer_method(self, row: Row, args: Args, keywords: Keywords) -> Any:

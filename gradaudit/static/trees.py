@@ -11,7 +11,7 @@ from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.updates import Mix
-from gradaudit.static.values import External, Function, Instance, Mapping, Sequence, Unknown
+from gradaudit.static.values import External, Function, Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import DATA, Edge, Node, Optimizer
 
 GRADIENT = frozenset({"gradient"})
@@ -24,6 +24,7 @@ DEPTH = 4
 class Trees(Machine):
     trees: dict[Node, Node]
     differentiated_trees: dict[Node, None]
+    averaged: set[Node]  # what an update gave: recorded where it was called
 
     # -- what a value is a version of --------------------------------------------------------------------------------
     def tree_of(self, node: Node) -> Node:
@@ -48,8 +49,10 @@ class Trees(Machine):
 
     def version(self, value: Any, depth: int = 0) -> Any:
         """A later version of a tree: new values of the same structure."""
-        if isinstance(value, (Node, Unknown)) and not (isinstance(value, Unknown) and value.instance is not None):
-            made = Unknown(value.name)
+        if isinstance(value, (Node, Unknown, Union)) and not (
+            isinstance(value, Unknown) and value.instance is not None
+        ):
+            made = Unknown("params" if isinstance(value, Union) else value.name)
             made.call = True
             for node in self.nodes_of(value)[:1]:
                 self.trees[self.input_node(made)] = self.tree_of(node)
@@ -71,6 +74,7 @@ class Trees(Machine):
     def next_state(self, state: Any, name: str, keywords: Keywords) -> Any:
         """`state.apply_gradients(grads=...)`, `state.replace(target_params=...)`: the same but for what is named."""
         changed = dict(keywords)
+        self.succeeded_in(state, changed)
         if name == "apply_gradients":
             changed = {"params": self.version(self.get_attribute(state, "params"))}
         if isinstance(state, Instance):
@@ -95,7 +99,9 @@ class Trees(Machine):
         leaves = tuple(leaf for leaf in self.trees_of(old) if leaf not in sources)
         if leaves and sources:
             self.event(kind, leaves=leaves, sources=sources, weight=weight)
-        return self.version(old)
+        made = self.version(old)
+        self.averaged.update(self.nodes_of(made)[:MOST])
+        return made
 
     def copied_tree(self, value: Any) -> Any:
         """`tree.map(jnp.copy, params)`: a tree of its own."""
@@ -107,6 +113,9 @@ class Trees(Machine):
 
     def _copied(self, value: Any, pairs: dict[Node, Node], depth: int) -> Any:
         if isinstance(value, Mapping) and depth < DEPTH:
+            for key, part in value.entries.items():
+                if isinstance(part, Node) and not part.name:
+                    part.name = str(key)
             return Mapping({key: self._copied(part, pairs, depth + 1) for key, part in value.entries.items()})
         if isinstance(value, Sequence) and depth < DEPTH:
             made = Sequence([self._copied(part, pairs, depth + 1) for part in value.items], value.rest, value.kind)
@@ -124,7 +133,7 @@ class Trees(Machine):
     def _paired(self, made: Any, node: Node, value: Any, pairs: dict[Node, Node]) -> Any:
         self.trees[node] = node
         for source in self.trees_of(value)[:1]:
-            pairs[node] = source
+            pairs[node] = self.originals[node] = source
         return made
 
     def mapped_trees(self, function: Any, trees: Args, result: Any) -> Any:
@@ -153,7 +162,11 @@ class Trees(Machine):
 
 
 def _copies(function: Any) -> bool:
-    """`lambda x: x.copy()`, `lambda x: jnp.array(x)`."""
+    """`lambda x: x.copy()`, `lambda x: jnp.array(x)`, `lambda x: x`."""
+    if isinstance(function, Function) and isinstance(function.node, ast.Lambda):
+        arguments, same = function.node.args.args, function.node.body
+        if len(arguments) == 1 and isinstance(same, ast.Name) and same.id == arguments[0].arg:
+            return True
     body = function.node.body if isinstance(function, Function) and isinstance(function.node, ast.Lambda) else None
     callee = body.func if isinstance(body, ast.Call) else None
     return isinstance(callee, ast.Attribute) and callee.attr in COPIES

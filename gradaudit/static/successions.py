@@ -1,0 +1,150 @@
+"""JAX: one tree of parameters under two names, and names that come to hold another tree.
+
+Arrays do not change, so `target_params = params` needs no copy: the two part as soon as one of them is stepped. What is
+kept twice where it was initialised is therefore recorded as a copy, and a name whose copy gives way to another tree as
+an update of that copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gradaudit.static.machine import Keywords, Machine
+from gradaudit.static.values import Instance, Mapping, Sequence, Union, Unknown
+from gradaudit.tape import Node
+
+INITIAL = frozenset({"initial"})
+DRAWN = frozenset({"random", "alloc"})
+CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
+TREES = (Node, Unknown, Mapping, Union)
+DEPTH = 4
+MOST = 40
+
+
+class Successions(Machine):
+    originals: dict[Node, Node]  # a tree that began as a copy -> what it began as
+    named: set[Node]
+    successions: set[tuple[tuple[Node, ...], tuple[Node, ...]]]  # told once, where it is written first
+
+    # -- two names ---------------------------------------------------------------------------------------------------
+    def second_name(self, value: Any) -> Any:
+        """`target_params = params`, right after these were initialised."""
+        return self.copied_tree(value) if self.current_framework == "jax" and self._initial(value) else value
+
+    def distinct(self, values: list[Any]) -> list[Any]:
+        """What is kept together: a tree that is there twice is two trees."""
+        if self.current_framework != "jax":
+            return values
+        seen: set[int] = set()
+        found = []
+        for value in values:
+            twice = id(value) in seen and self._initial(value)
+            seen.add(id(value))
+            found.append(self.copied_tree(value) if twice else value)
+        return found
+
+    def initial_tree(self, name: str = "params") -> Unknown:
+        made = Unknown(name)
+        made.call = True
+        made.marks = INITIAL
+        return made
+
+    def _initial(self, value: Any) -> bool:
+        """Parameters as they were initialised: by a library, or drawn at random array by array."""
+        if isinstance(value, Unknown):
+            return _of_initial(value)
+        if not isinstance(value, Mapping) or not value.entries:
+            return False
+        parts = [part for entry in value.entries.values() for part in _arrays(entry, 0)]
+        return bool(parts) and all(isinstance(part, Node) and _drawn(part, 0) for part in parts)
+
+    def named_tree(self, value: Any, name: str) -> None:
+        """A copy is called what it is first kept as."""
+        for node in self.nodes_of(value)[:MOST] if isinstance(value, TREES) else ():
+            if node in self.originals and node not in self.named:
+                self.named.add(node)
+                node.name = name
+                if node.leaf is not None:
+                    node.leaf.name = name
+                if isinstance(value, Unknown):
+                    value.name = name
+
+    # -- one name, another tree --------------------------------------------------------------------------------------
+    def succeeded(self, old: Any, new: Any, depth: int = 0) -> None:
+        """What held the tree `old` holds `new` from here on."""
+        if depth < DEPTH and old is not new:
+            for before, after in _fields(old, new):
+                self.succeeded(before, after, depth + 1)
+        if not isinstance(old, TREES) or not isinstance(new, TREES):
+            return
+        if not self.averaged.isdisjoint(self.nodes_of(new)[:1]):
+            return
+        before = self._behind(old)
+        sources = tuple(tree for tree in self._behind(new) if tree not in before)
+        followers = {tree for tree in sources if tree in self.originals}
+        leaves = tuple(
+            tree
+            for tree in before
+            if tree in self.originals or any(self.originals[follower] is tree for follower in followers)
+        )
+        if leaves and sources and (leaves, sources) not in self.successions:
+            self.successions.add((leaves, sources))
+            self.event("copy", leaves=leaves, sources=sources)
+
+    def succeeded_in(self, holder: Any, changed: Keywords) -> None:
+        """`state.replace(target_params=...)`."""
+        for name, new in changed.items() if self.originals else ():
+            self.succeeded(self.get_attribute(holder, name), new)
+
+    def _behind(self, value: Any) -> dict[Node, None]:
+        return dict.fromkeys(tree for node in self.trees_of(value) for tree in self._chosen(node))
+
+    def _chosen(self, node: Node) -> list[Node]:
+        """The trees that a choice is between: `cond`, `where`, the two arms of a branch."""
+        found, waiting, seen = [], [node], {node}
+        while waiting and len(seen) < MOST:
+            current = waiting.pop()
+            tree = self.tree_of(current)
+            if tree is current and current not in self.trees and current.op in CHOICES and current.inputs:
+                parts = [edge.source for edge in current.inputs if edge.source not in seen]
+                seen.update(parts)
+                waiting.extend(parts)
+            else:
+                found.append(tree)
+        return found
+
+
+def _of_initial(value: Unknown) -> bool:
+    """Initialised parameters, or an entry of them: `variables["params"]`."""
+    part: Any = value
+    for _ in range(DEPTH):
+        if not isinstance(part, Unknown) or part.instance is not None or part.plain:
+            return False
+        if part.marks == INITIAL:
+            return True
+        part = part.parent
+    return False
+
+
+def _fields(old: Any, new: Any) -> Iterable[tuple[Any, Any]]:
+    """The parts of two states of one make."""
+    if isinstance(old, Sequence) and isinstance(new, Sequence) and len(old.items) == len(new.items):
+        return zip(old.items, new.items, strict=True)
+    if isinstance(old, (Instance, Unknown)) and isinstance(new, (Instance, Unknown)):
+        return [(part, new.attrs[name]) for name, part in list(old.attrs.items()) if name in new.attrs]
+    return ()
+
+
+def _arrays(value: Any, depth: int) -> list[Any]:
+    if isinstance(value, Mapping) and depth < DEPTH:
+        return [part for entry in value.entries.values() for part in _arrays(entry, depth + 1)]
+    return [value]
+
+
+def _drawn(node: Node, depth: int) -> bool:
+    """Drawn at random, or filled with a number, and scaled."""
+    if node.op in DRAWN or node.op == "const":
+        return True
+    parts = [edge.source for edge in node.inputs]
+    return depth < DEPTH and node.leaf is None and bool(parts) and all(_drawn(part, depth + 1) for part in parts)
