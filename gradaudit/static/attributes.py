@@ -144,7 +144,7 @@ class Attributes(Machine):
     def _of_instance(self, instance: Instance, name: str) -> Any:
         value = self.fetch(instance.attrs, name)
         if value is not MISSING:
-            return value
+            return value if self.applied is None or not isinstance(value, Node) else self.in_tree(value)
         cls = instance.cls
         if cls is None:
             if name in ("weight", "bias") and instance.leaf is not None:

@@ -67,7 +67,18 @@ class Functional(Machine):
         if found is None:
             found = self.leaf("param", name, instance.network, scalar=True)
             instance.attrs[key] = found
+            self.declared[found] = (instance, name)
         return found
+
+    declared: dict[Node, tuple[Instance, str]]
+
+    def in_tree(self, parameter: Node) -> Any:
+        """What `setup` declared before `apply` came with a tree: that parameter's entry in the tree."""
+        found = self.declared.get(parameter)
+        if found is None or self.applied is None:
+            return parameter
+        instance, name = found
+        return self.named_part(self.part_of_tree(self.applied, instance.network), name)
 
     def named_part(self, tree: Node, name: str) -> Any:
         if tree.leaf is not None and tree.leaf.kind == "arg":

@@ -101,6 +101,7 @@ class Interpreter(
         self.gradient_sinks: list[tuple[Sink, set[Node]]] = []
         self.gradients: list[Gradient] = []
         self.made_inside = {}
+        self.declared = {}
         self.uncalled = {}
 
     def tape(self, framework: str, entry: str, path: str) -> Tape:

@@ -58,11 +58,15 @@ def _upstream(loss: Node) -> set[Node]:
 
 
 def _read_around(view: View, event: Event, inside: set[Node]) -> Location | None:
-    """The first use in the loss of a tree that was passed to be differentiated, as the loss's own text has it."""
+    """The first use in the loss of a tree that was passed to be differentiated, as the loss's own text has it.
+
+    What was computed before the loss was called (the actions of a rollout) is data.
+    """
     trees = set(event.sources or ())
     home = view.sink.loss.call
+    start = min(leaf.time for leaf in view.sink.differentiated or ())
     for node in sorted(inside, key=lambda node: node.time):
-        if any(edge.source in trees for edge in node.inputs):
+        if node.time > start and any(edge.source in trees for edge in node.inputs):
             helper = below(common([home, node.call]), node.call)
             return node.location if helper is None else helper.location
     return None
