@@ -72,7 +72,7 @@ class Statements(Machine):
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
         value = self.value(statement.value, scope)
-        names = isinstance(statement.value, ast.Name)
+        names = isinstance(statement.value, ast.Name) and self.is_own(statement.value.id, scope)
         for target in reversed(statement.targets) if len(statement.targets) > 1 else statement.targets:
             self.line_node = statement
             if names and isinstance(target, ast.Name):

@@ -7,10 +7,12 @@ an update of that copy.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 from typing import Any
 
 from gradaudit.static.machine import Keywords, Machine
+from gradaudit.static.state import Scope
 from gradaudit.static.values import Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import Node
 
@@ -31,6 +33,13 @@ class Successions(Machine):
     def second_name(self, value: Any) -> Any:
         """`target_params = params`, right after these were initialised."""
         return self.copied_tree(value) if self.current_framework == "jax" and self._initial(value) else value
+
+    def is_own(self, name: str, scope: Scope) -> bool:
+        """Was it made by the function that is running? What that was given it may be given again: a snapshot."""
+        function = self.stack[-1] if self.stack else None
+        arguments = function.args if isinstance(function, (ast.FunctionDef, ast.Lambda)) else None
+        given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs] if arguments is not None else []
+        return name in scope.vars and all(argument.arg != name for argument in given)
 
     def distinct(self, values: list[Any]) -> list[Any]:
         """What is kept together: a tree that is there twice is two trees."""
