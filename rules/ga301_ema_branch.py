@@ -81,7 +81,7 @@ def _twin(twin: Twin) -> Finding:
         CODE,
         NAME,
         f"both sides of the comparison train {names_of(analysis, twin.leaves)}: without a stop they may collapse",
-        "info" if twin.view.sink.kind == "library" else "error",
+        _how_bad(twin),
         twin.node.location
         if twin.view.sink.kind == "library"
         else stop_at(twin.view, twin.node, twin.value, twin.leaves),
@@ -89,6 +89,14 @@ def _twin(twin: Twin) -> Finding:
         leaves=twin.leaves,
         through=(twin.node, twin.value),
     )
+
+
+def _how_bad(twin: Twin) -> str:
+    """Of a library function that compares its arguments nobody knows what they are."""
+    if twin.view.sink.kind != "library":
+        return "error"
+    leaves = twin.view.analysis.leaves(twin.leaves)
+    return "warning" if all(leaf.leaf is not None and leaf.leaf.kind == "param" for leaf in leaves) else "info"
 
 
 def _label(label: OwnLabel) -> Finding:

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import HALF, JOINT, NEITHER, Codebook, broken_codebooks
+from gradaudit.rules.criteria.mutual import Mutual, unbalanced_terms
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 
 if TYPE_CHECKING:
@@ -48,8 +49,13 @@ NAME = "codebook"
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     """A finding for every pair of terms that does not train each side once."""
+    told = set()
     for found in broken_codebooks(analysis):
+        told.add(found.term.node)
         yield _finding(found)
+    for mutual in unbalanced_terms(analysis):
+        if mutual.node not in told:
+            yield _unbalanced(mutual)
 
 
 def _finding(found: Codebook) -> Finding:
@@ -73,4 +79,21 @@ def _finding(found: Codebook) -> Finding:
         fix=f"stop the encoder's side in the codebook's term, the codebook's in the commitment: {stop_call(analysis)}",
         leaves=found.leaves,
         through=[found.term.node],
+    )
+
+
+def _unbalanced(found: Mutual) -> Finding:
+    analysis = found.view.analysis
+    line = found.counterpart.location.line
+    return make_finding(
+        found.view,
+        "GA303",
+        NAME,
+        f"this term trains both of its sides ({names_of(analysis, found.leaves)}), "
+        f"its counterpart on line {line} stops one: one side is trained twice",
+        "warning" if found.view.sink.kind == "library" else "error",
+        found.node.location,
+        fix=f"stop in this term the side that the other one trains: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=[found.node],
     )

@@ -26,6 +26,8 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import Edge, Node
 
+OF_CONTAINERS = frozenset({"__len__", "__iter__", "__getitem__"})
+
 
 class Builtin(Machine):
     def call_builtin(self, name: str, args: Args, keywords: Keywords) -> Any:
@@ -156,12 +158,21 @@ class Builtin(Machine):
         return NONE
 
     def _hasattr(self, args: Args, keywords: Keywords) -> Any:
-        if len(args) > 1 and isinstance(args[0], Instance) and isinstance(args[1], Const):
-            instance, name = args[0], args[1].value
-            if name in instance.attrs:
+        if len(args) > 1 and isinstance(args[1], Const):
+            value, name = args[0], args[1].value
+            if isinstance(value, (Sequence, Mapping)) and name in OF_CONTAINERS:
                 return TRUE
-            if instance.cls is not None and self.member(instance.cls, str(name))[0] is not MISSING:
-                return TRUE
+            if isinstance(value, Instance):
+                return self._has(value, str(name))
+        return plain("hasattr")
+
+    def _has(self, instance: Instance, name: str) -> Any:
+        if name in instance.attrs:
+            return TRUE
+        if instance.cls is not None and self.member(instance.cls, name)[0] is not MISSING:
+            return TRUE
+        if name in OF_CONTAINERS and self.is_module(instance) and instance.children is None:
+            return FALSE  # `modules if hasattr(modules, "__len__") else (modules,)`
         return plain("hasattr")
 
     def _number(self, args: Args, keywords: Keywords) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gradaudit.static.attributes import decorators_of
 from gradaudit.static.interpreter import Interpreter
+from gradaudit.static.syntax import walk
 from gradaudit.static.values import ClassValue, Function, Instance, Mapping, Sequence
 
 FORWARD = ("forward", "__call__", "call")
@@ -28,7 +29,7 @@ Argument = Callable[[ast.arg, ast.expr | None, Function], Any]
 
 def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     """The forward pass of a network class, and what else it computes for whoever calls it."""
-    if not run.is_module_class(cls) or not _may_compare(cls):
+    if not run.is_module_class(cls) or not (_compares(cls.node) or _calls_what_compares(run, cls)):
         return []
     methods = {part.name: part for part in cls.node.body if isinstance(part, ast.FunctionDef)}
     forward = [name for name in FORWARD if name in methods][:1]
@@ -62,14 +63,27 @@ def follow(run: Interpreter, instance: Instance, name: str, argument: Argument) 
     return list(result.entries.values()) if isinstance(result, Mapping) else [result]
 
 
-def _may_compare(cls: ClassValue) -> bool:
-    """Whether the text of the class names anything that our rules speak of."""
-    for node in ast.walk(cls.node):
+def _compares(statement: ast.AST) -> bool:
+    """Whether the text names anything that our rules speak of."""
+    for node in ast.walk(statement):
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = node.attr if isinstance(node, ast.Attribute) else node.id
             if COMPARES.search(name):
                 return True
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            return True
+    return False
+
+
+def _calls_what_compares(run: Interpreter, cls: ClassValue) -> bool:
+    """Whether a function of the project that the class calls by its name does: `D(p, z)`."""
+    names = {getattr(node.func, "id", "") for node in walk(cls.node) if isinstance(node, ast.Call)}
+    for name in sorted(names & cls.module.bound.keys()):
+        statement, alias = cls.module.bound[name][-1]
+        if alias is None and not isinstance(statement, ast.FunctionDef):
+            continue
+        function = run.module_name(cls.module, name)
+        if isinstance(function, Function) and _compares(function.node):
             return True
     return False
 

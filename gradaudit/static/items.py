@@ -35,6 +35,12 @@ def parameter_name(leaf: Node) -> str:
     return leaf.leaf.path if leaf.leaf is not None else leaf.name
 
 
+def _stopped_argument(node: Node) -> Node | None:
+    """The argument that is a struct, of which `stop_gradient` stopped everything at once."""
+    source = node.inputs[0].source if node.op == "stop" and node.inputs else None
+    return source if source is not None and source.leaf is not None and source.leaf.kind == "arg" else None
+
+
 def _is_head(part: slice, known: int) -> bool:
     """Does the slice take none but the first items, which are known one by one?"""
     return isinstance(part.stop, int) and 0 <= part.stop <= known and (part.start is None or part.start >= 0)
@@ -76,6 +82,9 @@ class Items(Machine):
             and isinstance(index.value, str)
         ):
             return self.part_of_leaf(node, index.value)
+        stopped = _stopped_argument(node)
+        if stopped is not None and isinstance(index, Const) and isinstance(index.value, str):
+            return self.stop(self.part_of_leaf(stopped, index.value), node.detail)
         edges = [Edge(node)]
         edges += [self.index_edge(part) for part in self.nodes_of(index)[:4] if part is not node]
         detail = f"[{index.value!r}]" if isinstance(index, Const) else text or "[?]"

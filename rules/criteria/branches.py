@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.expand import expand
-from gradaudit.rules.criteria.foreign import Foreign, copied_from
+from gradaudit.rules.criteria.foreign import MEETINGS, Foreign, copied_from
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.roles import Roles, roles
 from gradaudit.rules.criteria.selfcancel import measured
@@ -20,7 +20,6 @@ from gradaudit.tape import DATA, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-MEETINGS = LOSSES | {"mul", "matmul", "einsum", "sub"}
 NEGATIVES = frozenset({"logsumexp", "softmax", "log_softmax", "cross_entropy", "matmul", "einsum"})
 
 
@@ -94,14 +93,20 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
             continue
         pairs = [pair for node in view.slice for pair in _pairs(view, node)]
         yield from _crossed(view, pairs)
-        if view.sink.kind == "library":
-            continue
         for pair in pairs:
             mirrors = [other for other in pairs if other is not pair and _swapped(pair, other)]
             if pair.passes and any(_predictor(view, pair, mirror) for mirror in mirrors):
-                leaves = view.live(pair.operand)
+                leaves = view.live(pair.operand) & _trained(view)
                 if leaves and not leaves & ~view.live(pair.other):
                     yield Twin(view, pair.node, pair.value, leaves)
+
+
+def _trained(view: View) -> int:
+    """What a loss may train: all leaves, of a library function only parameters (its caller may stop what he gives)."""
+    if view.sink.kind != "library":
+        return view.mask
+    leaves = view.analysis.leaves(view.mask)
+    return view.analysis.mask(leaf for leaf in leaves if leaf.leaf is not None and leaf.leaf.kind == "param")
 
 
 def _crossed(view: View, pairs: list[_Pair]) -> Iterator[Twin]:
@@ -145,7 +150,14 @@ def _pairs(view: View, node: Node) -> list[_Pair]:
     one, other = data[0], data[1]
     if one.source is other.source or (node.op == "sub" and not measured(view, node)):
         return []
+    if node.op == "mul" and view.sink.kind == "library" and not _summed(view, node):
+        return []  # a gate of a layer
     return [_pair(node, one, other), _pair(node, other, one)]
+
+
+def _summed(view: View, node: Node) -> bool:
+    """A dot product of two values."""
+    return any(user.op in ("sum", "mean") for user, _ in view.consumers(node))
 
 
 def _pair(node: Node, value: Edge, other: Edge) -> _Pair:

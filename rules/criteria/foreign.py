@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.ownership import USED, deposit
 from gradaudit.rules.criteria.bootstrap import leaks
+from gradaudit.rules.criteria.discrepancy import LOSSES
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import roles
@@ -22,6 +23,8 @@ from gradaudit.tape import Frame, Location, Network, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+MEETINGS = LOSSES | {"mul", "matmul", "einsum", "sub"}
+"""Where two values are compared."""
 LINEAR = frozenset({"add", "sub", "neg", "mean", "sum", "phi", "reshape", "stack", "cast", "cat", "getitem"})
 
 
@@ -105,11 +108,11 @@ def owned(view: View) -> int:
         facts = roles(view.analysis)
         kept = [leaf for leaf in view.analysis.leaves(view.own & reached) if leaf in facts.updated]
         return view.own & ~view.analysis.mask(leaf for leaf in kept if copied_from(view.analysis, leaf, reached))
-    if view.sink.kind == "library":
-        return reached
     analysis, facts = view.analysis, roles(view.analysis)
     copies = 0
     for leaf in analysis.leaves(reached):
+        if view.sink.kind == "library" and leaf not in facts.updated:
+            continue  # the caller may train what was copied once
         if facts.stated(leaf) == "frozen" or (leaf not in facts.held and copied_from(analysis, leaf, reached)):
             copies |= analysis.bit(leaf)
     return reached & ~copies
@@ -154,6 +157,8 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
                 if user not in seen:
                     seen.add(user)
                     waiting.append(user)
+            elif view.sink.kind == "library" and user.op not in MEETINGS:
+                continue  # both are handed out: nobody says that they are compared
             elif not _own_term(view, node, user):
                 yield Foreign(view, view.live(node) & leaves, node, user, held)
 

@@ -113,6 +113,8 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
         lost = view.live(plus.node) & ~rest
         if plus.vn in inner or not lost:
             continue
+        if left and not algebra.alike(plus.node, minus.node):
+            continue  # two terms of one pair that train its two sides: their weights add up to one
         if rest and not _is_replacement(node, form):
             if not any(is_hard(view.analysis, term.node, lost) for term in left):
                 continue
