@@ -19,6 +19,7 @@ from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
     MISSING,
+    TRUE,
     ClassValue,
     External,
     Function,
@@ -194,10 +195,18 @@ class Entries:
         run = self.run
         instance = run.instantiate(cls, [], {}, entry=True)
         if isinstance(instance, Instance):
+            self._set_mode(instance, cls)
             for name in names:
                 run.allow(UNHEARD)
                 parts = follow(run, instance, name, self._library_argument)
                 self._library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
+
+    def _set_mode(self, instance: Instance, cls: ClassValue) -> None:
+        """`train()` of the class's own: which parts stay in evaluation mode while the rest learns."""
+        method, owner = self.run.member(cls, "train")
+        if isinstance(method, Function):
+            self.run.file = method.module.display
+            self.run.call_function(method.bind(instance, owner), [TRUE], {})
 
     def _stand_in(self, cls: ClassValue, function: Function, argument: str) -> None:
         """The class as the argument of a training function that asks for what it has."""

@@ -111,11 +111,23 @@ def owned(view: View) -> int:
     analysis, facts = view.analysis, roles(view.analysis)
     copies = 0
     for leaf in analysis.leaves(reached):
-        if view.sink.kind == "library" and leaf not in facts.updated:
-            continue  # the caller may train what was copied once
-        if facts.stated(leaf) == "frozen" or (leaf not in facts.held and copied_from(analysis, leaf, reached)):
+        if facts.stated(leaf) == "frozen" or (leaf not in facts.held and _follows(view, leaf, reached)):
             copies |= analysis.bit(leaf)
+    if view.sink.kind == "library" and copies:  # a module's own forward pass: what it is given is data
+        given = (leaf for leaf in analysis.leaves(reached) if leaf.leaf is not None and leaf.leaf.kind != "param")
+        copies |= analysis.mask(given)
     return reached & ~copies
+
+
+def _follows(view: View, leaf: Node, reached: int) -> bool:
+    """A copy. In a module that others train, only one that the module updates itself, or keeps in evaluation mode."""
+    facts = roles(view.analysis)
+    if view.sink.kind == "library":
+        if leaf in facts.evaluated and not facts.updated:
+            return True
+        if leaf not in facts.updated:
+            return False
+    return copied_from(view.analysis, leaf, reached)
 
 
 def copied_from(analysis: Analysis, leaf: Node, among: int) -> bool:

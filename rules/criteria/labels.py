@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST = 600
 NORMALISED = frozenset({"softmax", "sigmoid"})
+RATES = frozenset({"div", "mul", "pow", "reciprocal"})
 ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
 
 
@@ -54,8 +55,15 @@ def _label(view: View, meeting: Discrepancy) -> Iterator[OwnLabel]:
     if not label.passes or not prediction.passes or not _is_answer(label):
         return
     mine, its = view.live(label.source), view.live(prediction.source)
-    if mine & its and _own_inputs(view, label.source, prediction.source):
+    shared = view.analysis.leaves(mine & its)
+    if any(not _is_rate(view, leaf) for leaf in shared) and _own_inputs(view, label.source, prediction.source):
         yield OwnLabel(view, meeting.node, label.source, prediction.source, mine)
+
+
+def _is_rate(view: View, leaf: Node) -> bool:
+    """An argument that only scales others: the temperature of both sides."""
+    given = leaf.leaf is not None and leaf.leaf.kind == "arg" and view.sink.kind == "library"
+    return given and all(user.op in RATES for user, _ in view.consumers(leaf))
 
 
 def _is_answer(label: Edge) -> bool:

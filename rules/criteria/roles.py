@@ -84,7 +84,7 @@ def _evaluated(tape: Tape) -> set[Node]:
         if event.kind in ("train", "eval"):
             for leaf in event.leaves:
                 modes.setdefault(leaf, []).append((event.time, event.kind))
-    times = [sink.time for sink in tape.sinks if sink.kind != "library"]
+    times = [sink.time for sink in tape.sinks]
     return {leaf for leaf, known in modes.items() if _modes_at(known, times) == {"eval"}}
 
 
