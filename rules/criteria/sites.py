@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,13 @@ class Sites:
             if node.leaf is not None:
                 continue  # an input that is first asked for inside of a module belongs to no module
             call = node.call
+            if (call, node.frame) in seen:
+                continue
+            seen.add((call, node.frame))
             if call not in depth:
                 depth[call] = len(activations(call))
             mine = frames(node)
-            if (call, node.frame) not in seen:
-                seen.add((call, node.frame))
-                self._note(call, mine)
+            self._note(call, mine)
             for frame in mine:
                 held = first.get(frame)
                 if held is None or depth[call] < depth[held.call]:
@@ -129,17 +130,16 @@ def nearest(call: Call | None, made: list[Site]) -> Call | None:
     return max(shared, key=lambda step: len(activations(step))) if shared else call
 
 
-def takers(view: View, leaves: int, area: Iterable[Node]) -> list[Node]:
+def takers(view: View, leaves: int, area: Container[Node]) -> list[Node]:
     """The nodes of `area` that compute with one of `leaves` (a layer's call, an expression over a parameter)."""
-    area = set(area)
     return [node for node in _makers(view, leaves) if node in area]
 
 
 def _makers(view: View, leaves: int) -> list[Node]:
     """The first operations on these leaves. A join of parameters is still a parameter."""
     found: dict[Node, None] = {}
-    seen: set[Node] = set(view.analysis.leaves(leaves & view.mask))
-    waiting = list(seen)
+    waiting = view.analysis.leaves(leaves & view.mask)
+    seen: set[Node] = set(waiting)
     while waiting:
         for user, _ in view.consumers(waiting.pop()):
             if user.op not in ALIASES:
@@ -320,7 +320,7 @@ def one_call(
     makers = takers(view, leaves, area)
     if not makers or not all(private(view, maker, uses) for maker in makers):
         return None
-    found = {site.location for site in made_at(view, makers, next(iter(uses)), wrong)}
+    found = {site.location for site in made_at(view, makers, min(uses, key=lambda use: use.time), wrong)}
     return found.pop() if len(found) == 1 else None
 
 

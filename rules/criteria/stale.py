@@ -8,6 +8,7 @@ the order of making, stepping and differentiating, over loops and storage.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from gradaudit.ownership import step_group, steps_of
@@ -156,7 +157,7 @@ def _reaches(view: View, maker: Node) -> bool:
 def _reaches_around(view: View, maker: Node, steps: list[Event]) -> bool:
     """Does the value go round a loop that also holds a step: from a later place to the loop's head?"""
     loops = {loop for step in steps for loop in step.loops if loop in view.sink.loops and loop in maker.loops}
-    for node in view.forward([maker]):
+    for node in sorted(view.forward([maker]), key=attrgetter("time")):
         for user, _ in view.consumers(node):
             if user.time < node.time and user.op == "phi" and user.loops and user.loops[-1] in loops:
                 # A container that goes round may have been emptied on the way, which is not seen here.
@@ -167,8 +168,8 @@ def _reaches_around(view: View, maker: Node, steps: list[Event]) -> bool:
 def _uses(view: View, makers: list[Node], steps: list[Event]) -> dict[str, Node]:
     """What the loss takes the stale values for: told by the operations after the step, on their ways to the loss."""
     uses: dict[str, Node] = {}
-    seen: set[tuple[Node, bool]] = {(maker, False) for maker in makers}
-    waiting = list(seen)
+    waiting = [(maker, False) for maker in makers]
+    seen = set(waiting)
     while waiting:
         node, crossed = waiting.pop()
         for user, edge in view.consumers(node):
