@@ -162,23 +162,22 @@ class Algebra:
 
     def _operands(self, node: Node) -> Sequence[Edge]:
         """The inputs that a value number is computed from."""
-        if node.leaf is not None or node.op in RANDOM or _is_loop(node) or self._is_dead(node):
+        if node.leaf is not None or node.op in RANDOM or (node.op == "phi" and _is_loop(node)):
             return ()
-        return node.inputs
+        return () if self.loose is not None and self._is_dead(node) else node.inputs
 
     def _is_dead(self, node: Node) -> bool:
-        return self.loose is not None and node.leaf is None and not self.analysis.alive(node)
+        return node.leaf is None and not self.analysis.alive(node)
 
     def _key(self, node: Node) -> object:
         """The hash-consing key of a node whose operands are numbered; an int is another node's number."""
-        if self._is_dead(node):
-            assert self.loose is not None
+        if self.loose is not None and self._is_dead(node):
             return ("dead", self.loose.vn(node))
         if node.op == "const" or (node.leaf is not None and node.leaf.kind == "const"):
             return ("const", node.detail or (node.leaf.name if node.leaf is not None else ""))
         if node.leaf is not None:
             return ("leaf", id(node.leaf), node.detail)
-        if _is_loop(node):
+        if node.op == "phi" and _is_loop(node):
             others = {id(edge.source): edge.source for edge in node.inputs if edge.source is not node}
             if len(others) == 1 and id(next(iter(others))) in self._numbers:
                 return self._numbers[next(iter(others))]
@@ -264,7 +263,7 @@ class Algebra:
         return self._linear[id(node)]
 
     def _linear_inputs(self, node: Node) -> list[Edge]:
-        if node.leaf is not None or _is_loop(node):
+        if node.leaf is not None or (node.op == "phi" and _is_loop(node)):
             return []
         data = [edge for edge in node.inputs if edge.kind not in (INDEX, PARAMETER)]
         if node.op in ("add", "sub") and len(data) == 2:
@@ -388,7 +387,8 @@ def _plus(first: Linear, second: Linear) -> Linear:
 
 
 def _is_loop(node: Node) -> bool:
-    return node.op == "phi" and (node.detail == "loop" or any(edge.source.time > node.time for edge in node.inputs))
+    """A join (a phi) with a back edge."""
+    return node.detail == "loop" or any(edge.source.time > node.time for edge in node.inputs)
 
 
 def _callee(node: Node) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from gradaudit.tape import ALWAYS, INDEX, Edge, Guard, Node, Sink, Tape, join_guards
@@ -107,9 +108,10 @@ class Graph:
 
     def _gather(self, position: int, node: Node, depends: list[int]) -> bool:
         mask = depends[position]
-        for edge in node.inputs:
-            if edge.kind != INDEX:
-                mask |= depends[self.index[edge.source]]
+        index = self.index
+        for source, _, kind, _ in node.inputs:
+            if kind != INDEX:
+                mask |= depends[index[source]]
         if mask == depends[position]:
             return False
         depends[position] = mask
@@ -124,7 +126,7 @@ def _ancestors(roots: Iterable[Node]) -> list[Node]:
             if edge.source not in seen:
                 seen[edge.source] = None
                 waiting.append(edge.source)
-    return sorted(seen, key=lambda node: node.time)
+    return sorted(seen, key=attrgetter("time"))
 
 
 class Analysis:
@@ -194,6 +196,7 @@ class View:
     def __init__(self, analysis: Analysis, sink: Sink) -> None:
         self.analysis = analysis
         self.sink = sink
+        self._live: dict[Node, int] = {}
 
     @cached_property
     def mask(self) -> int:
@@ -225,7 +228,7 @@ class View:
                 known = down.get(edge.source)
                 if known is None:
                     down[edge.source] = [both]
-                elif any(weaker <= both for weaker in known) or len(known) >= MOST_GUARDS:
+                elif both in known or len(known) >= MOST_GUARDS or any(weaker <= both for weaker in known):
                     continue
                 else:
                     known.append(both)
@@ -245,7 +248,7 @@ class View:
     @cached_property
     def slice(self) -> list[Node]:
         """The nodes with a gradient path to the loss and a differentiated leaf behind them, in order of time."""
-        return sorted(self.down, key=lambda node: node.time)
+        return sorted(self.down, key=attrgetter("time"))
 
     @cached_property
     def _consumers(self) -> dict[Node, list[tuple[Node, Edge]]]:
@@ -266,6 +269,12 @@ class View:
 
     def live(self, node: Node) -> int:
         """Differentiated leaves that gradient reaches from `node`; inside the slice under guards that fit the loss."""
+        known = self._live.get(node)
+        if known is None:
+            known = self._live[node] = self._find_live(node)
+        return known
+
+    def _find_live(self, node: Node) -> int:
         position = self.analysis.graph.index.get(node)
         if position is None:
             return 0

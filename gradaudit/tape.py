@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 Literal = tuple[str, bool]
@@ -37,6 +38,11 @@ def join_guards(first: Guard, second: Guard) -> Guard | None:
         return second
     if not second:
         return first
+    return _both(first, second)
+
+
+@lru_cache(maxsize=1 << 14)  # the same few meet again and again
+def _both(first: Guard, second: Guard) -> Guard | None:
     both = first | second
     if len(both) > 1 and any((symbol, not value) in both for symbol, value in both):
         return None

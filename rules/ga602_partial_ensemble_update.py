@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.ensemble import added_to, behind, draw_of, draws_rows, targets
+from gradaudit.rules.criteria.ensemble import DRAWN, added_to, behind, draw_of, draws_rows, targets
 from gradaudit.rules.criteria.update_report import update_finding
 from gradaudit.tape import PARAMETER, Node
 
@@ -44,7 +44,7 @@ CODE, NAME = "GA602", "partial-ensemble-update"
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    if not any(draw_of(node) is not None for node in analysis.graph.nodes):
+    if not any(node.marks & DRAWN for node in analysis.graph.nodes):
         return
     told = set()
     met = list(targets(analysis))

@@ -65,22 +65,9 @@ MAX_PATH = 8
 
 class Attributes(Machine):
     def get_attribute(self, value: Any, name: str) -> Any:
-        if isinstance(value, Node):
-            return self._of_tensor(value, name)
-        if isinstance(value, Instance):
-            return self._of_instance(value, name)
-        if isinstance(value, Unknown):
-            return self._of_unknown(value, name)
-        if isinstance(value, External):
-            return External(f"{value.path}.{name}")
-        if isinstance(value, ModuleValue):
-            return self._of_module(value, name)
-        if isinstance(value, ClassValue):
-            return self._of_class(value, name)
-        if isinstance(value, Super):
-            return self._of_super(value, name)
-        if isinstance(value, Union):
-            return self._of_union(value, name)
+        reader = READERS.get(type(value))
+        if reader is not None:
+            return reader(self, value, name)
         if isinstance(value, Sequence) and value.names and name in value.names:
             position = value.names.index(name)
             return value.items[position] if position < len(value.items) else Unknown(name)
@@ -100,6 +87,9 @@ class Attributes(Machine):
         if isinstance(value, Function) and name in ("__name__", "__qualname__"):
             return Const(value.name)
         return Bound(value, name)
+
+    def _of_external(self, value: External, name: str) -> External:
+        return External(f"{value.path}.{name}")
 
     # -- tensors -----------------------------------------------------------------------------------------------------
     def _of_tensor(self, node: Node, name: str) -> Any:
@@ -360,12 +350,16 @@ class Attributes(Machine):
         self.put(instance.attrs, UNNAMED, Sequence((*old, new), None, "list"))
 
     def _setter(self, cls: ClassValue, name: str) -> Function | None:
-        for base in self.mro(cls):
-            if isinstance(base, ClassValue):
-                statement = setters(base.node).get(name)
-                if statement is not None:
-                    return Function(statement, base.module, base.scope, None, base)
-        return None
+        if cls.setters is None:
+            cls.setters = {}
+            for base in self.mro(cls):
+                if isinstance(base, ClassValue):
+                    for known, statement in setters(base.node).items():
+                        cls.setters.setdefault(known, (statement, base))
+        if name not in cls.setters:
+            return None
+        statement, base = cls.setters[name]
+        return Function(statement, base.module, base.scope, None, base)
 
     def _stored(self, new: Any, name: str) -> Any:
         if isinstance(new, Const) and isinstance(new.value, (bool, int, float)):
@@ -380,6 +374,18 @@ class Attributes(Machine):
         return new
 
     hypers: dict[int, tuple[Const, Unknown]]
+
+
+READERS: dict[type, Any] = {
+    Node: Attributes._of_tensor,
+    Instance: Attributes._of_instance,
+    Unknown: Attributes._of_unknown,
+    External: Attributes._of_external,
+    ModuleValue: Attributes._of_module,
+    ClassValue: Attributes._of_class,
+    Super: Attributes._of_super,
+    Union: Attributes._of_union,
+}
 
 
 def _unbound(function: Function, owner: ClassValue | None) -> Function:

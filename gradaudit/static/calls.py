@@ -235,8 +235,9 @@ class Calls(Machine):
             name = parameter.arg
             if index < len(args):
                 bind[name] = value = args[index]
-                self._is_said_to_be(value, parameter, function)
-                if isinstance(value, Node) and not value.name and value.op in NAMELESS:
+                if type(value) is Unknown:
+                    self._is_said_to_be(value, parameter, function)
+                elif type(value) is Node and not value.name and value.op in NAMELESS:
                     value.name = name  # a batch that is made on the spot
             elif name in keywords:
                 bind[name] = keywords[name]

@@ -93,8 +93,12 @@ class Classes(Machine):
             index = next((i for i, base in enumerate(order) if base is after), -1)
             order = order[index + 1 :]
         for base in order:
-            if isinstance(base, ClassValue):
-                value = self._own_member(base, name)
+            if type(base) is ClassValue:
+                value = base.attrs.get(name, MISSING)
+                if value is MISSING:
+                    if base.members is not None and name not in base.members:
+                        continue
+                    value = self._own_member(base, name)
                 if value is not MISSING:
                     return value, base
         return MISSING, None

@@ -67,7 +67,7 @@ class Expressions(Machine):
         self.evaluations += 1
         if self.evaluations > self.limit:
             raise OutOfBudget
-        return HANDLERS.get(type(expression), OTHER)(self, expression, scope)
+        return HANDLERS[type(expression)](self, expression, scope)
 
     def _other(self, expression: ast.expr, scope: Scope) -> Any:
         for child in ast.iter_child_nodes(expression):
@@ -76,7 +76,10 @@ class Expressions(Machine):
         return Unknown("?")
 
     def value(self, expression: ast.expr, scope: Scope) -> Any:
-        value = self.evaluate(expression, scope)
+        self.evaluations += 1  # `evaluate`, written out: nothing is asked as often
+        if self.evaluations > self.limit:
+            raise OutOfBudget
+        value = HANDLERS[type(expression)](self, expression, scope)
         return self.settle(value) if type(value) is Bound else value
 
     def settle(self, value: Any) -> Any:
@@ -110,10 +113,11 @@ class Expressions(Machine):
 
     def _name(self, expression: ast.Name, scope: Scope) -> Any:
         self.line_node = expression
-        return self.lookup_name(expression.id, scope)
+        value = scope.vars.get(expression.id)
+        return value if value is not None else self.lookup_name(expression.id, scope)
 
     def _attribute(self, expression: ast.Attribute, scope: Scope) -> Any:
-        value = self.settle(self.evaluate(expression.value, scope))
+        value = self.value(expression.value, scope)
         self.line_node = expression
         return self.get_attribute(value, expression.attr)
 
@@ -534,4 +538,5 @@ HANDLERS: dict[type, Callable[[Any, Any, Scope], Any]] = {
     ast.Yield: Expressions._yield,
     ast.YieldFrom: Expressions._yield_from,
 }
-OTHER = Expressions._other
+for kind in ast.expr.__subclasses__():
+    HANDLERS.setdefault(kind, Expressions._other)

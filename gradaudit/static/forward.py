@@ -65,7 +65,7 @@ def follow(run: Interpreter, instance: Instance, name: str, argument: Argument) 
 
 def _compares(statement: ast.AST) -> bool:
     """Whether the text names anything that our rules speak of."""
-    for node in ast.walk(statement):
+    for node in walk(statement):
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = node.attr if isinstance(node, ast.Attribute) else node.id
             if COMPARES.search(name):
@@ -94,14 +94,14 @@ def _computes(method: ast.FunctionDef) -> bool:
         return False
     return any(
         isinstance(node, ast.BinOp) or isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        for node in ast.walk(method)
+        for node in walk(method)
     )
 
 
 def _on_self(method: ast.FunctionDef) -> set[str]:
     return {
         node.attr
-        for node in ast.walk(method)
+        for node in walk(method)
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"
     }
 
@@ -112,5 +112,5 @@ def _writes_itself(cls: ClassValue) -> bool:
         isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and getattr(node.value, "id", "") == "self"
         for method in cls.node.body
         if isinstance(method, ast.FunctionDef) and method.name not in ("__init__", "setup")
-        for node in ast.walk(method)
+        for node in walk(method)
     )

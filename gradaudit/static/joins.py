@@ -22,6 +22,8 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import ALWAYS, Guard, Node, join_guards
 
+COMPARED = frozenset({Const, Function, External, ClassValue})  # two objects may be one value
+OPTIMIZERS = frozenset({OptimizerValue, Unknown})
 OBJECTS = (Instance, Function, ClassValue, OptimizerValue, External, Parameters)
 MAX_ALTERNATIVES = 5
 GOES_ON = ""
@@ -35,12 +37,12 @@ class Joins(Machine):
         for value, guard in alternatives:
             if value is MISSING or value is None:
                 continue
-            for index, (other, other_guard) in enumerate(merged):
-                if value is other or _same(value, other):
-                    merged[index] = (other, guard & other_guard)
-                    break
-            else:
+            index = _place(value, merged)
+            if index is None:
                 merged.append((value, guard))
+            else:
+                other, other_guard = merged[index]
+                merged[index] = (other, guard & other_guard)
         if not merged:
             return MISSING
         if len(merged) == 1:
@@ -58,27 +60,28 @@ class Joins(Machine):
         return self.phi([(value, guard) for guard in guards], detail, name=value.name)
 
     def _join_distinct(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
-        if any(isinstance(value, Node) for value, _ in merged):
+        if Node in {type(value) for value, _ in merged}:
             return self._join_tensors(merged, detail)
-        informative = [(v, g) for v, g in merged if not (isinstance(v, Const) and v.value is None)]
+        informative = [(v, g) for v, g in merged if not (type(v) is Const and v.value is None)]
         if len(informative) == 1:
             value = informative[0][0]
             return value if not isinstance(value, Const) else _unknown_of(merged)
-        values = [value for value, _ in informative]
-        first = values[0]
-        if all(isinstance(value, Sequence) for value in values):
-            return self._join_sequences(informative, detail)
-        if all(isinstance(value, Mapping) for value in values):
-            return self._join_mappings(informative, detail)
-        if all(isinstance(value, Const) for value in values):
-            return _unknown_of(merged)
-        optimizers = [value for value in values if isinstance(value, OptimizerValue)]
-        if optimizers and all(isinstance(value, (OptimizerValue, Unknown)) for value in values):
+        kinds = {type(value) for value, _ in informative}
+        if len(kinds) == 1:
+            (kind,) = kinds
+            if kind is Sequence:
+                return self._join_sequences(informative, detail)
+            if kind is Mapping:
+                return self._join_mappings(informative, detail)
+            if kind is Const:
+                return _unknown_of(merged)
+            if kind is Instance and not self.is_module(first := informative[0][0]):
+                if all(value.cls is not None and value.cls is first.cls for value, _ in informative):
+                    return self._join_instances(informative, detail)
+        if OptimizerValue in kinds and kinds <= OPTIMIZERS:
+            optimizers = [value for value, _ in informative if type(value) is OptimizerValue]
             if all(value.optimizer.leaves == optimizers[0].optimizer.leaves for value in optimizers):
                 return optimizers[0]  # Adam or SGD, by a setting: whichever it is, it holds the same
-        if isinstance(first, Instance) and not self.is_module(first):
-            if all(isinstance(v, Instance) and v.cls is not None and v.cls is first.cls for v in values):
-                return self._join_instances(informative, detail)
         return self._join_union(informative)
 
     def _join_tensors(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
@@ -91,7 +94,10 @@ class Joins(Machine):
                 objects.append((value, guard))
             else:
                 node = self.current(value) if isinstance(value, Node) else self.tensor(value)
-                if all(node is not other for other, _ in sources):
+                for other, _ in sources:
+                    if node is other:
+                        break
+                else:
                     sources.append((node, guard))
         if objects:
             return self._join_union([*sources, *objects])
@@ -131,12 +137,12 @@ class Joins(Machine):
     def _join_union(self, values: list[tuple[Any, Guard]]) -> Any:
         flat: list[tuple[Any, Guard]] = []
         for value, guard in values:
-            parts = [(value, ALWAYS)]
             if isinstance(value, Union):
-                parts = list(zip(value.alternatives, value.guards, strict=True))
-            for part, own in parts:
-                if all(part is not other and not _same(part, other) for other, _ in flat):
-                    flat.append((part, join_guards(guard, own) or ALWAYS))
+                for part, own in zip(value.alternatives, value.guards, strict=True):
+                    if _place(part, flat) is None:
+                        flat.append((part, join_guards(guard, own) or ALWAYS))
+            elif _place(value, flat) is None:
+                flat.append((value, guard))
         flat = flat[:MAX_ALTERNATIVES]
         return flat[0][0] if len(flat) == 1 else Union(tuple(v for v, _ in flat), tuple(g for _, g in flat))
 
@@ -188,9 +194,10 @@ class Joins(Machine):
                 continue
             old = container.get(key, MISSING)
             alternatives = []
+            how = detail
             for _, guard, final in counted:
+                how = "switch" if guard else how
                 alternatives.append((final[mark][2] if mark in final else old, guard))
-            how = "switch" if any(guard for _, guard in alternatives) else detail
             if isinstance(old, tuple):  # the items of a list
                 joined: Any = self._join_items(alternatives, how)
             else:
@@ -210,12 +217,23 @@ class Joins(Machine):
 
 
 def _news(assumed: dict[str, bool], before: dict[str, bool]) -> Guard:
+    if assumed.keys() <= before.keys():
+        return ALWAYS
     return frozenset((key, value) for key, value in assumed.items() if key not in before)
 
 
+def _place(value: Any, among: list[tuple[Any, Guard]]) -> int | None:
+    """Where the value is among others already."""
+    kind = type(value)
+    index = 0
+    for other, _ in among:
+        if value is other or type(other) is kind and kind in COMPARED and _same(value, other):
+            return index
+        index += 1
+    return None
+
+
 def _same(first: Any, second: Any) -> bool:
-    if type(first) is not type(second):
-        return False
     if isinstance(first, Const):
         return type(first.value) is type(second.value) and bool(first.value == second.value)
     if isinstance(first, Function):

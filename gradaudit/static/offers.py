@@ -11,6 +11,7 @@ from typing import Any
 
 from gradaudit.static.machine import Machine
 from gradaudit.static.state import OutOfBudget
+from gradaudit.static.syntax import walk
 from gradaudit.static.values import ClassValue, Function, Instance, Parameters, StateDict
 from gradaudit.tape import Node
 
@@ -108,7 +109,7 @@ class Offers(Machine):
 def _may_write(function: ast.FunctionDef) -> bool:
     return any(
         WRITES.search(node.attr if isinstance(node, ast.Attribute) else node.id)
-        for node in ast.walk(function)
+        for node in walk(function)
         if isinstance(node, (ast.Attribute, ast.Name))
     )
 

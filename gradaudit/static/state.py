@@ -209,7 +209,9 @@ class State:
         """Record an operation. Gradient passes where the edges, `passes` and the grad mode all let it."""
         edges = inputs if inputs is not None else []
         frozen, nodes = self.frozen, self.tape_nodes
-        if not passes or not self.grad_on:
+        if not edges:
+            pass
+        elif not passes or not self.grad_on:
             edges = [Edge(edge.source, False, edge.kind, edge.guard) if edge.passes else edge for edge in edges]
         else:
             if frozen:
@@ -346,22 +348,41 @@ class State:
             return [self.current(value)]
         if kind is Unknown:
             return [] if value.plain else [self.current(self.input_node(value, depth))]
-        if depth > 5 or kind not in HOLDERS:
+        if kind not in HOLDERS:
             return []
-        if isinstance(value, Parameters):
-            return list(value.leaves[:40])
-        if isinstance(value, Sequence):
-            parts: list[Any] = list(value.items[:64])
+        found: list[Node] = []
+        self._gather(value, depth, found)
+        return found
+
+    def _gather(self, value: Any, depth: int, found: list[Node]) -> None:
+        """The tensors in one of HOLDERS."""
+        if depth > 5:
+            return
+        kind = type(value)
+        deeper = depth + 1
+        parts: Any = ()
+        if kind is Parameters:
+            found += value.leaves[:40]
+        elif kind is Sequence:
+            parts = value.items[:64]
             if value.rest is not None:
-                parts.append(value.rest)
-            return [node for part in parts for node in self.nodes_of(part, depth + 1)]
-        if isinstance(value, Mapping):
-            return [node for part in list(value.entries.values())[:80] for node in self.nodes_of(part, depth + 1)]
-        if isinstance(value, Union):
-            return [node for part in value.alternatives for node in self.nodes_of(part, depth + 1)]
-        if isinstance(value, Instance) and not self.is_module(value):
-            return [node for part in list(value.attrs.values())[:40] for node in self.nodes_of(part, depth + 2)]
-        return []
+                parts = (*parts, value.rest)
+        elif kind is Mapping:
+            parts = list(value.entries.values())[:80]
+        elif kind is Union:
+            parts = value.alternatives
+        elif not self.is_module(value):
+            deeper = depth + 2
+            parts = list(value.attrs.values())[:40]
+        for part in parts:
+            kind = type(part)
+            if kind is Node:
+                found.append(self.current(part))
+            elif kind is Unknown:
+                if not part.plain:
+                    found.append(self.current(self.input_node(part, deeper)))
+            elif kind in HOLDERS:
+                self._gather(part, deeper, found)
 
     def input_node(self, unknown: Unknown, depth: int = 0) -> Node:
         if unknown.instance is not None:
@@ -381,7 +402,8 @@ class State:
 
     def current(self, node: Node) -> Node:
         """The present contents of a tensor that is written in place."""
-        node = self.aliases.get(node, node)
+        if self.aliases:
+            node = self.aliases.get(node, node)
         if node not in self.versions:
             return node
         found = self.fetch(self.versions, node)
@@ -398,4 +420,6 @@ class State:
 
     def since(self, assumed: frozenset[str]) -> Guard:
         """The literals assumed now that were not assumed at a function's entry."""
+        if self.assumed.keys() <= assumed:
+            return ALWAYS
         return frozenset((key, value) for key, value in self.assumed.items() if key not in assumed)

@@ -12,27 +12,37 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
     while todo:
         node = todo.pop()
         yield node
-        todo += parts(node)
+        for name in FIELDS[type(node)]:
+            value = getattr(node, name, None)
+            if type(value) is list:
+                todo += [part for part in value if part is not None] if None in value else value
+            elif isinstance(value, ast.AST):
+                todo.append(value)
 
 
 def parts(node: ast.AST) -> list[ast.AST]:
     """The statements, expressions and clauses directly below a node."""
-    kind = type(node)
-    names = FIELDS.get(kind)
-    if names is None:
-        names = FIELDS[kind] = tuple(name for name in kind._fields if name not in MARKS)
     found: list[ast.AST] = []
-    for name in names:
+    for name in FIELDS[type(node)]:
         value = getattr(node, name, None)
         if type(value) is list:
-            found += [part for part in value if isinstance(part, ast.AST)]
+            found += [part for part in value if part is not None] if None in value else value
         elif isinstance(value, ast.AST):
             found.append(value)
     return found
 
 
-MARKS = frozenset({"attr", "arg", "conversion", "ctx", "id", "is_async", "kind", "level", "op", "ops", "simple",
-                   "type_comment", "type_ignores"})  # fmt: skip
+MARKS = frozenset({"attr", "arg", "asname", "conversion", "ctx", "id", "is_async", "kind", "kwd_attrs", "level",
+                   "module", "op", "ops", "rest", "simple", "type_comment", "type_ignores"})  # fmt: skip
 """Fields that hold no such part."""
 
-FIELDS: dict[type[ast.AST], tuple[str, ...]] = {ast.Constant: ()}
+
+class Fields(dict[type[ast.AST], tuple[str, ...]]):
+    """The fields of each kind of node that hold its parts, one by one or in a list."""
+
+    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
+        names = self[kind] = tuple(name for name in kind._fields if name not in MARKS)
+        return names
+
+
+FIELDS = Fields({ast.Constant: (), ast.MatchSingleton: (), ast.Global: (), ast.Nonlocal: ()})

@@ -157,7 +157,9 @@ class Mapping(Value):
 class ClassValue(Value):
     """A class of the project."""
 
-    __slots__ = ("attrs", "members", "module", "mro", "name", "node", "record", "scope", "is_module", "fields")
+    __slots__ = (
+        "attrs", "members", "module", "mro", "name", "node", "record", "scope", "setters", "is_module", "fields",
+    )  # fmt: skip
 
     def __init__(self, node: ast.ClassDef, module: Module, scope: Scope) -> None:
         self.node = node
@@ -168,6 +170,7 @@ class ClassValue(Value):
         self.members: dict[str, ast.stmt] | None = None
         self.attrs: dict[Any, Any] = {}
         self.record: bool | None = None
+        self.setters: dict[str, tuple[ast.FunctionDef, ClassValue]] | None = None
         self.is_module: bool | None = None
         self.fields: list[tuple[str, ast.AnnAssign, ClassValue]] | None = None
 

@@ -78,8 +78,10 @@ def _judge(analysis: Analysis, terms: list[Term]) -> Iterator[Codebook]:
 
 
 def _term(analysis: Analysis, node: Node) -> Term | None:
+    if node.op not in MEETS:
+        return None
     data = [edge for edge in node.inputs if edge.kind == DATA]
-    if node.op not in MEETS or len(data) < 2 or (node.op == "sub" and not _measured(analysis, node)):
+    if len(data) < 2 or (node.op == "sub" and not _measured(analysis, node)):
         return None
     first, second = _bare(data[0]), _bare(data[1])
     for soft, hard, soft_edge, hard_edge in ((first, second, data[0], data[1]), (second, first, data[1], data[0])):

@@ -26,6 +26,7 @@ LOSSES = frozenset({
 ENTROPIES = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "kl_div"})
 SQUARES = frozenset({"square", "abs", "norm", "huber", "cosh", "logcosh", "log_cosh"})
 LOGS = frozenset({"log", "log_softmax", "logsigmoid"})
+MEETS = LOSSES | SQUARES | {"pow", "log", "mul"}
 MOST_RESULTS = 3
 """A function that returns more than these hands out parts, no error whose square is the caller's loss."""
 SCALES = SHAPES | {"neg", "clamp", "nan_to_num", "mean", "sum", "maximum", "relu"}
@@ -77,6 +78,8 @@ def meetings_at(analysis: Analysis, node: Node) -> list[Discrepancy]:
 
 
 def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
+    if node.op not in MEETS:
+        return []
     data = [edge for edge in node.inputs if edge.kind == DATA]
     if node.op in LOSSES and len(data) >= 2:
         for one, other in ((data[0], data[1]), (data[1], data[0])):

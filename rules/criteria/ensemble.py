@@ -23,9 +23,9 @@ def draw_of(node: Node) -> Node | None:
     """The draw that chose which member's value this is."""
     if node.op == "gather" or "," in node.detail:
         return None  # a position in each row: an action
-    for edge in node.inputs:
-        if edge.kind == INDEX:
-            source: Node | None = edge.source
+    for place, _, kind, _ in node.inputs:
+        if kind == INDEX:
+            source: Node | None = place
             for _ in range(6):
                 if source is None or source.marks & DRAWN:
                     break

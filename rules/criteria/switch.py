@@ -47,7 +47,9 @@ def switches(analysis: Analysis) -> list[Switch]:
     """Every join under one symbol, of equal values, that a sink depends on."""
     known = analysis.cache.get("switches")
     if known is None:
-        known = [found for node in analysis.graph.nodes for found in [_switch(analysis, node)] if found]
+        known = [
+            found for node in analysis.graph.nodes if node.op == "phi" for found in [_switch(analysis, node)] if found
+        ]
         analysis.cache["switches"] = known
     assert isinstance(known, list)
     return known
