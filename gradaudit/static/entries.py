@@ -10,7 +10,7 @@ from typing import Any
 from gradaudit.static.builders import build
 from gradaudit.static.calls import is_named_tuple
 from gradaudit.static.files import Module
-from gradaudit.static.forward import entry_methods, follow
+from gradaudit.static.forward import constructed, entry_methods, follow, is_distribution
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.loss_methods import loss_methods, losses_in
 from gradaudit.static.losses import applied_argument, is_reduced
@@ -193,7 +193,10 @@ class Entries:
 
     def _module(self, cls: ClassValue, names: list[str]) -> None:
         run = self.run
-        instance = run.instantiate(cls, [], {}, entry=True)
+        if is_distribution(run, cls):
+            instance = constructed(run, cls, self._library_argument)
+        else:
+            instance = run.instantiate(cls, [], {}, entry=True)
         if isinstance(instance, Instance):
             self._set_mode(instance, cls)
             for name in names:
@@ -498,7 +501,7 @@ class Entries:
                 return run.leaf("arg", parameter.arg)
             return made
         cls = run.class_from_annotation(parameter.annotation, function.scope)
-        if cls is not None and not (isinstance(cls, ClassValue) and _is_distribution(cls, run)):
+        if cls is not None and not (isinstance(cls, ClassValue) and is_distribution(run, cls)):
             return self._library_struct(cls, parameter) or run.entry_argument(parameter, default, function)
         run.line_node = parameter
         run.file = self.module.display
@@ -522,11 +525,6 @@ class Entries:
 def known_optimizers(tape: Tape) -> int:
     """How many of a tape's optimizers are known to hold something."""
     return sum(optimizer.complete and bool(optimizer.leaves) for optimizer in tape.optimizers)
-
-
-def _is_distribution(cls: ClassValue, run: Interpreter) -> bool:
-    """A distribution of one's own: what it holds is what a network gave."""
-    return any(isinstance(base, External) and "distribution" in base.path.lower() for base in run.mro(cls))
 
 
 def _is_dataclass(cls: ClassValue) -> bool:

@@ -12,11 +12,14 @@ from typing import Any
 from gradaudit.static.attributes import decorators_of
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.syntax import walk
-from gradaudit.static.values import ClassValue, Function, Instance, Mapping, Sequence
+from gradaudit.static.values import ClassValue, External, Function, Instance, Mapping, Sequence
 
 FORWARD = ("forward", "__call__", "call")
 NOT_CALLED = frozenset({"property", "cached_property", "staticmethod", "classmethod", "setter", "abstractmethod"})
 MOST_METHODS = 4
+OF_DISTRIBUTIONS = frozenset({"sample", "log_prob"})
+DRAWS = re.compile(r"sample|mode|clamp|clip|straight|quanti|round")
+"""Methods of a distribution that make a value of it, or bring one into its bounds."""
 COMPARES = re.compile(
     r"loss|entropy|kl_?div|similarity|softmax|logsumexp|square|pow|norm|distance|cdist|detach|stop_?grad|no_grad"
     r"|round|floor|sign|argm|one_?hot|quanti[sz]|commit|ste$|straight|lerp|momentum|requires_grad|^where$|sample|hard"
@@ -29,9 +32,11 @@ Argument = Callable[[ast.arg, ast.expr | None, Function], Any]
 
 def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     """The forward pass of a network class, and what else it computes for whoever calls it."""
+    methods = {part.name: part for part in cls.node.body if isinstance(part, ast.FunctionDef)}
+    if is_distribution(run, cls):
+        return [name for name in methods if DRAWS.search(name) and _compares(methods[name])][:MOST_METHODS]
     if not run.is_module_class(cls) or not (_compares(cls.node) or _calls_what_compares(run, cls)):
         return []
-    methods = {part.name: part for part in cls.node.body if isinstance(part, ast.FunctionDef)}
     forward = [name for name in FORWARD if name in methods][:1]
     used = {name for method in methods.values() for name in _on_self(method) if name != method.name}
     others = [
@@ -42,25 +47,50 @@ def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     return forward + others[:MOST_METHODS]
 
 
+def is_distribution(run: Interpreter, cls: ClassValue) -> bool:
+    """A distribution of the project: it derives from a library's, or has the methods of one."""
+    if any(isinstance(base, External) and "distribution" in base.path.lower() for base in run.mro(cls)):
+        return True
+    methods = {part.name for part in cls.node.body if isinstance(part, ast.FunctionDef)}
+    return run.distribution_base(cls) is not None or methods >= OF_DISTRIBUTIONS
+
+
+def constructed(run: Interpreter, cls: ClassValue, argument: Argument) -> Any:
+    """An object of the class, with leaves for the arguments of its constructor."""
+    method, _ = run.member(cls, "__init__")
+    if not isinstance(method, Function):
+        return run.instantiate(cls, [], {}, entry=True)
+
+    def given(parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
+        either = isinstance(default, ast.Constant) and default.value is None  # `logits=None, probs=None`
+        return argument(parameter, None if either else default, function)
+
+    return run.instantiate(cls, [], _given(method, given))
+
+
 def follow(run: Interpreter, instance: Instance, name: str, argument: Argument) -> list[Any]:
     """Calls a method with leaves for its arguments; the parts of what it returns."""
     assert instance.cls is not None
     method, owner = run.member(instance.cls, name)
     if not isinstance(method, Function):
         return []
-    bound = method.bind(instance, owner)
-    spec = method.node.args
-    everyone = [*spec.posonlyargs, *spec.args]
-    defaults = [None] * (len(everyone) - len(spec.defaults)) + list(spec.defaults)
-    parameters, defaults = everyone[1:], defaults[1:]
-    declared = [*zip(parameters, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
-    keywords = {parameter.arg: argument(parameter, default, bound) for parameter, default in declared}
+    keywords = _given(method.bind(instance, owner), argument)
     for _ in range(2 if _writes_itself(instance.cls) else 1):  # what one call leaves in the module, the next one reads
         run.line_node = method.node
         result = run.settle(run.call_module(instance, [], keywords, name))
     if isinstance(result, Sequence):
         return list(result.items)
     return list(result.entries.values()) if isinstance(result, Mapping) else [result]
+
+
+def _given(method: Function, argument: Argument) -> dict[str, Any]:
+    """What stands for the arguments of a method, the object itself left out."""
+    spec = method.node.args
+    everyone = [*spec.posonlyargs, *spec.args]
+    defaults = [None] * (len(everyone) - len(spec.defaults)) + list(spec.defaults)
+    parameters, defaults = everyone[1:], defaults[1:]
+    declared = [*zip(parameters, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    return {parameter.arg: argument(parameter, default, method) for parameter, default in declared}
 
 
 def _compares(statement: ast.AST) -> bool:

@@ -287,7 +287,7 @@ class Tensors(Machine):
     # -- distributions -----------------------------------------------------------------------------------------------
     def distribution_method(self, node: Node, name: str, args: Args, keywords: Keywords) -> Any:
         given = [Edge(part) for value in (*args, *keywords.values()) for part in self.nodes_of(value)[:16]]
-        if name in ("sample", "sample_n"):
+        if name in ("sample", "sample_n", "_sample_n"):
             row = self.hints.models.method("Distribution", "sample", self.framework())
             if row is not None and row.kind == "op" and node.detail not in DISCRETE:
                 return self.node("rsample", [Edge(node), *given])

@@ -102,6 +102,8 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
         return  # `chunk` and the like give equal parts one node: only a ratio of one value is sure to be a mistake
     forward = form.forward()
     left = [term for term in form.terms if term.vn in forward]
+    if not forward and _corrects(view, node):
+        return
     inner = _told_inside(view, node, left)
     rest = 0
     for term in left:
@@ -125,9 +127,24 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
 def _told_inside(view: View, node: Node, left: list[Term]) -> set[int]:
     """What cancels in an operand already. `x - x` alone is told by nobody, but with a stopped value added to it it is
     an estimator that lost a stop."""
-    stopped = bool(left) and not any(term.passes for term in left)
-    parts = [edge.source for edge in node.inputs if not (stopped and _is_itself(edge.source))]
+    stopped = bool(left) and not any(term.passes and view.live(term.node) for term in left)
+    parts = [edge.source for edge in node.inputs if not (stopped and _is_nothing(view, edge.source))]
     return {term.vn for part in parts for pair in view.analysis.algebra.lin(part).cancelled() for term in pair}
+
+
+def _is_nothing(view: View, node: Node) -> bool:
+    """A sum all of whose terms cancel."""
+    return node.op in ("sub", "add", "cast") and not view.analysis.algebra.lin(node).forward()
+
+
+def _corrects(view: View, node: Node) -> bool:
+    """Is the difference added to a value without gradient? Then the two are one estimator: `hard + (soft - soft)`."""
+    for user, _ in view.consumers(node):
+        if user.op == "cast":
+            return _corrects(view, user)
+        if user.op == "add" and not any(view.live(edge.source) for edge in user.inputs if edge.source is not node):
+            return True
+    return False
 
 
 def _is_replacement(node: Node, form: Linear) -> bool:
