@@ -70,6 +70,15 @@ class Functional(Machine):
             self.declared[found] = (instance, name)
         return found
 
+    def declared_statistic(self, instance: Instance, args: Args) -> Node:
+        """`self.variable("batch_stats", "mean", init)`: state that comes with the input and is not differentiated."""
+        name = str(args[1].value) if len(args) > 1 and isinstance(args[1], Const) else "state"
+        key = ("variable", name)
+        if key not in instance.attrs:
+            instance.attrs[key] = self.leaf("input", name)
+        made: Node = instance.attrs[key]
+        return made
+
     declared: dict[Node, tuple[Instance, str]]
 
     def in_tree(self, parameter: Node) -> Any:

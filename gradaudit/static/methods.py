@@ -200,6 +200,8 @@ class Methods(Machine):
             return self.apply_with_parameters(instance, args, keywords)
         if name in REGISTERS and len(args) > 1:
             return self.call_builtin("setattr", [instance, *args], {})
+        if name == "variable" and instance.cls is not None and args and not _of_parameters(args[0]):
+            return self.declared_statistic(instance, args)
         if name in ("param", "variable") and instance.cls is not None:
             return self.declared_parameter(instance, args)
         if name in ("_replace", "replace"):
@@ -490,6 +492,11 @@ RECEIVERS: dict[type, Any] = {
     External: Methods._on_external,
     Union: Methods._on_union,
 }
+
+
+def _of_parameters(collection: Any) -> bool:
+    """Is it the collection that is differentiated, or one that is not known?"""
+    return not isinstance(collection, Const) or collection.value == "params"
 
 
 def walked(name: str, network: Any) -> Sequence:

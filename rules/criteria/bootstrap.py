@@ -20,7 +20,7 @@ from gradaudit.rules.criteria.roles import related, roles
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at, same_code, stopped_beside, takers
 from gradaudit.rules.criteria.stale import stale_of
-from gradaudit.tape import Edge, Location, Node
+from gradaudit.tape import DATA, Edge, Location, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -97,19 +97,36 @@ def _again(leak: Leak, other: Leak) -> bool:
 
 
 def _uses(view: View) -> Iterator[Use]:
-    if view.sink.called or _trains_itself(view):  # its own gradient, or the project's own calls, tell what is live
+    if _trains_itself(view):  # its own gradient tells what is live
         return
-    for meeting in discrepancies(view):
+    mine = _parameters(view.analysis) if view.sink.called else view.mask  # of arguments, the project's own calls tell
+    for meeting in (*discrepancies(view), *_likelihoods(view)):
         found = _target(view, meeting)
         if found is None:
             continue
         edge, prediction, leaves = found
+        if not leaves & mine:
+            continue
         yield _use(view, meeting.node, edge.source, prediction, REGRESSION, leaves)
     for product in products(view):
         total = expand(view.analysis, product.weight)
         leaves = view.live(product.weight)
-        if leaves and is_return(view, total, leaves):
+        if leaves & mine and is_return(view, total, leaves):
             yield _use(view, product.node, product.weight, product.score, SCORE, leaves)
+
+
+def _likelihoods(view: View) -> list[Discrepancy]:
+    """A regression whose loss is the likelihood of the target: `-value_head(x).log_prob(target)`."""
+    found = []
+    for node in view.slice:
+        data = [edge for edge in node.inputs if edge.kind == DATA]
+        if node.op == "log_prob" and len(data) == 2:
+            found.append(Discrepancy(node, (data[1], data[0])))
+    return found
+
+
+def _parameters(analysis: Analysis) -> int:
+    return analysis.mask(leaf for leaf in analysis.graph.leaves if leaf.leaf is not None and leaf.leaf.kind == "param")
 
 
 def _trains_itself(view: View) -> bool:

@@ -8,7 +8,7 @@ the place; a helper that was handed the parts is seen from where it was called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gradaudit.tape import Call, Location, Network, Node
@@ -46,6 +46,37 @@ def place(view: View, consumer: Node, operand: Node, leaves: int, others: Iterab
             return there
         best = there
     return best
+
+
+def at_identity(view: View, location: Location, leaves: int, through: Sequence[Node]) -> Location:
+    """Where the text calls a function that gives back what it got, between the use and where the value is made.
+
+    `keep = lambda x: x` in the place of a stop: that is where the stop was switched off. Only in the function of the
+    use or of the value, and only if nobody else's gradient passes it: elsewhere it may be a layer's linear activation.
+    """
+    use, value = through[0], through[-1]
+    homes = [use.call, value.call]
+    if not view.live(value) & leaves:
+        return location
+    above, below_it = _taken(view, value, use), view.dominators(value, leaves)
+    for node in (*above, *below_it):
+        if node.op == "identity" and any(same_call(node.call, home) for home in homes):
+            if node in above or private(view, node, {use, value} - {node}):
+                return node.location
+    return location
+
+
+def _taken(view: View, value: Node, use: Node) -> list[Node]:
+    """What is made of the value alone until it is used, the latest first."""
+    found: list[Node] = []
+    node = value
+    for _ in range(12):
+        users = [user for user, _ in view.consumers(node)]
+        if node is use or len(users) != 1 or users[0] is use:
+            break
+        node = users[0]
+        found.insert(0, node)
+    return found
 
 
 def handed_over(view: View, consumer: Node, operand: Node, leaves: int) -> bool:

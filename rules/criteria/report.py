@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding, Fix, Step
+from gradaudit.rules.criteria.place import at_identity
 from gradaudit.tape import Location, Node
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def make_finding(
     through: Sequence[Node] = (),
 ) -> Rooted:
     """A finding of one sink. `through` are nodes that the trace must pass, the nearest to the loss first."""
+    if through:
+        location = at_identity(view, location, leaves, through)
     return Rooted(
         code,
         name,
