@@ -34,7 +34,8 @@ def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     """The forward pass of a network class, and what else it computes for whoever calls it."""
     methods = {part.name: part for part in cls.node.body if isinstance(part, ast.FunctionDef)}
     if is_distribution(run, cls):
-        return [name for name in methods if DRAWS.search(name) and _compares(methods[name])][:MOST_METHODS]
+        drawn = [name for name in methods if DRAWS.search(name)]
+        return drawn[:MOST_METHODS] if _compares(cls.node) else []
     if not run.is_module_class(cls) or not (_compares(cls.node) or _calls_what_compares(run, cls)):
         return []
     forward = [name for name in FORWARD if name in methods][:1]
