@@ -16,6 +16,7 @@ FROM_NAMES: dict[str, str] = {
     "clean/residual_gradient_jax": "the algorithm's name says that both sides are meant to be trained",
     "clean/residual_gradient_torch": "the algorithm's name says that both sides are meant to be trained",
     "ga104/gae_library_torch_off_by_default": LIBRARY_REWARD,
+    "ga104/unnamed_values_jax_no_effect": "the switch says what it is for by its own name",
     "ga104/q_lambda_jax_no_effect": LIBRARY_REWARD,
     "ga104/q_lambda_jax_off_by_default": LIBRARY_REWARD,
     "ga104/td_library_torch_no_effect": LIBRARY_REWARD,

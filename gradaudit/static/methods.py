@@ -278,7 +278,16 @@ class Methods(Machine):
             return Unknown(name)
         if name.endswith("_") or name in ("add", "append"):
             return NONE
-        return record
+        return self._of_its_own(record) if self._is_written_out(record, name) else record
+
+    def _is_written_out(self, record: Instance, name: str) -> bool:
+        return record.cls is not None and isinstance(self.member(record.cls, name)[0], Function)
+
+    def _of_its_own(self, record: Instance) -> Instance:
+        """A record with the same entries: what `buffer.sample()` gives is written on its own."""
+        made = Instance(record.cls, name=record.network.name)
+        made.attrs = dict(record.attrs)
+        return made
 
     def _load(self, leaves: list[Node], source: Any) -> Any:
         if isinstance(source, (StateDict, Parameters, Mapping, Sequence, Node)):

@@ -158,7 +158,7 @@ class Statements(Machine):
             fitting = [part for part in value.alternatives if isinstance(part, Sequence) and len(part.items) == count]
             value = fitting[0] if fitting else value.alternatives[0]
         if isinstance(value, Instance) and value.cls is not None and not self.is_module(value):
-            if len(value.attrs) >= count:
+            if len(value.attrs) >= count and not self.is_record(value.cls):
                 value = Sequence(tuple(value.attrs.values())[:count])
         if isinstance(value, Mapping):
             value = Sequence([Const(key) for key in value.known()], value.rest)

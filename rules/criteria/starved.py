@@ -132,6 +132,8 @@ def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
     for target, prediction in (meeting.sides, meeting.sides[::-1]):
         if not view.analysis.dep(prediction.source) & own or _is_target(view, prediction, meeting.entropy):
             continue
+        if target.source.op in ("alloc", "const") and prediction.source.op == "sub":
+            continue  # an error against zero: what it is the difference of is a meeting of its own
         if not facts.network(target.source) and facts.raw(target.source):
             return prediction
         total = expand(view.analysis, target.source)
