@@ -388,7 +388,12 @@ def _plus(first: Linear, second: Linear) -> Linear:
 
 def _is_loop(node: Node) -> bool:
     """A join (a phi) with a back edge."""
-    return node.detail == "loop" or any(edge.source.time > node.time for edge in node.inputs)
+    if node.detail == "loop":
+        return True
+    for edge in node.inputs:
+        if edge.source.time > node.time:
+            return True
+    return False
 
 
 def _callee(node: Node) -> object:

@@ -7,10 +7,11 @@ Looking a rule up imports nothing; only what is asked for is imported. A module 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,6 +22,7 @@ from gradaudit.rule import HEADINGS, Rule
 
 GROUP = "gradaudit.rules"
 DEFAULT_RANK = 1000
+STANDARD = ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external")
 _MODULE = re.compile(r"(?P<code>[a-z]{2,5}[0-9]{3})_(?P<name>[a-z0-9_]+)")
 
 
@@ -97,6 +99,10 @@ def _entry(module: str, match: re.Match[str]) -> Entry:
 def _plugins() -> list[Entry]:
     """What other packages add: each entry point names a rule module, or a package of them."""
     found: list[Entry] = []
+    if not _may_have_plugins():
+        return found
+    import importlib.metadata
+
     points = importlib.metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: (point.name, point.value)):
         match = _MODULE.fullmatch(point.module.rpartition(".")[2])
@@ -114,6 +120,33 @@ def _plugins() -> list[Entry]:
             )
         found += modules
     return found
+
+
+def _may_have_plugins() -> bool:
+    """Whether anything installed may name our group: a look into the files, where reading them all takes longer than
+    linting a small project. What is not plain folders is left to those who know it."""
+    for folder in dict.fromkeys(sys.path):
+        if os.path.isfile(folder):
+            return True  # an archive
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith((".dist-info", ".egg-info", ".egg")) and _names_us(os.path.join(folder, name)):
+                return True
+    return any(hasattr(finder, "find_distributions") for finder in sys.meta_path if finder.__module__ not in STANDARD)
+
+
+def _names_us(installed: str) -> bool:
+    """Whether what is installed says anything of our group; an egg may be anything."""
+    if installed.endswith(".egg"):
+        return True
+    try:
+        with open(os.path.join(installed, "entry_points.txt"), "rb") as stream:
+            return GROUP.encode() in stream.read()
+    except OSError:
+        return False
 
 
 def _rule(entry: Entry, module: ModuleType) -> Rule:

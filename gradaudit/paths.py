@@ -7,7 +7,7 @@ storage make cycles, so everything here is a worklist and nothing recurses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -58,6 +58,11 @@ class Graph:
             for edge in node.inputs:
                 users[index[edge.source]].append(position)
 
+    def earlier(self, position: int) -> Sequence[int]:
+        """The users of a node that come before it (it goes round a loop, or into storage), or are itself."""
+        users = self.users[position]  # ascending
+        return [user for user in users if user <= position] if users and users[0] <= position else ()
+
     def _liveness(self) -> list[Guarded]:
         live: list[Guarded] = [{} for _ in self.nodes]
         for node, bit in self.bit.items():
@@ -65,7 +70,7 @@ class Graph:
                 live[self.index[node]] = {ALWAYS: bit}
         again = [position for position in range(len(self.nodes)) if self._absorb(position, live)]
         # One pass in order of time settles everything but loops: what changed wakes its earlier users.
-        waiting = {user for position in again for user in self.users[position] if user <= position}
+        waiting = {user for position in again for user in self.earlier(position)}
         while waiting:
             position = waiting.pop()
             if self._absorb(position, live):
@@ -93,13 +98,23 @@ class Graph:
         return news
 
     @cached_property
+    def ops(self) -> frozenset[str]:
+        """What is done on this tape."""
+        return frozenset([node.op for node in self.nodes])
+
+    @cached_property
+    def marks(self) -> frozenset[str]:
+        """The marks that some value has."""
+        return frozenset().union(*{node.marks for node in self.nodes})
+
+    @cached_property
     def depends(self) -> list[int]:
         """Leaves of every kind that each node's value depends on, stops ignored (positions and conditions left out)."""
         depends = [self.bit.get(node, 0) for node in self.nodes]
         waiting: set[int] = set()
         for position, node in enumerate(self.nodes):
             if self._gather(position, node, depends):
-                waiting.update(user for user in self.users[position] if user <= position)
+                waiting.update(self.earlier(position))
         while waiting:
             position = waiting.pop()
             if self._gather(position, self.nodes[position], depends):
@@ -228,7 +243,7 @@ class View:
                 known = down.get(edge.source)
                 if known is None:
                     down[edge.source] = [both]
-                elif both in known or len(known) >= MOST_GUARDS or any(weaker <= both for weaker in known):
+                elif both in known or len(known) >= MOST_GUARDS or any(map(both.issuperset, known)):
                     continue
                 else:
                     known.append(both)

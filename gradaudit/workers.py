@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import selectors
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +61,8 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> 
 
 def _fork(work: Callable[[Item], Result], items: Sequence[Item], step: int, todo: int) -> tuple[int, int]:
     """A worker: (its process, the pipe that its results come out of)."""
+    import pickle
+
     out, into = os.pipe()
     child = os.fork()
     if child:
@@ -85,6 +85,9 @@ def _fork(work: Callable[[Item], Result], items: Sequence[Item], step: int, todo
 
 def _results(workers: Sequence[tuple[int, int]]) -> Iterator[dict[int, Result]]:
     """What the workers send, as it comes, until they have all left."""
+    import pickle
+    import selectors
+
     waiting: dict[int, bytes] = {}
     with selectors.DefaultSelector() as selector:
         for _, pipe in workers:

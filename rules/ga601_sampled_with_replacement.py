@@ -44,7 +44,7 @@ CODE, NAME = "GA601", "sampled-with-replacement"
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    if not any(REPLACEMENT in node.marks for node in analysis.graph.nodes):
+    if REPLACEMENT not in analysis.graph.marks:
         return
     told = set()
     for _, target, _ in targets(analysis):

@@ -44,7 +44,7 @@ CODE, NAME = "GA602", "partial-ensemble-update"
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
-    if not any(node.marks & DRAWN for node in analysis.graph.nodes):
+    if not DRAWN & analysis.graph.marks:
         return
     told = set()
     met = list(targets(analysis))

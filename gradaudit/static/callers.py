@@ -15,9 +15,10 @@ from gradaudit.static.files import Files
 from gradaudit.static.syntax import walk
 
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
-MENTION = re.compile(r"(?<!def )(?<!class )\b([A-Za-z_]\w*)\s*[(,)\n]")
+MENTION = re.compile(r"\b(?<!def )(?<!class )([A-Za-z_]\w*+)\s*[(,)\n]")
 TEST = re.compile(r"(^|_)tests?(_|$)")
 MOST_FILES = 60
+FEW = 40  # names that are looked for one by one; for more of them every file is read once for all
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -27,6 +28,7 @@ class Callers:
     def __init__(self, files: Files) -> None:
         self.files = files
         self._mentions: dict[str, dict[str, list[str]]] = {}
+        self._asked: dict[tuple[str, str], list[str]] = {}
         self._uses_of: dict[str, Uses] = {}
         self.references: dict[ast.AST, tuple[set[str], bool]] = {}
 
@@ -87,17 +89,32 @@ class Callers:
         return self._uses_of[path]
 
     def _files(self, name: str, file: str) -> list[str]:
+        """The files of the project that mention a name other than to define it, tests left out."""
         root = self.files.project(file)
         self.files.open_project(root)
+        found = self._asked.get((root, name))
+        if found is None:
+            few = len(self._asked) < FEW
+            found = self._asked[root, name] = self._mentioning(name, root) if few else self._all(root).get(name, [])
+        return found
+
+    def _mentioning(self, name: str, root: str) -> list[str]:
+        mention = re.compile(rf"\b(?<!def )(?<!class ){name}\s*[(,)\n]")
+        texts = ((path, self.files.peek(path) or "") for path in self._shipped(root))
+        return [path for path, text in texts if name in text and mention.search(text)]
+
+    def _all(self, root: str) -> dict[str, list[str]]:
         if root not in self._mentions:
             mentions: dict[str, list[str]] = {}
-            for path in self.files.python_files(root):
-                if TEST.search(os.path.basename(path).removesuffix(".py")):
-                    continue
+            for path in self._shipped(root):
                 for word in set(MENTION.findall(self.files.peek(path) or "")):
                     mentions.setdefault(word, []).append(path)
             self._mentions[root] = mentions
-        return self._mentions[root].get(name, [])
+        return self._mentions[root]
+
+    def _shipped(self, root: str) -> list[str]:
+        paths = self.files.python_files(root)
+        return [path for path in paths if not TEST.search(os.path.basename(path).removesuffix(".py"))]
 
 
 class Uses:

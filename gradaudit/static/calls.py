@@ -111,7 +111,7 @@ class Calls(Machine):
         self.undecided_callee += len(parts) > 1
         for part in parts:
             guard = union.guard_of(part)
-            if any(assumed.get(key, value) is not value for key, value in guard):
+            if guard and any(assumed.get(key, value) is not value for key, value in guard):
                 continue
             self.line_node, self.assumed = at, {**assumed, **dict(guard)}
             results.append((self.call(part, args, keywords, extra), guard))

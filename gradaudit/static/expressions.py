@@ -448,11 +448,12 @@ class Expressions(Machine):
             else:
                 extra = value
         self.line_node = expression
-        if isinstance(function, External) and function.path == "builtins.super":
-            return self._eval_super(args, scope)
-        if isinstance(function, External) and function.path == "builtins.locals":
-            return Mapping(dict(scope.vars))
-        result = self.call(function, args, keywords, extra)
+        if type(function) is External and function.path in ("builtins.super", "builtins.locals"):
+            return self._eval_super(args, scope) if function.path[9:] == "super" else Mapping(dict(scope.vars))
+        if type(function) is Function:
+            result = self.call_function(function, args, keywords, extra=extra)
+        else:
+            result = self.call(function, args, keywords, extra)
         self.line_node = expression
         return result
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from gradaudit.models import Models
 from gradaudit.static.files import Files
 
 ASKED = re.compile(
-    r"\b(\w+)(?:\[[^\]\n]*\])?\.(parameters|named_parameters|state_dict|load_state_dict|trainable_variables|"
-    r"trainable_weights|step|zero_grad)\b"
+    r"\.(parameters|named_parameters|state_dict|load_state_dict|trainable_variables|trainable_weights|step|zero_grad)\b"
 )
+OWNER = re.compile(r"\b(\w+)(?:\[[^\]\n]*\])?$")
+"""Of what is asked: it ends right before that. (One pattern for both tries every word of a file.)"""
+
 NETWORK_WORDS = re.compile(
     r"(net(work)?s?|actor|critic|policy|model|encoder|decoder|extractor|predictor|projector|learner|agent|teacher|student"
     r"|^q|qf|vf|q_?func|v_?func|backbone|discriminator|generator|critics?|q_?funcs)_?\d*(_?(target|tgt|old|online|local|ema|ref))?_?\d*$"
@@ -87,7 +89,7 @@ class Hints:
         """(name, method): what is asked for its parameters, stepped or cleared in a file."""
         asked = self._asked.get(file)
         if asked is None:
-            asked = self._asked[file] = list(dict.fromkeys(ASKED.findall(self.files.peek(file) or "")))
+            asked = self._asked[file] = list(dict.fromkeys(_asked(self.files.peek(file) or "")))
         return asked
 
     def is_optimizer_name(self, name: str) -> bool:
@@ -126,6 +128,17 @@ class Hints:
                     if last:
                         found.setdefault(last, []).append((match.group(1), os.path.abspath(file)))
         return found
+
+
+def _asked(text: str) -> Iterator[tuple[str, str]]:
+    """(name, method), for each `name.method` or `name[...].method` that asks for one of ASKED."""
+    last = 0
+    for match in ASKED.finditer(text):
+        line = text.rfind("\n", 0, match.start()) + 1
+        owner = OWNER.search(text, max(last, line), match.start())
+        if owner is not None:
+            yield owner[1], match[1]
+            last = match.end()
 
 
 def _functions_in(text: str) -> list[tuple[str, frozenset[str], str]]:

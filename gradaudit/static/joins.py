@@ -146,7 +146,7 @@ class Joins(Machine):
             elif _place(value, flat) is None:
                 flat.append((value, guard))
         flat = flat[:MAX_ALTERNATIVES]
-        return flat[0][0] if len(flat) == 1 else Union(tuple(v for v, _ in flat), tuple(g for _, g in flat))
+        return flat[0][0] if len(flat) == 1 else Union(tuple([v for v, _ in flat]), tuple([g for _, g in flat]))
 
     # -- branches ----------------------------------------------------------------------------------------------------
     def branches(self, arms: list[tuple[Any, Guard]], scope: Scope, detail: str = "") -> str:

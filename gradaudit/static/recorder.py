@@ -16,12 +16,11 @@ from gradaudit.tape import Tape
 
 RECURSION_LIMIT = 20_000
 MANY_PARTS = 3
-IMPORT = re.compile(
-    r"^(?:from[ \t]+([\w.]+)[ \t]+import[ \t]*(?:\(([^)]*)\)|([^(\n]+))|import[ \t]+([^\n#;]+))", re.MULTILINE
-)
-DIFFERENTIATES = re.compile(
-    r"backward\(|minimize\(|\bgrad\(|value_and_grad|GradientTape|zero_grad|apply_gradients|\bdef training_step"
-)
+IMPORT = re.compile(r"\n(?:from[ \t]+([\w.]+)[ \t]+import[ \t]*(?:\(([^)]*)\)|([^(\n]+))|import[ \t]+([^\n#;]+))")
+DIFFERENTIATES = (
+    "backward(", "minimize(", "value_and_grad", "GradientTape", "zero_grad", "apply_gradients", "def training_step",
+)  # fmt: skip
+GRADIENT = re.compile(r"\bgrad\(")
 
 
 class Recorder:
@@ -87,10 +86,10 @@ class Recorder:
     def _driven_parts(self, file: str, text: str) -> frozenset[str]:
         """The project's own parts that a script sets to work which differentiates nothing itself (an example, a
         launcher): it says nothing new after another one that uses the same parts."""
-        if DIFFERENTIATES.search(text):
+        if any(word in text for word in DIFFERENTIATES) or "grad(" in text and GRADIENT.search(text):
             return frozenset()
         found: set[str] = set()
-        for module, many, one, plain in IMPORT.findall(text):
+        for module, many, one, plain in IMPORT.findall("\n" + text):
             if plain:
                 names = [name.split(" as ")[0].strip() for name in plain.split(",")]
                 found.update(name for name in names if self.files.find(name.split(".")[0], file) is not None)

@@ -101,7 +101,7 @@ def _shape(node: Node, fact: Fact | None, known: dict[Node, Shape]) -> Shape | N
         return RAW if node.leaf.kind == "input" or node.leaf.scalar else None
     if node.op == "const":
         return SCALAR
-    given = [known.get(edge.source) for edge in node.inputs if edge.kind == DATA]
+    given = [known.get(source) for source, _, kind, _ in node.inputs if kind == DATA]
     if fact is not None:
         name, wanted = fact
         handler = FACTS.get(name)
@@ -115,9 +115,12 @@ def _shape(node: Node, fact: Fact | None, known: dict[Node, Shape]) -> Shape | N
     if node.op == "phi":
         later = node.detail == "loop"  # what comes round again is not known yet
         return given[0] if given and all(shape == given[0] or later and shape is None for shape in given) else None
-    if given and all(shape is RAW for shape in given) and node.op != "reshape":
-        return RAW
-    return None
+    if not given or node.op == "reshape":
+        return None
+    for shape in given:
+        if shape is not RAW:
+            return None
+    return RAW
 
 
 def _together(given: list[Shape | None]) -> Shape | None:

@@ -221,8 +221,11 @@ class State:
         if len(nodes) > NODES:
             raise OutOfBudget
         self.time += 1
+        where = getattr(self.line_node, "_location", None) if at is None else None
+        if where is None or where.path != self.file or where.function != self.function:
+            where = self.location(at)
         made = Node(
-            op, edges, self.location(at), self.time, detail, name,
+            op, edges, where, self.time, detail, name,
             None, self.frame, self.call_site, self.loop_keys, marks, self.grad_on,
         )  # fmt: skip
         nodes.append(made)

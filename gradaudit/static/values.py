@@ -315,6 +315,8 @@ class Union(Value):
 
     def guard_of(self, alternative: Any) -> Guard:
         """The literals under which this is the one."""
+        if not any(self.guards):
+            return ALWAYS
         for value, guard in zip(self.alternatives, self.guards, strict=True):
             if value is alternative:
                 return guard

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SAME, JOINT, NEITHER, HALF = "same side", "joint", "neither", "half"
 MEETS = LOSSES | {"sub"}
+CHOICES = frozenset({"argmin", "argmax", "one_hot", "topk", "sort", "round"})
 MEASURES = frozenset({"square", "pow", "abs", "norm", "mean", "sum"})
 
 
@@ -48,8 +49,8 @@ class Codebook:
 def broken_codebooks(analysis: Analysis) -> Iterator[Codebook]:
     """Pairs whose terms stop the same side, both, or neither."""
     pairs: dict[tuple[int, int], list[Term]] = {}
-    for node in analysis.graph.nodes:
-        term = _term(analysis, node)
+    for node in analysis.graph.nodes if CHOICES & analysis.graph.ops else ():
+        term = _term(analysis, node) if node.op in MEETS else None
         if term is not None:
             algebra = analysis.algebra
             pairs.setdefault((algebra.vn(term.soft), algebra.vn(term.hard)), []).append(term)
@@ -78,8 +79,6 @@ def _judge(analysis: Analysis, terms: list[Term]) -> Iterator[Codebook]:
 
 
 def _term(analysis: Analysis, node: Node) -> Term | None:
-    if node.op not in MEETS:
-        return None
     data = [edge for edge in node.inputs if edge.kind == DATA]
     if len(data) < 2 or (node.op == "sub" and not _measured(analysis, node)):
         return None
@@ -126,6 +125,6 @@ def _is_lookup(analysis: Analysis, node: Node, leaves: int) -> bool:
             if edge.source not in seen:
                 seen.add(edge.source)
                 waiting.append(edge.source)
-    if not any(each.op in ("argmin", "argmax", "one_hot", "topk", "sort", "round") for each in seen):
+    if not any(each.op in CHOICES for each in seen):
         return False
     return all(leaf in seen for leaf in analysis.leaves(leaves))

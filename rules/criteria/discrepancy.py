@@ -44,8 +44,8 @@ class Discrepancy:
 def discrepancies(view: View) -> list[Discrepancy]:
     """Every discrepancy in the slice of one sink, in order of time."""
     found: dict[Node, Discrepancy] = {}
-    for node in first_order(view):
-        for entry in _at(view.analysis, node):
+    for node in [node for node in first_order(view) if node.op in MEETS]:
+        for entry in meetings_at(view.analysis, node):
             found.setdefault(entry.node, entry)
     if view.sink.kind == "library" and len(view.analysis.tape.sinks) <= MOST_RESULTS:
         for part in _returned(view.sink.loss):
@@ -74,12 +74,10 @@ def first_order(view: View) -> list[Node]:
 
 def meetings_at(analysis: Analysis, node: Node) -> list[Discrepancy]:
     """The discrepancies that one operation makes, live or not."""
-    return _at(analysis, node)
+    return _at(analysis, node) if node.op in MEETS else []
 
 
 def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
-    if node.op not in MEETS:
-        return []
     data = [edge for edge in node.inputs if edge.kind == DATA]
     if node.op in LOSSES and len(data) >= 2:
         for one, other in ((data[0], data[1]), (data[1], data[0])):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
+from gradaudit.rules.criteria.discrepancy import MEETS, Discrepancy, meetings_at
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.tape import INDEX, PARAMETER, Edge, Node
 
@@ -51,7 +51,7 @@ def targets(analysis: Analysis) -> Iterator[tuple[Discrepancy, Edge, Edge]]:
     """Discrepancies of a prediction and a constant: the meeting, the constant's side, the prediction's."""
     for view in analysis.views:
         for node in view.slice:
-            for meeting in meetings_at(analysis, node):
+            for meeting in meetings_at(analysis, node) if node.op in MEETS else ():
                 if len(meeting.sides) != 2:
                     continue
                 for mine, other in (meeting.sides, meeting.sides[::-1]):

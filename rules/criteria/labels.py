@@ -39,7 +39,7 @@ class OwnLabel:
 
 def own_labels(analysis: Analysis) -> Iterator[OwnLabel]:
     """Every live label of that kind, in programs that learn from no reward."""
-    if not any(node.op in NORMALISED for node in analysis.graph.nodes) or reinforcement(analysis):
+    if not NORMALISED & analysis.graph.ops or reinforcement(analysis):
         return
     for view in analysis.views:
         found = [each for meeting in discrepancies(view) for each in _label(view, meeting)]

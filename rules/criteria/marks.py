@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gradaudit.tape import INDEX, PARAMETER, Node
 
 if TYPE_CHECKING:
-    from gradaudit.paths import Analysis
+    from gradaudit.paths import Analysis, Graph
 
 ENVIRONMENT = frozenset({"reward", "done", "observation", "next-observation"})
 CHOICES = frozenset({"compare", "argmax", "argmin", "argsort", "sample", "random", "env_step", "shape"})
@@ -46,9 +46,10 @@ class Marks:
         nodes = graph.nodes
         self._network = [False] * len(nodes)
         self._sourced = [False] * len(nodes)
-        self._spread(nodes, graph.users)
+        self._spread(graph)
 
-    def _spread(self, nodes: list[Node], users: list[list[int]]) -> None:
+    def _spread(self, graph: Graph) -> None:
+        nodes, users = graph.nodes, graph.users
         network, sourced = self._network, self._sourced
         trainable = _trainable(nodes)
         fixed = bytearray(len(nodes))
@@ -67,7 +68,7 @@ class Marks:
         waiting: set[int] = set()
         for position, node in enumerate(nodes):
             if not fixed[position] and self._gather(position, node):
-                waiting.update(user for user in users[position] if user <= position)
+                waiting.update(graph.earlier(position))
         while waiting:
             position = waiting.pop()
             if not fixed[position] and self._gather(position, nodes[position]):
