@@ -19,6 +19,7 @@ from gradaudit.rules.criteria.place import activations, private
 from gradaudit.rules.criteria.roles import related, roles
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at, same_code, stopped_beside, takers
+from gradaudit.rules.criteria.soft import is_soft_backup
 from gradaudit.rules.criteria.stale import stale_of
 from gradaudit.tape import DATA, Edge, Location, Node
 
@@ -195,7 +196,7 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
         return True
     values = [value for value in values if value.sign in signs and (value.factor or named)]
     if not values:
-        return False
+        return view.sink.kind != "library" and is_soft_backup(total, against, signs)
     if view.sink.kind == "library":  # an argument that is called a target was finished by the caller
         pattern = names("networks", "target")
         live = [value for value in values if view.live(value.node) and not facts.named(value.node, "discount")]
