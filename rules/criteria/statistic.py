@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradaudit.tape import Event, Node
+from gradaudit.tape import Event, Location, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -54,6 +54,7 @@ def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
     told = set()
     for view in analysis.views:
         if view.sink.kind == "library":
+            yield from _of_layer(view, told)
             continue
         for node in view.slice:
             if node.op not in FORMS or node.location in told or not view.live(node):
@@ -61,6 +62,72 @@ def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
             if _is_carried(view, node):
                 told.add(node.location)
                 yield Tracked(view, node, view.live(node))
+
+
+def _of_layer(view: View, told: set[Location]) -> Iterator[Tracked]:
+    """In a layer that others train: what it mixes into a statistic of its own is live in what it gives as well."""
+    analysis = view.analysis
+    if analysis.tape.framework != "torch":
+        return
+    for node in analysis.tape.nodes:
+        if node.op not in FORMS or node.location in told or not node.grad_mode:
+            continue
+        for edge in node.inputs:
+            earlier = _left_by(node, edge.source) if edge.passes and _decays(node, edge.source) else None
+            if earlier is not None and analysis.alive(earlier) and _mixes(view, node, edge.source):
+                told.add(node.location)
+                yield Tracked(view, earlier, analysis.alive(earlier) & view.mask)
+                break
+
+
+def _decays(node: Node, old: Node) -> bool:
+    """`momentum * old + ...`, `old + momentum * (x - old)`: no accumulator."""
+    if old.op == "mul" or node.op == "lerp":
+        return True
+    parts = [source for edge in node.inputs if edge.source.op == "mul" for source in edge.source.arguments()]
+    return any(part.op == "sub" and any(source is old for source in part.arguments()) for part in parts)
+
+
+def _left_by(node: Node, old: Node) -> Node | None:
+    """The result of this very line, from an earlier call, that is in `old` with its graph."""
+    seen, waiting = {old}, [old]
+    while waiting and len(seen) < 60:
+        current = waiting.pop()
+        if current.location == node.location and current.op == node.op and current.time < node.time:
+            return current
+        if current is old or current.op in SHAPES or current.op == "mul":
+            for edge in current.inputs:
+                if edge.passes and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return None
+
+
+def _mixes(view: View, node: Node, old: Node) -> bool:
+    """Is something mixed in that the layer also uses with gradient, other than by way of the statistic?"""
+    seen = {edge.source for edge in node.inputs if edge.passes and edge.source is not old}
+    waiting = list(seen)
+    while waiting and len(seen) < 20:
+        current = waiting.pop()
+        if current.op in ("mul", "sub", "neg", "div", "reshape"):
+            inner = [edge.source for edge in current.inputs if edge.passes and edge.source not in seen]
+            seen.update(inner)
+            waiting += inner
+        elif view.live(current) and _reaches_loss(view, current, node):
+            return True
+    return False
+
+
+def _reaches_loss(view: View, start: Node, without: Node) -> bool:
+    seen, waiting = {start, without}, [start]
+    while waiting:
+        for user, _ in view.consumers(waiting.pop()):
+            if user is view.sink.loss:
+                return True
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def _is_carried(view: View, node: Node) -> bool:
