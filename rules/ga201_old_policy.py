@@ -131,7 +131,7 @@ def _trained(view: View, node: Node, side: Node, uses: list[Node]) -> Finding:
         "GA201",
         NAME,
         f"this loss trains the reference {names_of(view.analysis, leaves)} together with the policy",
-        severity(view, leaves),
+        severity(view, leaves) if view.own is not None else "warning",
         place(view, node, side, leaves, uses),
         fix=f"differentiate the policy's parameters alone, or stop the reference: {stop_call(view.analysis)}",
         leaves=leaves,

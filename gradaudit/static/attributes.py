@@ -60,6 +60,8 @@ TENSOR_METHODS = frozenset({
     "type_as",
 })  # fmt: skip
 """Who is asked for one of these is an array, whatever it came from."""
+ANSWERS = frozenset({"logits", "last_hidden_state", "hidden_states"})
+"""What only the output of a language model has."""
 MAX_PATH = 8
 
 
@@ -99,6 +101,10 @@ class Attributes(Machine):
             return self.stop(self.current(node), ".data")
         if name == "grad":
             return plain("grad")
+        if name in ANSWERS and node.op == "call":
+            answer = self.answer_of(node)
+            if answer is not None:
+                return self.get_attribute(answer, name)
         if node.leaf is not None and node.leaf.kind == "arg" and self.hints.models.method("Tensor", name) is None:
             return self.part_of_leaf(node, name)
         if name == "at" and self.current_framework == "jax":
@@ -157,6 +163,8 @@ class Attributes(Machine):
         if name == "__dict__":
             return Mapping(instance.attrs)
         if self.is_module(instance) and name in MODULE_METHODS or name in ("_replace", "replace"):
+            return Bound(instance, name)
+        if name == "backward" and self.is_module(instance) or name == "step" and id(instance) in self.engines:
             return Bound(instance, name)
         if self.has_foreign_base(cls) and name in ("_fields", "_asdict"):
             return Bound(instance, name)
@@ -220,7 +228,12 @@ class Attributes(Machine):
             and name not in ("apply_gradients", "replace")
         ):
             return self.get_attribute(unknown.flag_of[1], name)  # a later state of it
+        answer = self.answer_of(unknown) if name in ANSWERS else None
+        if answer is not None:
+            return self.get_attribute(answer, name)
         if name in NETWORK_METHODS or name == "step" and self.looks_like_optimizer(unknown):
+            return Bound(unknown, name)
+        if name == "step" and id(unknown) in self.engines or name == "backward" and self.unknown_is_module(unknown):
             return Bound(unknown, name)
         if name in ("get", "pop", "to", "cuda", "cpu", "train", "eval", "items", "keys", "values", "float"):
             return Bound(unknown, name)
@@ -374,6 +387,7 @@ class Attributes(Machine):
         return new
 
     hypers: dict[int, tuple[Const, Unknown]]
+    engines: dict[int, Any]
 
 
 READERS: dict[type, Any] = {

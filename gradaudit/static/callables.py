@@ -89,10 +89,33 @@ class Callables(Machine):
         if name in NO_RESULT_IN:
             return self._foreign_result(function, name)
         if any(is_computed(node) for node in nodes) and (not _makes_object(name) or carries_gradient(nodes)):
-            return self.node("call", [Edge(node) for node in nodes[:40]], detail=name)
+            result = self.node("call", [Edge(node) for node in nodes[:40]], detail=name)
+            self._remember_call(result, function, args, keywords)
+            return result
         made = Unknown(name)
         made.call = True
+        self._remember_call(made, function, args, keywords)
         return made
+
+    made_by: dict[int, Any]
+
+    def _remember_call(self, result: Any, function: Unknown, args: Args, keywords: Keywords) -> None:
+        if self.current_framework == "torch":
+            self.made_by[id(result)] = result, function, args, keywords, self.grad_on, self.grad_guard, []
+
+    def answer_of(self, result: Any) -> Any:
+        """`model(**batch).logits`: who is asked for logits was a network, called in the mode of that time."""
+        known = self.made_by.get(id(result))
+        if known is None:
+            return None
+        _, function, args, keywords, grad_on, grad_guard, answers = known
+        if not answers:
+            function.is_module = True
+            saved = self.grad_on, self.grad_guard
+            self.grad_on, self.grad_guard = grad_on, grad_guard
+            answers.append(self.call_module_opaquely(function, args, keywords))
+            self.grad_on, self.grad_guard = saved
+        return answers[0]
 
     def _selected(self, function: Unknown, key: str) -> Unknown:
         """`self.network.select("critic")`: the same thing whenever it is asked for."""

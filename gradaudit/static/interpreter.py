@@ -95,6 +95,8 @@ class Interpreter(
         self.draws = []
         self.shape_facts = {}
         self.hypers = {}
+        self.made_by = {}
+        self.engines = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
         self.leaf_networks: dict[Node, Any] = {}
         self.differentiated_groups: list[set[Node]] = []

@@ -191,6 +191,8 @@ class Methods(Machine):
         if name == "zero_grad":
             self.event("clear", leaves=tuple(self.parameters_of(instance)))
             return NONE
+        if name in ("backward", "step") and self._is_engine(instance, name, args):
+            return self._on_engine(instance, name, args)
         if name in SAME_OBJECT:
             self._switch_mode(instance, name)
             return instance
@@ -302,6 +304,24 @@ class Methods(Machine):
             leaves = [leaf for leaf in self.parameters_of(network) if leaf.leaf is not None]
             self.event(name, leaves=tuple(leaves))
 
+    def _is_engine(self, network: Any, name: str, args: Args) -> bool:
+        """A network that differentiates a loss and then steps itself: `engine.backward(loss)`, `engine.step()`."""
+        if not self.is_module(network):
+            return False
+        return bool(args) if name == "backward" else not args and id(network) in self.engines
+
+    def _on_engine(self, network: Any, name: str, args: Args) -> Any:
+        if name == "backward":
+            self.engines[id(network)] = network
+            self.backward(args[0])
+        else:
+            leaves = tuple(self.parameters_of(network))
+            self.event("step", leaves=leaves)
+            self.event("clear", leaves=leaves)
+        return NONE
+
+    engines: dict[int, Any]
+
     # -- unknown objects ---------------------------------------------------------------------------------------------
     def _on_unknown(self, unknown: Unknown, name: str, args: Args, keywords: Keywords) -> Any:
         if unknown.instance is not None:
@@ -325,6 +345,8 @@ class Methods(Machine):
             unknown.is_module = True
             self._switch_mode(unknown, name)
             return unknown
+        if name in ("backward", "step"):
+            return self._on_engine(unknown, name, args)
         unknown.is_module = True
         leaf = self.network_leaf(unknown)
         if name in PARAMETER_METHODS:

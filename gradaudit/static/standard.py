@@ -97,11 +97,19 @@ def _namespace(machine: Any, args: Args, keywords: Keywords) -> Any:
     return made
 
 
+def _engine(machine: Any, args: Args, keywords: Keywords) -> Any:
+    """`deepspeed.initialize(model=..., optimizer=...)`: the model with a step of its own, and what else was given."""
+    model = keywords.get("model", args[1] if len(args) > 1 else Unknown("model"))
+    optimizer = keywords.get("optimizer", Unknown("optimizer"))
+    return Sequence([model, optimizer, Unknown("loader"), Unknown("scheduler")])
+
+
 STANDARD: dict[str, Callable[[Any, Args, Keywords], Any]] = {
     "functools.partial": partial,
     "functools.reduce": _reduce,
     "jax.tree_util.Partial": partial,
     "copy.deepcopy": deepcopy,
+    "deepspeed.initialize": _engine,
     "copy.copy": _shallow,
     "itertools.chain": _chain,
     "itertools.chain.from_iterable": lambda machine, args, keywords: machine.element(args[0]) if args else NONE,

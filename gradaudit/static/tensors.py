@@ -146,7 +146,8 @@ class Tensors(Machine):
     def tensor_method(self, receiver: Node, name: str, args: Args, keywords: Keywords) -> Any:
         node = self.current(receiver)
         if name == "backward":
-            self.backward(node, "backward", keywords.get("inputs"))
+            given = args[0] if args and node.leaf is not None and node.leaf.kind == "input" else node
+            self.backward(given, "backward", keywords.get("inputs"))  # `accelerator.backward(loss)`
             return NONE
         if name == "detach_":
             self._set_version(receiver, self.stop(node, "detach_"))

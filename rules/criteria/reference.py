@@ -55,13 +55,14 @@ def scores_actions(node: Node) -> bool:
 
 
 def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
-    """Differences of two models' log-probabilities that train both, with the side that is named as the reference."""
+    """Differences of two models' log-probabilities that train both, with the side that is the reference: by its name or
+    as a copy, and where no optimizer is known as the one that is taken away."""
     for node in view.slice:
         data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes]
         if node.op not in DIVERGENCES | {"sub"} or len(data) != 2:
             continue
         first, second = view.live(data[0].source), view.live(data[1].source)
-        own = view.own or 0
+        own = view.mask if view.own is None else view.own
         if not (first & own and second & own) or first & second:
             continue
         sides = [edge.source for edge in data]
@@ -76,6 +77,8 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
         ]
         if len(named) == 1:
             yield node, named[0]
+        elif view.own is None and node.op == "sub" and not named:
+            yield node, sides[1]  # the policy's, less what it is compared with: who steps them is not known
 
 
 def _policies(view: View) -> bool:
