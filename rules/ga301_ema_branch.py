@@ -41,6 +41,7 @@ from gradaudit.rules.criteria.branches import Twin, is_branch, twins
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.labels import OwnLabel, own_labels
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.selfprediction import SelfPrediction, self_predictions
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
 
@@ -56,6 +57,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _twin(twin)
     for label in own_labels(analysis):
         yield _label(label)
+    told = {(twin.view, twin.node) for twin in twins(analysis)}
+    for one in self_predictions(analysis):
+        if (one.view, one.node) not in told:
+            yield _encoding(one)
 
 
 def _copy(flow: Foreign) -> Finding:
@@ -97,6 +102,21 @@ def _how_bad(twin: Twin) -> str:
         return "error"
     leaves = twin.view.analysis.leaves(twin.leaves)
     return "warning" if all(leaf.leaf is not None and leaf.leaf.kind == "param" for leaf in leaves) else "info"
+
+
+def _encoding(found: SelfPrediction) -> Finding:
+    analysis = found.view.analysis
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"the loss trains {names_of(analysis, found.leaves)} to be predictable: both sides of the comparison learn",
+        "warning",
+        stop_at(found.view, found.node, found.encoding, found.leaves),
+        fix=f"make the encoding that is predicted a constant: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.node, found.encoding),
+    )
 
 
 def _label(label: OwnLabel) -> Finding:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import broken_codebooks
 from gradaudit.rules.criteria.report import make_finding, names_of
-from gradaudit.rules.criteria.starved import Starved, starved_predictions
+from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions
 from gradaudit.rules.criteria.surrogate import broken_surrogates
 
 if TYPE_CHECKING:
@@ -57,12 +57,18 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         quantised |= codebook.leaves
     for surrogate in broken_surrogates(analysis):
         quantised |= surrogate.leaves
+    told = set()
     for found in starved_predictions(analysis):
         if not found.leaves & quantised:  # what a codebook or an estimator stops is GA303's and GA304's
+            told.add(found.event)
             yield _finding(found)
+    for found in starved_objectives(analysis):
+        if found.event not in told and not found.leaves & quantised:
+            told.add(found.event)
+            yield _finding(found, "what the loss is to train is stopped")
 
 
-def _finding(found: Starved) -> Finding:
+def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding:
     view, event = found.view, found.event
     who = names_of(view.analysis, found.leaves)
     what = "gradient is switched off here" if not event.grad_mode else f"`{event.detail or event.op}` ends the gradient"
@@ -70,7 +76,7 @@ def _finding(found: Starved) -> Finding:
         view,
         "GA401",
         NAME,
-        f"the prediction is stopped: {what}, so the loss does not train {who}",
+        f"{says}: {what}, so the loss does not train {who}",
         "error",
         event.location,
         fix="stop the target, not the prediction",

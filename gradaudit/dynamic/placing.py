@@ -10,6 +10,7 @@ from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import Call, Location, Node
 
 APPLIED = ("forward", "__call__")
+DRAWS = frozenset(("rsample", "sample", "random"))
 
 
 def outside(case: Case, judgement: Judgement) -> Location:
@@ -27,10 +28,19 @@ def outside(case: Case, judgement: Judgement) -> Location:
     meetings = (case.view.sink.loss, *(meeting.node for meeting in discrepancies(case.view)))
     home = {step for meeting in meetings for step in activations(meeting.call)}
     for step in steps[_index(node, place) or 0 :]:
-        if step in home or not _is_networks(case, step, place, node, leaves) or _others_meet(case, step, leaves):
+        if step in home or _others_meet(case, step, leaves):
+            break
+        if not _is_networks(case, step, place, node, leaves) and not _draws(case, judgement, step):
             break
         place = step.location
     return place
+
+
+def _draws(case: Case, judgement: Judgement, call: Call) -> bool:
+    """Whether a multiplier weighs what this function gives with a draw of its own: the policy's loss calls it, too."""
+    if judgement.finding.code != "GA203":
+        return False
+    return any(one.op in DRAWS and call in activations(one.call) for one in case.analysis.graph.nodes)
 
 
 def _leaves(case: Case, judgement: Judgement) -> int:

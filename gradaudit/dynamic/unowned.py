@@ -1,12 +1,13 @@
-"""What a loss alone shows where nobody has said who steps what: three objectives that name their culprit themselves.
+"""What a loss alone shows where nobody has said who steps what: four objectives that name their culprit themselves.
 
-Each of them has no bound if both of its sides are trained, so nobody trains both:
+Each of them has no bound if both of its sides are trained, so nobody trains both (the last two: if the rater is):
 
     sum(probabilities * (.. - q))     the policy's probabilities weigh values that the same loss pushes up
     alpha * log_prob - ...            a temperature that the loss only ever multiplies with a live log-probability
     -q(state, draw).mean()            a value of a draw by `sample()` is pushed up, and its maker gets no gradient
+    -q(state, stop(pi(state)))        a value of a constant is pushed up, and the network that made it gets no gradient
 
-Where roles or optimizers are known, the rules themselves speak (GA204, GA203, GA205).
+Where roles or optimizers are known, the rules themselves speak (GA204, GA203, GA205, GA401).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def unowned(case: Case) -> Iterator[Judgement]:
     yield from _expected_values(case)
     yield from _temperatures(case)
     yield from _dead_draws(case)
+    yield from _dead_actions(case)
 
 
 def _expected_values(case: Case) -> Iterator[Judgement]:
@@ -105,6 +107,36 @@ def _dead_draws(case: Case) -> Iterator[Judgement]:
                 fix="draw with `rsample()`",
             )
             yield Judgement(found, starved=tuple(_groups(case, leaves)), nodes=(node,))
+
+
+def _dead_actions(case: Case) -> Iterator[Judgement]:
+    """A constant that a network made, and another network's value of it that the loss only raises."""
+    live = case.view.live(case.view.sink.loss)
+    for node in case.analysis.graph.nodes:
+        if not _ends(case, node) or case.analysis.alive(node):
+            continue
+        leaves = case.mask(group for group in case.groups if group.trainable) & case.analysis.dep(node)
+        if not leaves or leaves & live or not _only_raised(case, node):
+            continue
+        found = finding(
+            case,
+            "GA401",
+            "warning",
+            f"the loss raises a value of what is stopped here: it does not train {_who(case, leaves)}",
+            node.location,
+            fix="take the stop away: this objective is maximised through the other network",
+        )
+        yield Judgement(found, starved=tuple(_groups(case, leaves)), nodes=(node,))
+
+
+def _ends(case: Case, node: Node) -> bool:
+    """Whether gradient ends here, and what is computed from it is computed with gradient."""
+    if node.op != "stop" and (node.grad_mode or not node.inputs):
+        return False
+    graph = case.analysis.graph
+    return any(
+        graph.nodes[user].grad_mode and graph.nodes[user].op != "stop" for user in graph.users[graph.index[node]]
+    )
 
 
 # -- questions ---------------------------------------------------------------------------------------------------

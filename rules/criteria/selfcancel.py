@@ -264,7 +264,8 @@ def _divergence(view: View, node: Node, first: Edge, second: Edge) -> Iterator[C
     pairs = list(zip(_parameters(first.source), _parameters(second.source), strict=False))
     if not pairs or len(_parameters(first.source)) != len(_parameters(second.source)):
         return
-    if not all(algebra.same(one.source, other.source) for one, other in pairs):
+    remade = _made_of(first.source, second.source) or _made_of(second.source, first.source)
+    if not remade and not all(algebra.same(one.source, other.source) for one, other in pairs):
         return
     for one, other in pairs:
         leaves = view.live(one.source) & view.live(other.source)
@@ -272,6 +273,17 @@ def _divergence(view: View, node: Node, first: Edge, second: Edge) -> Iterator[C
             yield Cancellation(
                 view, node, "divergence", one.source, other.source, leaves, 0, first.source, second.source
             )
+
+
+def _made_of(copy: Node, origin: Node) -> bool:
+    """Whether a distribution is made of all the attributes of another one: `Normal(now.loc, now.scale)`."""
+    parts = _parameters(copy)
+    attributes = {part.source.detail for part in parts if _is_attribute(part.source, origin)}
+    return copy.op == origin.op == "dist" and copy.detail == origin.detail and len(attributes) == len(parts)
+
+
+def _is_attribute(node: Node, owner: Node) -> bool:
+    return node.op == "getitem" and node.detail.startswith(".") and node.inputs[0].source is owner
 
 
 def _parameters(node: Node) -> list[Edge]:

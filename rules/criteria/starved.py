@@ -48,6 +48,40 @@ def starved_predictions(analysis: Analysis) -> list[Starved]:
     return known
 
 
+def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
+    """Losses that reach nothing of what is stepped with them, since it enters somebody else's network as a constant:
+    `-critic(obs, actor(obs).detach())`, stepped by the actor's optimizer."""
+    fed = 0
+    for view in analysis.every_view:
+        fed |= view.live(view.sink.loss)
+    for view in analysis.views:
+        own, loss = owned(view) & ~_frozen_at(view), view.sink.loss
+        hungry = own & analysis.dep(loss) & ~fed
+        if not hungry or analysis.alive(loss) & own or view.sink.kind == "library" or is_test(view):
+            continue
+        for event in _events(analysis, Edge(loss), hungry):
+            if _enters_foreign(analysis, event, own):
+                yield Starved(view, loss, event, hungry)
+
+
+def _enters_foreign(analysis: Analysis, event: Node, own: int) -> bool:
+    """Whether a network that is not stepped here is computed with on the way on."""
+    graph = analysis.graph
+    seen, waiting = {event}, [event]
+    while waiting:
+        node = waiting.pop()
+        for edge in node.inputs if node is not event else ():
+            leaf = edge.source.leaf
+            if leaf is not None and leaf.kind == "param" and not analysis.bit(edge.source) & own:
+                return True
+        for position in graph.users[graph.index[node]]:
+            user = graph.nodes[position]
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
 def _in_view(view: View) -> Iterator[Starved]:
     own = owned(view) & ~_frozen_at(view)
     if not own or view.sink.kind == "library" or is_test(view):

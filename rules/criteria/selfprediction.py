@@ -1,0 +1,113 @@
+"""K11: a network that predicts its own encoding of something else, and trains that encoding as well.
+
+`predicted = dynamics(encoder(obs), action)`, `loss = mse(predicted, encoder(next_obs))`: the cheapest way to agree is an
+encoder that says nothing. What keeps it from that is a reason to be silent: another use of the encoding (an inverse
+model, negatives, a variance term, a sample that is decoded), or a reconstruction of what it encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.bootstrap import is_bootstrap
+from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrepancies
+from gradaudit.rules.criteria.expand import constant, expand
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.place import private
+from gradaudit.tape import DATA, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+MOST = 600
+DISTANCES = frozenset({"kl_divergence", "pairwise_distance", "cosine_embedding_loss"})
+"""Divergences of distributions that are both learnt, and losses that say themselves which pairs are to differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfPrediction:
+    """`encoding` is what `prediction` is compared with at `node`; gradient reaches `leaves` through it."""
+
+    view: View
+    node: Node
+    encoding: Node
+    leaves: int
+
+
+def self_predictions(analysis: Analysis) -> Iterator[SelfPrediction]:
+    """Every live encoding that is made for a comparison with a prediction of itself, and for nothing else."""
+    for view in analysis.views:
+        if view.sink.kind == "library":
+            continue
+        meetings = discrepancies(view)
+        found = [one for meeting in meetings for one in _encoding(view, meeting)]
+        if found and not any(_reconstructs(view, meeting, found) for meeting in meetings):
+            yield from found
+
+
+def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
+    if len(meeting.sides) != 2 or meeting.entropy or meeting.node.op in ENTROPIES | DISTANCES:
+        return
+    if not all(edge.passes for edge in meeting.sides):
+        return
+    for encoding, prediction in (meeting.sides, meeting.sides[::-1]):
+        mine, its = view.live(encoding.source), view.live(prediction.source)
+        if (
+            not mine
+            or mine & ~its
+            or mine == its
+            or not _given(view, encoding.source) - _given(view, prediction.source)
+        ):
+            continue
+        if not private(view, encoding.source, {meeting.node}) or not _is_output(view, encoding.source):
+            continue
+        total, against = expand(view.analysis, encoding.source), expand(view.analysis, prediction.source)
+        if is_bootstrap(view, total, against, False) or is_bootstrap(view, against, total, False):
+            continue
+        yield SelfPrediction(view, meeting.node, encoding.source, mine)
+
+
+def _is_output(view: View, node: Node) -> bool:
+    """A network's output, as it is or normalised: nothing else was added to it."""
+    for _ in range(12):
+        if node.op in ("module_call", "matmul", "call", "normalize", "layer_norm"):
+            return True
+        if node.frame is not None or node.op in SHAPES or node.op in ("div", "softmax"):
+            if node.frame is not None:
+                return True
+            if not node.inputs:
+                return False
+            node = node.inputs[0].source
+            continue
+        return node.op == "add" and any(part.op == "matmul" for part in node.arguments())
+    return False
+
+
+def _reconstructs(view: View, meeting: Discrepancy, found: list[SelfPrediction]) -> bool:
+    """Is what is encoded here compared with something learnt, as it is?"""
+    encoded = {number for one in found for number in _given(view, one.encoding)}
+    return any(not _learnt(view, side.source) and _given(view, side.source) & encoded for side in meeting.sides)
+
+
+def _given(view: View, node: Node) -> set[int]:
+    """What a value is computed from, as the first networks take it: value numbers of data."""
+    found: set[int] = set()
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < MOST:
+        current = waiting.pop()
+        if not _learnt(view, current):
+            if constant(current) is None:
+                found.add(view.analysis.algebra.vn(current))
+            continue
+        for edge in current.inputs:
+            if edge.kind == DATA and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return found
+
+
+def _learnt(view: View, node: Node) -> bool:
+    leaves = view.analysis.leaves(view.analysis.dep(node))
+    return any(leaf.leaf is not None and leaf.leaf.kind in ("param", "arg") for leaf in leaves)
