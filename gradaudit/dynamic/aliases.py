@@ -79,23 +79,28 @@ def _assignment(case: Case, one: str, other: str) -> Location | None:
     ends = {one.rpartition(".")[2], other.rpartition(".")[2]}
     if len(ends) != 2:
         return None
-    for file, tree in _trees(case):
+    for file, tree in trees(case):
         for node in ast.walk(tree):
             if not isinstance(node, ast.Assign):
                 continue
-            if any({_end(target), _end(node.value)} == ends for target in node.targets):
-                end = node.end_lineno or node.lineno, (node.end_col_offset or node.col_offset) + 1
-                return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
+            if any({end_of(target), end_of(node.value)} == ends for target in node.targets):
+                return place_of(file, node)
     return None
+
+
+def place_of(file: str, node: ast.stmt) -> Location:
+    end = node.end_lineno or node.lineno, (node.end_col_offset or node.col_offset) + 1
+    return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
 
 
 def _loop_names(case: Case) -> set[str]:
     """What loops leave behind (`for p in target.parameters(): ...`): a second name that nobody means."""
-    loops = (node.target for _, tree in _trees(case) for node in ast.walk(tree) if isinstance(node, ast.For))
+    loops = (node.target for _, tree in trees(case) for node in ast.walk(tree) if isinstance(node, ast.For))
     return {node.id for target in loops for node in ast.walk(target) if isinstance(node, ast.Name)}
 
 
-def _trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
+def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
+    """The user's files in reach, parsed."""
     for file in _files(case):
         try:
             yield file, ast.parse("".join(linecache.getlines(file)))
@@ -103,7 +108,8 @@ def _trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
             continue
 
 
-def _end(node: ast.expr) -> str:
+def end_of(node: ast.expr) -> str:
+    """The last part of a dotted name."""
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
+from gradaudit.dynamic.aliases import end_of, place_of, trees
 from gradaudit.dynamic.judge import lags
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names
 from gradaudit.dynamic.recording import Group
 from gradaudit.dynamic.roles import FROZEN
-from gradaudit.tape import Node, Optimizer
+from gradaudit.tape import Location, Node, Optimizer
+
+
+def place_optimizers(case: Case) -> None:
+    """Where the optimizers of a run were given what they hold: on the line that makes them, in the user's text."""
+    if not _in_reach(case):
+        return
+    made: dict[str, list[Location]] = {}
+    for file, tree in trees(case):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    made.setdefault(end_of(target), []).append(place_of(file, node))
+    for event in case.recording.tape.events:
+        if event.kind == "hold" and event.optimizer is not None and not event.location.line:
+            places = made.get(event.optimizer.name.rpartition(".")[2], [])
+            if len(places) == 1:
+                event.location = event.optimizer.location = places[0]
+
+
+def _in_reach(case: Case) -> bool:
+    """Whether a copy is held anywhere: the user's files are parsed for it."""
+    return any(
+        node.leaf.copied_from is not None
+        for one in case.recording.tape.optimizers
+        for node in one.leaves
+        if node.leaf is not None
+    ) or any(event.sources for event in case.recording.tape.events)
 
 
 def held_copies(case: Case) -> Iterator[Judgement]:
@@ -23,7 +52,7 @@ def held_copies(case: Case) -> Iterator[Judgement]:
             verb = "is a copy" if len(groups) == 1 else "are copies"
             message = f"an optimizer holds {who}, which {verb} of what it trains and must only follow it"
             advice = f"leave {who} out of the optimizer"
-            where = case.view.sink.location
+            where = optimizer.location if optimizer.location and optimizer.location.line else case.view.sink.location
             yield Judgement(finding(case, "GA501", "warning", message, where, fix=advice))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gradaudit import ownership
 from gradaudit.dynamic.aliases import aliases
-from gradaudit.dynamic.beside import held_copies
+from gradaudit.dynamic.beside import held_copies, place_optimizers
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import STARVING, by_rules, reached_past, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
@@ -37,6 +37,7 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains."""
     _own(recording)
     case = Case(recording)
+    place_optimizers(case)
     stated = list(by_roles(case))
     nothing = [] if stated else list(_untrained(case))
     shared = [one for one in by_rules(case) if not nothing or one.finding.code not in STARVING]
@@ -52,7 +53,8 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
         one.finding = replace(one.finding, location=outside(case, one))
     merged += guessed(recording)
     merged += aliases(case)
-    merged += held_copies(case)
+    held = {one.finding.location for one in merged if one.finding.code == "GA501"}
+    merged += [one for one in held_copies(case) if one.finding.location not in held]
     merged += _carried(case, {(one.finding.location.path, one.finding.location.line) for one in merged})
     lines = {(one.finding.location.path, one.finding.location.line) for one in merged if one.finding.code == "GA603"}
     merged += [one for one in broadcasts(case) if (one.finding.location.path, one.finding.location.line) not in lines]

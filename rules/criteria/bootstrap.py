@@ -234,10 +234,15 @@ def _behind(analysis: Analysis, node: Node) -> int:
 def _imagined(view: View, total: Sum, against: Sum) -> bool:
     """A return of predicted rewards that bootstraps from the network that predicts it."""
     facts, analysis = marks(view.analysis), view.analysis
-    if view.sink.kind == "library" or not any(facts.reward(one.node) or _given(view, one) for one in total.network()):
+    if view.sink.kind == "library":
         return False
     values = [atom for atom in total.network() if atom.factor and not facts.reward(atom.node)]
-    return bool(values) and related(analysis, _heads(analysis, values), _heads(analysis, against.network()))
+    heads, predicting = _heads(analysis, values), _heads(analysis, against.network())
+    if any(facts.reward(one.node) or _given(view, one) for one in total.network()):
+        return bool(values) and related(analysis, heads, predicting)
+    # a value that is its own next value, discounted, and what another network says of the step
+    whole = _heads(analysis, [atom for atom in total.network() if not atom.factor and atom.sign > 0])
+    return bool(heads and whole) and heads == predicting and not whole & heads
 
 
 def _given(view: View, atom: Atom) -> bool:

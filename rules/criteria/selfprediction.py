@@ -1,7 +1,7 @@
 """K11: a network that predicts its own encoding of something else, and trains that encoding as well.
 
-`predicted = dynamics(encoder(obs), action)`, `loss = mse(predicted, encoder(next_obs))`: the cheapest way to agree is an
-encoder that says nothing. What keeps it from that is a reason to be silent: another use of the encoding (an inverse
+`predicted = dynamics(encoder(obs), action)`, `loss = mse(predicted, encoder(next_obs))`: the cheapest way to agree is
+an encoder that says nothing. What keeps it from that is a reason to be silent: another use of the encoding (an inverse
 model, negatives, a variance term, a sample that is decoded), or a reconstruction of what it encodes.
 """
 

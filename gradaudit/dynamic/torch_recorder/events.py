@@ -73,7 +73,10 @@ def _events(entry: Entry, time: int, of: Mapping[int, Optimizer], leaves: Mappin
         return []
     if entry.sources and not sources:
         return []
-    return [Event(entry.kind, time, entry.location, optimizer=optimizer, leaves=touched, sources=sources)]
+    weight = entry.weight
+    return [
+        Event(entry.kind, time, entry.location, optimizer=optimizer, leaves=touched, sources=sources, weight=weight)
+    ]
 
 
 def _together(events: Sequence[Event]) -> Iterator[Event]:

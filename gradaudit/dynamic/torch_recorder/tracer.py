@@ -417,7 +417,7 @@ def _detail(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         return f"[{_text(args[1])}]"
     rest = [_text(value) for value in args if not isinstance(value, Tensor)]
     rest += [f"{name}={_text(value)}" for name, value in kwargs.items() if not isinstance(value, Tensor)]
-    if kind.op in ("call", "reshape", "const"):
+    if kind.op in ("call", "reshape", "const") or kind.name == "lerp_":
         return kind.name + (f"({', '.join(rest)})" if rest else "")
     return ", ".join(rest) if kind.op != "store" else kind.name
 

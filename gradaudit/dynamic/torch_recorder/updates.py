@@ -63,7 +63,7 @@ class Differentiated(Exception):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """backward of `loss`; gradient for `tensors`, the parameters, step or clear of them; copy or soft_update of
-    `sources` into them."""
+    `sources` into them, which keeps `weight` of what was there."""
 
     kind: str
     time: int
@@ -73,6 +73,7 @@ class Entry:
     call: Call | None = None
     loss: Node | None = None
     sources: tuple[torch.Tensor, ...] = ()
+    weight: float | None = None
 
 
 def lines_of(entry: Entry) -> list[tuple[str, int]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradaudit.algebra import number
 from gradaudit.dynamic.torch_recorder.ops import SET_DATA, in_place
 from gradaudit.dynamic.torch_recorder.updates import Entry
 from gradaudit.tape import Node
@@ -15,27 +17,72 @@ if TYPE_CHECKING:
 ALIASES = frozenset("data detach view reshape view_as __get__".split())
 """What gives a parameter's storage another name."""
 
+_WEIGHT = re.compile(r"([\d.e-]+)\)$")
+
+ALIASED = frozenset(("stop", "identity", "clone", "reshape", "cast"))
+"""Operations of the tape that change no value."""
+
 
 def writes(tracer: Tracer) -> list[Entry]:
     """An entry for every write into a parameter of what is computed from others, in order of time."""
     tensors = dict(tracer.unseen_leaves)
     storage = {node: node for node in tensors if node.leaf is not None and node.leaf.kind == "param"}
     found: list[Entry] = []
+    kept: dict[Node, float | None] = {}  # what is left of a parameter's value since it was last written
     for node in sorted(tracer.place, key=lambda node: node.time):
         name = tracer.sites[tracer.place[node][0]]
         leaf = storage.get(node.inputs[0].source) if node.inputs else None
         if leaf is None or not (name in ALIASES or in_place(name)):
             continue
+        kept[leaf] = _kept(node, name, kept, storage, leaf)
         storage[node] = leaf
         sources = {source for edge in node.inputs[1:] for source in _parameters(edge.source, storage)}
         others = [source for source in sources if source is not leaf and source in tensors]
         if others and in_place(name):
             kind = "copy" if name in ("copy_", SET_DATA) and leaf not in sources else "soft_update"
             others.sort(key=lambda source: source.time)
-            found.append(
-                Entry(kind, node.time, node.location, (tensors[leaf],), sources=tuple(tensors[one] for one in others))
-            )
+            sources_of = tuple(tensors[one] for one in others)
+            weight = kept[leaf] if kind == "soft_update" else None
+            found.append(Entry(kind, node.time, node.location, (tensors[leaf],), sources=sources_of, weight=weight))
+            kept[leaf] = 1.0
     return found
+
+
+def _kept(node: Node, name: str, kept: dict[Node, float | None], storage: dict[Node, Node], leaf: Node) -> float | None:
+    """How much of what was in the parameter is in it after this operation; None where that cannot be told."""
+    before = kept.get(leaf, 1.0)
+    if not in_place(name) or before is None:
+        return before
+
+    def share(value: Node) -> float | None:
+        if value in storage:
+            return before if storage[value] is leaf else 0.0
+        if value.op == "const" or not any(True for _ in _parameters(value, storage)):
+            return 0.0
+        if value.op in ALIASED:
+            return share(value.inputs[0].source)
+        return _combined(value, [share(edge.source) for edge in value.inputs])
+
+    if name in ("copy_", SET_DATA):
+        return share(node.inputs[1].source)
+    return _combined(node, [before, *(share(edge.source) for edge in node.inputs[1:])], name)
+
+
+def _combined(node: Node, shares: list[float | None], name: str = "") -> float | None:
+    """The share of a sum or of a product with a number, by the shares of its operands."""
+    known = [share for share in shares if share is not None]
+    if len(known) < len(shares) or len(shares) < 2:
+        return None
+    if node.op in ("add", "sub") and (not known[1] or not node.detail):
+        return known[0] + known[1] if node.op == "add" else known[0] - known[1]
+    numbers = [number(edge.source) for edge in node.inputs]
+    if node.op == "mul" and any(one is not None for one in numbers[:2]):
+        return (known[0] + known[1]) * next(one for one in numbers[:2] if one is not None)
+    if node.op == "div" and numbers[1]:
+        return known[0] / numbers[1]
+    if name == "lerp_" and (weight := _WEIGHT.search(node.detail)):
+        return known[0] * (1 - float(weight[1])) + known[1] * float(weight[1])
+    return None
 
 
 def _parameters(value: Node, storage: dict[Node, Node]) -> Iterator[Node]:
