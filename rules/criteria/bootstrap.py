@@ -237,12 +237,13 @@ def _imagined(view: View, total: Sum, against: Sum) -> bool:
     if view.sink.kind == "library":
         return False
     values = [atom for atom in total.network() if atom.factor and not facts.reward(atom.node)]
-    heads, predicting = _heads(analysis, values), _heads(analysis, against.network())
+    predicting = _heads(analysis, against.network())
     if any(facts.reward(one.node) or _given(view, one) for one in total.network()):
-        return bool(values) and related(analysis, heads, predicting)
+        return bool(values) and related(analysis, _heads(analysis, values), predicting)
     # a value that is its own next value, discounted, and what another network says of the step
     whole = _heads(analysis, [atom for atom in total.network() if not atom.factor and atom.sign > 0])
-    return bool(heads and whole) and heads == predicting and not whole & heads
+    own = any(_heads(analysis, [atom]) == predicting for atom in values)
+    return bool(predicting and whole) and own and not whole & predicting
 
 
 def _given(view: View, atom: Atom) -> bool:

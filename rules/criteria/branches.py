@@ -95,6 +95,7 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
         yield from _crossed(view, pairs)
         for pair in pairs:
             mirrors = [other for other in pairs if other is not pair and _swapped(pair, other)]
+            mirrors = [other for other in mirrors if marks(view.analysis).network(other.value)]
             if pair.passes and any(_predictor(view, pair, mirror) for mirror in mirrors):
                 leaves = view.live(pair.operand) & _trained(view)
                 if leaves and not leaves & ~view.live(pair.other):
