@@ -26,7 +26,7 @@ FROM_NAMES: dict[str, str] = {
 
 SO_FAR = frozenset(
     """
-    ga101/dreamer_torch_live_returns ga101/vtrace_torch_targets
+    ga101/vtrace_torch_targets
     ga105/vtrace_torch_advantage ga201/dpo_jax_live
     """.split()
 )
