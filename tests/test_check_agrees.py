@@ -63,7 +63,6 @@ NOT_YET: dict[str, str] = {
     "language/preallocated_buffer_lost_value": CALLER,
     "ga101/a2c_torch_live_returns": REWARD,
     "ga101/a3c_torch_live": REWARD,
-    "ga101/dreamer_torch_live_returns": "an imagined return has a reward network in the place of a reward",
     "ga101/sac_v_torch_live_value_target": CALLER,
     "ga101/vtrace_torch_targets": IMPORTANCE,
     "ga105/vtrace_torch_advantage": IMPORTANCE,

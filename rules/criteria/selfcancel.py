@@ -77,7 +77,7 @@ def _at(view: View, node: Node) -> Iterator[Cancellation]:
         yield from _difference(view, node)
         if node.op == "sub":
             yield from _in_one_arm(view, node, data[0], data[1])
-    elif node.op == "div":
+    elif node.op == "div" and not _beside_its_log(view, node):
         yield from _pair(view, node, "quotient", data[0], data[1])
     elif node.op in DIVERGENCES:
         yield from _divergence(view, node, data[0], data[1])
@@ -90,6 +90,30 @@ def _pair(view: View, node: Node, kind: str, first: Edge, second: Edge) -> Itera
     if leaves and join_guards(first.guard, second.guard) is not None:
         sides = first.source, second.source
         yield Cancellation(view, node, kind, *sides, leaves, 0, *sides)
+
+
+def _beside_its_log(view: View, ratio: Node) -> bool:
+    """`r - 1 - log r` beside a distance: how two scales differ, in the divergence of Gaussians that share one. It has
+    its minimum where they do not differ."""
+    powers = {ratio}
+    for user, _ in view.consumers(ratio):
+        if user.op in ("pow", "square") or user.op == "mul" and set(user.arguments()) == {ratio}:
+            powers.add(user)
+    users = [user for power in powers for user, _ in view.consumers(power) if user not in powers]
+    others = [part for user in users if user.op == "add" for part in user.arguments() if part not in powers]
+    return any(user.op == "log" for user in users) and any(_is_distance(view, other) for other in others)
+
+
+def _is_distance(view: View, node: Node) -> bool:
+    """A scaled square of a difference that is not one of a value from itself."""
+    for _ in range(6):
+        if node.op == "sub":
+            first, second = node.arguments()[:2]
+            return not view.analysis.algebra.same(first, second)
+        if node.op not in ("pow", "square", "mul", "div", "sum") or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
 
 
 def _difference(view: View, node: Node) -> Iterator[Cancellation]:
@@ -306,6 +330,9 @@ def older_side(found: Cancellation) -> Node:
     olds = [side for side in (first, second) if facts.named(side, "old")]
     if len(olds) == 1:
         return olds[0]
+    for copy, origin in ((first, second), (second, first)):
+        if _made_of(copy, origin):
+            return copy
     if found.surrogate:  # the side that holds more than the value itself
         return max((first, second), key=lambda side: len(found.view.analysis.algebra.lin(side).terms))
     alone = [side for side in (first, second) if private(found.view, side, {found.node})]
