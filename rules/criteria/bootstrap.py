@@ -185,7 +185,7 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
         return False
     rewards = _rewards(view, total)
     if not rewards:
-        return _imagined(view, total, against)
+        return _imagined(view, total, against) or _of_weighted_errors(view, total, against)
     values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
     if not rewards or not values or _rewards(view, against):
         return False
@@ -244,6 +244,15 @@ def _imagined(view: View, total: Sum, against: Sum) -> bool:
     whole = _heads(analysis, [atom for atom in total.network() if not atom.factor and atom.sign > 0])
     own = any(_heads(analysis, [atom]) == predicting for atom in values)
     return bool(predicting and whole) and own and not whole & predicting
+
+
+def _of_weighted_errors(view: View, total: Sum, against: Sum) -> bool:
+    """Temporal differences, each with a weight (V-trace): the reward has a factor, and so have both of its values."""
+    weighted = [atom for atom in total.atoms if atom.factor]
+    rewards = {atom.sign for atom in weighted if atom.raw}
+    mine = _depends(view.analysis, against.network())
+    signs = {atom.sign for atom in weighted if not atom.raw and _depends(view.analysis, [atom]) & mine}
+    return view.sink.kind != "library" and bool(rewards) and signs == {1, -1} and not against.raw()
 
 
 def _given(view: View, atom: Atom) -> bool:

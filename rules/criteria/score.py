@@ -41,15 +41,17 @@ def products(view: View) -> Iterator[Product]:
             continue
         for one, other in ((data[0], data[1]), (data[1], data[0])):
             if is_score(one.source) and (
-                not is_score(other.source) or (_rewarded(view, other.source) and not _rewarded(view, one.source))
+                not is_score(other.source) or (_has_data(view, other.source) and not _has_data(view, one.source))
             ):
                 yield Product(node, one.source, other.source)
                 break
 
 
-def _rewarded(view: View, node: Node) -> bool:
+def _has_data(view: View, node: Node) -> bool:
+    """Is a reward among its summands, or what may be one: data that nothing is multiplied with?"""
     facts = marks(view.analysis)
-    return any(atom.raw and facts.reward(atom.node) for atom in expand(view.analysis, node).atoms)
+    atoms = expand(view.analysis, node).atoms
+    return any(atom.raw and (not atom.factor or facts.reward(atom.node)) for atom in atoms)
 
 
 def is_score(node: Node) -> bool:
