@@ -82,7 +82,7 @@ class Classes(Machine):
         if isinstance(base, External):
             return base.tail in RECORD_BASES
         if isinstance(base, ClassValue):
-            names = {part.name for part in base.node.body if isinstance(part, ast.FunctionDef)}
+            names = _members(base.node.body).keys()
             return "__getitem__" in names and len(names & ATTRIBUTE_PROTOCOL) >= 2
         return False
 

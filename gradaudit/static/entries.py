@@ -9,6 +9,7 @@ from typing import Any
 
 from gradaudit.static.builders import build
 from gradaudit.static.calls import is_named_tuple
+from gradaudit.static.collecting import Methods, collectors, returned
 from gradaudit.static.files import Module
 from gradaudit.static.forward import constructed, entry_methods, follow, is_distribution
 from gradaudit.static.interpreter import Interpreter
@@ -149,6 +150,7 @@ class Entries:
                 cls.name, lambda: self._drive(cls, roots, returned, run.instantiate(cls, [], {}, entry=True)), "class"
             )
             self._as_built(cls, roots, returned)
+            self._collected(cls, roots)
         elif self.module.framework == "jax":
             self._loss_methods(cls)
         losses = loss_methods(run, cls) if self.module.framework != "jax" else []
@@ -229,6 +231,32 @@ class Entries:
         if known_optimizers(built) > known_optimizers(alone):
             self.tapes[-1] = built
 
+    def _collected(self, cls: ClassValue, roots: list[str]) -> None:
+        """Once more, after what gathers experience for the update, where nobody in sight calls the two in turn."""
+        if self.module.framework != "torch" or not roots:
+            return
+        methods = self._methods(cls)
+        first = collectors(methods, roots, self.run.callers, self.module.file)
+        if first:
+            made = {name: returned(methods.nodes[name][0]) for name in first}
+            self._entry(cls.name, lambda: self._collect(cls, made, roots), "class")
+
+    def _collect(self, cls: ClassValue, made: dict[str, tuple[str, ...]], roots: list[str]) -> None:
+        run = self.run
+        instance = run.instantiate(cls, [], {}, entry=True)
+        if not isinstance(instance, Instance):
+            return
+        instance.network.name = instance.network.name or ""
+        handed: dict[str, Any] = {}
+        for name, parts in made.items():
+            run.allow()
+            result = self._call_member(instance, cls, name)
+            values = result.items if isinstance(result, Sequence) and len(parts) > 1 else [result]
+            handed.update((part, value) for part, value in zip(parts, values, strict=False) if part)
+        for name in roots:
+            run.allow()
+            self._call_member(instance, cls, name, handed)
+
     def _drive(self, cls: ClassValue, roots: list[str], returned: list[str], instance: Any) -> None:
         """Call the roots of an object, twice: what one stored, another may read the next time.
 
@@ -274,12 +302,15 @@ class Entries:
         constructor, _ = self.run.member(cls, "__init__")
         return isinstance(constructor, Function) and self._reaches_sink(constructor.node)
 
-    def _call_member(self, instance: Instance, cls: ClassValue, name: str) -> Any:
+    def _call_member(self, instance: Instance, cls: ClassValue, name: str, values: dict[str, Any] | None = None) -> Any:
+        """Calls a method; `values` are for those of its arguments that have their names."""
         method, owner = self.run.member(cls, name)
         if isinstance(method, Function):
             bound = method if _is_static(method) else method.bind(instance, owner)
             self.run.file = method.module.display
-            return self.run.call_function(bound, [], {}, entry=True)
+            names = {argument.arg for argument in method.node.args.args}
+            given = {key: value for key, value in (values or {}).items() if key in names}
+            return self.run.call_function(bound, [], given, entry=True)
         if isinstance(method, (Gradient, Partial)):
             return None
         return None
@@ -340,35 +371,38 @@ class Entries:
 
     def _roots(self, cls: ClassValue) -> list[str]:
         """The methods that reach a sink and that no other such method calls."""
-        methods: dict[str, list[ast.AST]] = {}
-        for base in self.run.mro(cls):
-            if isinstance(base, ClassValue):
-                for statement in base.node.body:
-                    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                        methods.setdefault(statement.name, []).append(statement)
-        mentions: dict[str, set[str]] = {}
-        reaches: set[str] = set()
-        for name, nodes in methods.items():
-            mentions[name] = set()
-            for node in nodes:
-                names, sink = self._references(node)
-                mentions[name] |= names
-                if sink:
-                    reaches.add(name)
+        methods = self._methods(cls)
+        mentions = {
+            name: {other for node in nodes for other in self._references(node)[0]}
+            for name, nodes in methods.nodes.items()
+        }
+        reaches = {name for name, nodes in methods.nodes.items() if any(self._reaches_sink(node) for node in nodes)}
         self._grow(reaches, mentions)
-        kept = self._kept_by_constructor(methods.get("__init__", []), reaches)
+        kept = self._kept_by_constructor(methods.nodes.get("__init__", []), reaches)
         if kept:
             reaches |= {name for name, names in mentions.items() if names & kept and name != "__init__"}
             self._grow(reaches, mentions)
-        refers = {name: (names & methods.keys()) - {name} for name, names in mentions.items()}
+        refers = methods.refers
         roots = [
             name
-            for name in methods
+            for name in methods.nodes
             if name in reaches
             and not any(name in refers[other] for other in reaches if other != name)
             and (not name.startswith("__") or name == "__call__")
         ]
-        return roots or [name for name in methods if name in reaches and name != "__init__"][:3]
+        return roots or [name for name in methods.nodes if name in reaches and name != "__init__"][:3]
+
+    def _methods(self, cls: ClassValue) -> Methods:
+        nodes: dict[str, list[ast.AST]] = {}
+        for base in self.run.mro(cls):
+            if isinstance(base, ClassValue):
+                for statement in base.node.body:
+                    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                        nodes.setdefault(statement.name, []).append(statement)
+        refers: dict[str, set[str]] = {}
+        for name, mine in nodes.items():
+            refers[name] = {other for node in mine for other in self._references(node)[0] & nodes.keys()} - {name}
+        return Methods(nodes, refers)
 
     def _grow(self, reaches: set[str], mentions: dict[str, set[str]]) -> None:
         """Who names a method that reaches a sink reaches it, too."""
@@ -397,8 +431,7 @@ class Entries:
         if known is None:
             names: set[str] = set()
             sink = False
-            jax = self.module.framework == "jax"
-            differentiating = self.run.hints.gradient_helpers(self.module.file) if jax else {"GradientTape"}
+            differentiating = self._helpers()
             for node in walk(function):
                 if isinstance(node, ast.Call):
                     sink = sink or _calls_optimizer(node.func) or _name(node.func) in differentiating
@@ -413,6 +446,14 @@ class Entries:
                     sink = True
             known = self.run.callers.references[function] = (names, sink)
         return known
+
+    def _helpers(self) -> frozenset[str]:
+        """The names of what differentiates for its caller."""
+        if self.module.framework == "jax":
+            return self.run.hints.gradient_helpers(self.module.file)
+        if self.module.framework == "torch":
+            return self.run.hints.backward_helpers(self.module.file)
+        return frozenset({"GradientTape"})
 
     def _reaches_sink(self, node: ast.AST) -> bool:
         return self._references(node)[1]

@@ -27,6 +27,7 @@ NEVER_NETWORKS = re.compile(
     re.IGNORECASE,
 )
 TAKES_GRADIENT = re.compile(r"(?<!autograd\.)\b(?:value_and_)?grad\(\s*(\w+)")
+TAKES_LOSS = re.compile(r"\b(\w+)\.backward\(")
 DEFINED = re.compile(r"^([ \t]*)def (\w+)\(([^)]*)\)", re.MULTILINE)
 SUBCLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
 
@@ -50,7 +51,7 @@ class Hints:
         self.models = Models.load(("torch", "jax", "tensorflow"))
         self._used_as_network: dict[str, set[str]] = {}
         self._subclasses: dict[str, dict[str, list[tuple[str, str]]]] = {}
-        self._helpers: dict[str, frozenset[str]] = {}
+        self._helpers: dict[tuple[str, str], frozenset[str]] = {}
         self._named: dict[str, bool] = {}
         self._asked: dict[str, list[tuple[str, str]]] = {}
         self._expected = Words()
@@ -109,12 +110,20 @@ class Hints:
 
     def gradient_helpers(self, file: str) -> frozenset[str]:
         """The project's functions that differentiate a function which they are given (`apply_gradient(loss_fn)`)."""
-        root = self.files.project(file)
-        if root not in self._helpers:
+        return self._helpers_in(self.files.project(file), ("jax", "grad"), TAKES_GRADIENT)
+
+    def backward_helpers(self, file: str) -> frozenset[str]:
+        """The project's functions that differentiate a loss which they are given (`update_params(optimizer, loss)`)."""
+        return self._helpers_in(self.files.project(file), ("torch", ".backward("), TAKES_LOSS)
+
+    def _helpers_in(self, root: str, words: tuple[str, str], takes: re.Pattern[str]) -> frozenset[str]:
+        """What takes a parameter of its own to what `takes` matches, in the files that have these words."""
+        known = self._helpers.get((root, words[0]))
+        if known is None:
             texts = (self.files.text(path) or "" for path in self.files.python_files(root))
-            parts = [part for text in texts if "jax" in text and "grad" in text for part in _functions_in(text)]
-            self._helpers[root] = _gradient_helpers(parts)
-        return self._helpers[root]
+            parts = [part for text in texts if all(word in text for word in words) for part in _functions_in(text)]
+            known = self._helpers[root, words[0]] = _differentiating(parts, takes)
+        return known
 
     def _index(self, root: str) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}
@@ -152,9 +161,9 @@ def _functions_in(text: str) -> list[tuple[str, frozenset[str], str]]:
     return found
 
 
-def _gradient_helpers(functions: list[tuple[str, frozenset[str], str]]) -> frozenset[str]:
-    """Those in which `grad(f)`, or one of them, is given one of their own parameters. No names with other meanings."""
-    direct = _taking(functions, TAKES_GRADIENT)
+def _differentiating(functions: list[tuple[str, frozenset[str], str]], takes: re.Pattern[str]) -> frozenset[str]:
+    """Those in which what `takes` finds, or one of them, is a parameter of their own. No names with other meanings."""
+    direct = _taking(functions, takes)
     if not direct:
         return direct
     through = _taking(functions, re.compile(rf"\b(?:{'|'.join(sorted(direct))})\(\s*(\w+)"))
