@@ -57,7 +57,8 @@ class Calls(Machine):
                 return self.gradient_of(*args)  # of a tape that a library function was given
             if function.leaf is not None and function.leaf.kind == "arg" and not args and not keywords:
                 return function  # `agent.entropy_cost()`: a parameter of its own
-            edges = [Edge(function)] + [
+            part = function.op == "getitem" and function.detail[:1] == "."  # an object in what a network gave
+            edges = [Edge(function, not part)] + [
                 Edge(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value)
             ]
             return self.node("call", edges[:40])

@@ -468,7 +468,7 @@ class Methods(Machine):
         instance = value.self_value
         if name in ("forward", "__call__", "call") and isinstance(instance, Instance):
             return self.call_module_opaquely(instance, args, keywords)
-        if name.startswith("__") or name in ("setup", "setUp", "train", "eval"):
+        if name.startswith("__") and name not in READS or name in ("setup", "setUp", "train", "eval"):
             if name == "__init__" and isinstance(instance, Instance):
                 self.foreign_init(instance, args, keywords)
             return NONE
@@ -503,6 +503,8 @@ class Methods(Machine):
     # -- asked of the other parts ------------------------------------------------------------------------------------
 
 
+READS = frozenset({"__getattr__", "__getattribute__", "__getitem__", "__missing__", "__iter__", "__next__", "__len__"})
+"""What a library's class answers to one of these, its subclass does not tell."""
 STRING_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "split", "join"})
 
 RECEIVERS: dict[type, Any] = {

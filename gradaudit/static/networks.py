@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from typing import Any
 
 from gradaudit.models import Row
@@ -28,6 +29,8 @@ from gradaudit.static.values import (
 from gradaudit.tape import PARAMETER, Edge, Frame, Network, Node
 
 CALL_METHODS = ("__call__", "forward", "call")
+SETTINGS = re.compile(r"(^|_)(cfg|config|configuration|conf|hparams|h_?params|hyper_?params|settings)$")
+DICTIONARIES = frozenset({"dict", "Dict", "UserDict", "OrderedDict", "DictConfig", "ConfigDict", "EasyDict"})
 
 
 class Networks(Machine):
@@ -52,8 +55,15 @@ class Networks(Machine):
             elif value.node is not None:
                 return False
             else:
-                value.is_module = self.hints.is_network_name(value.name)
+                value.is_module = self.hints.is_network_name(value.name) and not self._is_setting(value)
         return value.is_module
+
+    def _is_setting(self, value: Unknown) -> bool:
+        """An entry of a configuration: what it says of a network is no network."""
+        parent = value.parent
+        if isinstance(parent, Instance) and isinstance(parent.cls, ClassValue):
+            return any(isinstance(base, External) and base.tail in DICTIONARIES for base in self.mro(parent.cls))
+        return isinstance(parent, Unknown) and bool(SETTINGS.search(parent.name.lower()))
 
     # -- parameters --------------------------------------------------------------------------------------------------
     def parameters_of(self, value: Any) -> list[Node]:
@@ -182,6 +192,8 @@ class Networks(Machine):
                 value.leaf = self.leaf("param", "", value.network)
                 self.loop_keys = keys
                 value.is_module = True
+                if isinstance(parent, Instance) and self._is_frozen_beside(parent, value.leaf):
+                    self.put(self.frozen, value.leaf, True)  # so was what turns out to be another part of it
             return value.leaf
         if isinstance(value, Instance):
             if value.leaf is None:
@@ -190,6 +202,10 @@ class Networks(Machine):
         if isinstance(value, Node):
             return value
         return self.leaf("param", "network")
+
+    def _is_frozen_beside(self, network: Instance, part: Node) -> bool:
+        leaves = [leaf for leaf in self.parameters_of(network) if leaf is not part]
+        return bool(leaves) and all(self.frozen.get(leaf) for leaf in leaves)
 
     def network_of(self, value: Any) -> Network | None:
         if isinstance(value, Instance):
