@@ -12,7 +12,7 @@ from typing import Any
 from gradaudit.static.attributes import decorators_of
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.syntax import walk
-from gradaudit.static.values import ClassValue, External, Function, Instance, Mapping, Sequence
+from gradaudit.static.values import DISTRIBUTION, ClassValue, External, Function, Instance, Mapping, Sequence
 
 FORWARD = ("forward", "__call__", "call")
 NOT_CALLED = frozenset({"property", "cached_property", "staticmethod", "classmethod", "setter", "abstractmethod"})
@@ -60,13 +60,22 @@ def constructed(run: Interpreter, cls: ClassValue, argument: Argument) -> Any:
     """An object of the class, with leaves for the arguments of its constructor."""
     method, _ = run.member(cls, "__init__")
     if not isinstance(method, Function):
-        return run.instantiate(cls, [], {}, entry=True)
+        return _inherited(run, cls)
 
     def given(parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
         either = isinstance(default, ast.Constant) and default.value is None  # `logits=None, probs=None`
         return argument(parameter, None if either else default, function)
 
     return run.instantiate(cls, [], _given(method, given))
+
+
+def _inherited(run: Interpreter, cls: ClassValue) -> Any:
+    """An object whose constructor is its base's: what a library's distribution is made of is a leaf."""
+    instance = run.instantiate(cls, [], {}, entry=True)
+    base = run.distribution_base(cls)
+    if base is not None and isinstance(instance, Instance) and DISTRIBUTION not in instance.attrs:
+        instance.attrs[DISTRIBUTION] = run.call_external(base.path, [run.leaf("arg", "parameters")], {})
+    return instance
 
 
 def follow(run: Interpreter, instance: Instance, name: str, argument: Argument) -> list[Any]:

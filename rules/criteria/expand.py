@@ -75,7 +75,7 @@ def _expand(facts: Marks, root: Node) -> Sum:
         seen.add(item)
         node, sign, factor = item
         if not facts.network(node):
-            if _is_flag(node):
+            if _is_flag(node) or _is_empty(node):
                 continue
             if facts.raw(node) or node.op == "leaf" or facts.reward(node):
                 atoms.append(Atom(node, sign, factor, node.op != "const" and node.op != "leaf" or facts.raw(node)))
@@ -104,6 +104,22 @@ def _is_flag(node: Node) -> bool:
             return False
         node = node.inputs[0].source
     return False
+
+
+def _is_empty(node: Node) -> bool:
+    """What a total begins with, whichever branch made it: storage that nothing was written into is no summand."""
+    seen, waiting = {node}, [node] if node.op == "phi" else []
+    found = False
+    while waiting and len(seen) < 12:
+        current = waiting.pop()
+        found = found or current.op == "alloc"
+        if current.op not in ("phi", "alloc"):
+            return False
+        for source in current.arguments() if current.op == "phi" else ():
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return found and not waiting
 
 
 def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tuple[Node, int, bool]], bool]:

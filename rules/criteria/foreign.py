@@ -45,7 +45,9 @@ class Foreign:
         """Where the stop belongs."""
         if self.at is not None:
             return self.at
-        return stop_at(self.view, self.joint, self.value, self.leaves, _wrong(self.view.analysis))
+        known = self.view.analysis.cache.get("foreign joints", frozenset())
+        assert isinstance(known, frozenset)
+        return stop_at(self.view, self.joint, self.value, self.leaves, _wrong(self.view.analysis), known)
 
 
 def foreign_flows(analysis: Analysis) -> list[Foreign]:
@@ -56,6 +58,7 @@ def foreign_flows(analysis: Analysis) -> list[Foreign]:
         analysis.cache["foreign wrong"] = frozenset(
             node for flows in groups for flow in flows for node in flow.view.backward(flow.value, flow.leaves)
         )
+        analysis.cache["foreign joints"] = frozenset(flow.joint for flows in groups for flow in flows)
         known = analysis.cache["foreign"] = [flow for flows in groups for flow in _together(flows)]
     assert isinstance(known, list)
     return known

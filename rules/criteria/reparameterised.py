@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.foreign import covered
 from gradaudit.rules.criteria.sites import frames
+from gradaudit.rules.criteria.weight import is_probability
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def _in_view(view: View) -> Iterator[tuple[View, Node, int]]:
             continue
         dist = node.inputs[0].source
         leaves = analysis.alive(dist) & own
-        if not leaves or any(word in dist.detail.lower() for word in DISCRETE) or analysis.alive(node):
+        discrete = is_probability(dist) or any(word in dist.detail.lower() for word in DISCRETE)
+        if not leaves or discrete or analysis.alive(node):
             continue
         area = _forward(view, node)
         if area is None or _is_scored(view, node, dist):

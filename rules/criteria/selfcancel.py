@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.byhand import beside_stopped
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.sites import stopped_beside
@@ -79,6 +80,7 @@ def _at(view: View, node: Node) -> Iterator[Cancellation]:
             yield from _in_one_arm(view, node, data[0], data[1])
     elif node.op == "div" and not _beside_its_log(view, node):
         yield from _pair(view, node, "quotient", data[0], data[1])
+        yield from _over_itself(view, node, data[0], data[1])
     elif node.op in DIVERGENCES:
         yield from _divergence(view, node, data[0], data[1])
 
@@ -116,13 +118,27 @@ def _is_distance(view: View, node: Node) -> bool:
     return False
 
 
+def _over_itself(view: View, node: Node, over: Edge, under: Edge) -> Iterator[Cancellation]:
+    """`(x + ...) / x` in a divergence by hand: one of its summands is the divisor, but for a factor."""
+    divisor = view.analysis.algebra.lin(under.source).terms
+    if len(divisor) != 1 or not under.passes:
+        return
+    for term in view.analysis.algebra.lin(over.source).terms if over.passes else ():
+        leaves = view.live(term.node) & view.live(under.source)
+        if term.vn == divisor[0].vn and term.passes and leaves and term.node is not over.source:
+            if beside_stopped(view, node):
+                yield Cancellation(view, node, "quotient", term.node, divisor[0].node, leaves, 0, node, node)
+            return
+
+
 def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     algebra = view.analysis.algebra
     form = algebra.lin(node)
     pairs = [pair for pair in form.cancelled() if _both_live(view, *pair)]
     if not pairs:
         return
-    if _is_itself(node) and not _is_exponent(view, node, THROUGH | {"add"}) and not _is_expected(view, node):
+    ratio = _is_exponent(view, node, THROUGH | {"add"}) or _is_expected(view, node)
+    if _is_itself(node) and not ratio and not beside_stopped(view, node):
         return  # `chunk` and the like give equal parts one node: only a ratio of one value is sure to be a mistake
     forward = form.forward()
     left = [term for term in form.terms if term.vn in forward]

@@ -258,22 +258,30 @@ def _handed_over(
     return None
 
 
-def stop_at(view: View, consumer: Node, operand: Node, leaves: int, wrong: frozenset[Node] = frozenset()) -> Location:
+def stop_at(
+    view: View,
+    consumer: Node,
+    operand: Node,
+    leaves: int,
+    wrong: frozenset[Node] = frozenset(),
+    others: frozenset[Node] = frozenset(),
+) -> Location:
     """Where to stop what `consumer` takes from `operand`: the latest expression before it that is made for it alone.
 
     A value that other losses rightly use with gradient must be stopped where this one takes it; one that is made for
-    this use only may be made without gradient.
+    this use only, and for `others` that should not have its gradient either, may be made without gradient.
     """
+    uses = {consumer, *others}
     known = sites(view.analysis)
     makers = takers(view, leaves, view.backward(operand, leaves))
     activation = nearest(known.outside(consumer, operand).call, made_at(view, makers, consumer, wrong))
     use = known.outside(consumer, operand).seen_from(activation)
-    dedicated = all(private(view, maker, {consumer}) for maker in makers)
+    dedicated = all(private(view, maker, uses) for maker in makers)
     for node in view.dominators(operand, leaves):
-        if not private(view, node, {consumer}) or stopped_beside(view, node):
+        if not private(view, node, uses) or stopped_beside(view, node):
             break
         site = known.outside(node, consumer)
-        if not dedicated and (site.call is not activation or node in makers):
+        if not dedicated and (below(activation, site.call) is not None or node in makers):
             continue  # the call that makes it also makes what others rightly use
         there = site.seen_from(activation)
         if node.op not in SHAPES and not same_line(there, use):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.rated import is_residual, rates_action
@@ -341,8 +342,6 @@ def values_of(analysis: Analysis) -> int:
 
 
 def _values_of(analysis: Analysis) -> int:
-    from gradaudit.rules.criteria.discrepancy import discrepancies
-
     mask = 0
     for view in analysis.views:
         for meeting in discrepancies(view):
@@ -364,15 +363,17 @@ def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
     for factor, term in (edges, edges[::-1]):
         if node.op == "div" and factor is not edges[1]:
             continue
-        value = _reduced(factor.source, inverted=node.op == "div")
+        scale = _reduced(factor.source, inverted=node.op == "div")
+        size = _magnitude(factor.source)
+        value = scale or size
         if value is None or not _is_reduced_term(view, node, term.source):
             continue
         if view.sink.kind == "library" and not _is_reduction(term.source):
             continue  # what a function returns is normalised, not scaled
         leaves = view.live(value)
         # (x - mean) / std is a standardised value, no term and its scale
-        balances = _is_reduction(term.source) and _is_magnitude(factor.source) and view.live(term.source) & leaves
-        if leaves and _contains(view, term.source, value, sums=node.op != "div"):
+        balances = size is not None and _is_reduction(term.source) and view.live(term.source) & leaves
+        if leaves and scale is not None and _contains(view, term.source, value, sums=node.op != "div"):
             yield Weight(view, node, factor.source, term.source, NORM, leaves)
             return
         if balances:
@@ -402,20 +403,20 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
     return None
 
 
-def _is_magnitude(node: Node) -> bool:
-    """Is it made of a mean of absolute values? That is how large something is: a size to bring another term to."""
+def _magnitude(node: Node) -> Node | None:
+    """The value whose mean of absolute values this is made of: how large it is, a size to bring another term to."""
     for _ in range(10):
         data = [edge.source for edge in node.inputs if edge.kind == DATA]
         if node.op in REDUCTIONS and len(data) == 1:
             inner = data[0]
             while inner.op in SHAPES and inner.inputs:
                 inner = inner.inputs[0].source
-            return inner.op == "abs"
+            return _bare(inner) if inner.op == "abs" else None
         if node.op not in SHAPED | {"div", "pow"} or not data:
-            return False
-        below = node.op == "div" and len(data) == 2 and (data[0].leaf is not None or constant(data[0]) is not None)
-        node = data[1] if below else data[0]
-    return False
+            return None
+        made = [source for source in data if source.leaf is None and constant(source) is None]
+        node = (made or data)[0]
+    return None
 
 
 def scale_of(weight: Weight) -> Location:
@@ -427,8 +428,9 @@ def scale_of(weight: Weight) -> Location:
 
 
 def _is_reduction(node: Node) -> bool:
+    """A term of a loss: something reduced, or a library's regression loss."""
     for _ in range(8):
-        if node.op in ("mean", "sum"):
+        if node.op in ("mean", "sum") or node.op in LOSSES:
             return True
         if node.op not in PEELED or not node.inputs:
             return False
@@ -446,8 +448,10 @@ def _is_full(node: Node) -> bool:
 
 
 def _bare(node: Node) -> Node:
+    """The value behind shapes; an entry that was asked for by its name is a value of its own."""
     for _ in range(10):
-        if node.op not in SHAPES | {"abs", "square", "neg"} or not node.inputs:
+        named = node.op == "getitem" and node.detail[1:2] in ("'", '"')
+        if node.op not in SHAPES | {"abs", "square", "neg"} or not node.inputs or named:
             break
         node = node.inputs[0].source
     return node
