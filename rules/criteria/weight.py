@@ -411,7 +411,7 @@ def _magnitude(node: Node) -> Node | None:
             inner = data[0]
             while inner.op in SHAPES and inner.inputs:
                 inner = inner.inputs[0].source
-            return _bare(inner) if inner.op == "abs" else None
+            return _bare(inner) if inner.op == "abs" and _is_full(node) else None
         if node.op not in SHAPED | {"div", "pow"} or not data:
             return None
         made = [source for source in data if source.leaf is None and constant(source) is None]
