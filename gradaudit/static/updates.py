@@ -124,6 +124,8 @@ class Updates(Machine):
         """Such a write that autograd sees. Into frozen parameters it is allowed, and gives them a history."""
         before = len(self.events)
         self.write_in_parameters(leaves, name, args, keywords)
+        if self.current_framework == "tensorflow":
+            return  # `variable.assign(x)` passes no gradient to x
         if self.grad_on and not self.grad_guard and all(self.is_frozen(leaf) for leaf in leaves):
             if any(self._carries_gradient(value) for value in args):
                 for event in self.events[before:]:

@@ -151,8 +151,10 @@ def _pairs(view: View, node: Node) -> list[_Pair]:
     one, other = data[0], data[1]
     if one.source is other.source or (node.op == "sub" and not measured(view, node)):
         return []
-    if node.op == "mul" and view.sink.kind == "library" and not _summed(view, node):
+    if node.op == "mul" and not _summed(view, node):
         return []  # a gate of a layer
+    if not all(view.analysis.dep(edge.source) for edge in (one, other)):
+        return []  # against a number
     return [_pair(node, one, other), _pair(node, other, one)]
 
 
@@ -190,6 +192,8 @@ def _swapped(pair: _Pair, mirror: _Pair) -> bool:
     """The other comparison predicts this one's projection partner: z1 is behind p1, and z2 behind p2."""
     return (
         pair.node is not mirror.node
+        and pair.value.leaf is None
+        and mirror.value.leaf is None  # a reconstruction of the data is no second view
         and pair.value in mirror.behind_other
         and mirror.value in pair.behind_other
         and pair.value is not mirror.value

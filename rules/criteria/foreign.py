@@ -128,7 +128,8 @@ def _follows(view: View, leaf: Node, reached: int) -> bool:
     if view.sink.kind == "library":
         if leaf in facts.evaluated and not facts.updated:
             return True
-        if leaf not in facts.updated:
+        owned_too = any(source.leaf is not None and source.leaf.kind == "param" for source in facts.originals(leaf))
+        if leaf not in facts.updated or not owned_too:
             return False
     return copied_from(view.analysis, leaf, reached)
 
