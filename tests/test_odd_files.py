@@ -32,6 +32,16 @@ TEXTS = {
         HEAD + "class A:\n    def __init__(self): self.a = None\n"
         "def f(a: A, net: torch.nn.Module):\n    a.a = a\n    net(a).sum().backward()\n"
     ).encode(),
+    "containers that hold themselves": (
+        HEAD + "from torch import nn\nclass A(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.d = {'a': nn.Linear(1, 1)}\n        self.d['d'] = self.d\n        self.e = self.d\n"
+        "        self.m = nn.ModuleDict()\n        self.m['m'] = self.m\n        self.n = self.m\n"
+        "    def forward(self, x): return self.d['a'](x)\nA()(torch.ones(1)).sum().backward()\n"
+    ).encode(),
+    "a table of thousands": (
+        HEAD + "t = {" + ", ".join(f"'k{i}': ('v{i}', {i})" for i in range(4_000)) + "}\n"
+        "for k, (v, i) in t.items():\n    torch.ones(i).sum().backward()\n"
+    ).encode(),
     "odd arithmetic": (HEAD + "x = 'a' * 10 ** 9\ny = 2 ** 10 ** 10\nz = 1 << 10 ** 9\n").encode(),
     "odd indices": (HEAD + "x = {}\nx[[]] = 1\ny = x[{}]\nx[slice(1)] = y\nd = {[]: 1, **x}\nprint(d[x])\n").encode(),
     "odd calls": (HEAD + "torch.max()\ntorch.where(1)\nisinstance()\nsuper()\ngetattr(1)\ndict(1)\nzip(*3)\n").encode(),

@@ -26,6 +26,7 @@ COMPARED = frozenset({Const, Function, External, ClassValue})  # two objects may
 OPTIMIZERS = frozenset({OptimizerValue, Unknown})
 OBJECTS = (Instance, Function, ClassValue, OptimizerValue, External, Parameters)
 MAX_ALTERNATIVES = 5
+FEW = 24
 GOES_ON = ""
 
 
@@ -33,16 +34,7 @@ class Joins(Machine):
     # -- values ------------------------------------------------------------------------------------------------------
     def join(self, alternatives: list[tuple[Any, Guard]], detail: str = "") -> Any:
         """One value for several, each with the literals under which it is the one."""
-        merged: list[tuple[Any, Guard]] = []
-        for value, guard in alternatives:
-            if value is MISSING or value is None:
-                continue
-            index = _place(value, merged)
-            if index is None:
-                merged.append((value, guard))
-            else:
-                other, other_guard = merged[index]
-                merged[index] = (other, guard & other_guard)
+        merged = _merged(alternatives) if len(alternatives) <= FEW else _merged_by_key(alternatives)
         if not merged:
             return MISSING
         if len(merged) == 1:
@@ -145,6 +137,8 @@ class Joins(Machine):
                         flat.append((part, join_guards(guard, own) or ALWAYS))
             elif _place(value, flat) is None:
                 flat.append((value, guard))
+            if len(flat) >= MAX_ALTERNATIVES:
+                break
         flat = flat[:MAX_ALTERNATIVES]
         return flat[0][0] if len(flat) == 1 else Union(tuple([v for v, _ in flat]), tuple([g for _, g in flat]))
 
@@ -222,6 +216,47 @@ def _news(assumed: dict[str, bool], before: dict[str, bool]) -> Guard:
     if assumed.keys() <= before.keys():
         return ALWAYS
     return frozenset((key, value) for key, value in assumed.items() if key not in before)
+
+
+def _merged(alternatives: list[tuple[Any, Guard]]) -> list[tuple[Any, Guard]]:
+    """The distinct values, each with what its guards have in common."""
+    merged: list[tuple[Any, Guard]] = []
+    for value, guard in alternatives:
+        if value is MISSING or value is None:
+            continue
+        index = _place(value, merged)
+        if index is None:
+            merged.append((value, guard))
+        else:
+            other, other_guard = merged[index]
+            merged[index] = (other, guard & other_guard)
+    return merged
+
+
+def _merged_by_key(alternatives: list[tuple[Any, Guard]]) -> list[tuple[Any, Guard]]:
+    """The same, of very many (the entries of a table of thousands), where not each can be compared with each."""
+    merged: dict[object, tuple[Any, Guard]] = {}
+    for value, guard in alternatives:
+        if value is not MISSING and value is not None:
+            key = _key(value)
+            other, other_guard = merged.get(key, (value, guard))
+            merged[key] = (other, guard & other_guard)
+    return list(merged.values())
+
+
+def _key(value: Any) -> object:
+    """Equal for what `_same` takes for one value."""
+    if isinstance(value, Const):
+        try:
+            hash(value.value)
+        except TypeError:
+            return type(value.value), repr(value.value)
+        return type(value.value), value.value
+    if isinstance(value, Function):
+        return id(value.node), id(value.self_value), id(value.scope)
+    if isinstance(value, External):
+        return value.path
+    return id(value.node) if isinstance(value, ClassValue) else id(value)
 
 
 def _place(value: Any, among: list[tuple[Any, Guard]]) -> int | None:

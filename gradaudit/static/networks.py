@@ -253,7 +253,19 @@ class Networks(Machine):
             value.name = name
             value.parent = value.parent or (owner if isinstance(owner, Instance) else None)
 
+    adopting: tuple[Any, ...] = ()  # containers around us: one may hold itself
+
     def adopt_parts(self, owner: Any, container: Any, name: str = "") -> None:
+        around = self.adopting
+        if any(container is outer for outer in around):
+            return
+        self.adopting = (*around, container)
+        try:
+            self._adopt_each(owner, container, name)
+        finally:
+            self.adopting = around
+
+    def _adopt_each(self, owner: Any, container: Any, name: str) -> None:
         if isinstance(container, Sequence):
             parts = [(str(index), part) for index, part in enumerate(container.items)]
         else:
