@@ -23,6 +23,8 @@ class Copies(Machine):
         made = self._clone(value, {}, pairs)
         if pairs:
             self.event("copy", leaves=tuple(new for new, _ in pairs), sources=tuple(old for _, old in pairs))
+        if self.current_framework == "jax":
+            self.originals.update(pairs)
         return made
 
     def independent(self, value: Instance) -> Instance:

@@ -169,6 +169,7 @@ class Differentiation(Machine):
     def _differentiable_instance(self, value: Instance, group: set[Node]) -> Instance:
         """A module (equinox, nnx) or a struct: a copy whose parameters are the leaves; the frame stays its own."""
         if self.is_module(value):
+            self.differentiated_value(value)
             made = self.independent(value)  # `target = model` is a copy here: only what comes in here is differentiated
             group.update(self.parameters_of(made))
             return made

@@ -78,6 +78,6 @@ class Nnx(Machine):
 
     def mapped_states(self, trees: list[Any]) -> list[Any]:
         """What a function sees that is mapped over states: their parameters, pair by pair."""
-        if not all(self.has_variables(tree) for tree in trees):
+        if not all(self.has_variables(tree) or self.is_tree(tree) for tree in trees):
             return trees
         return [self.tensor(Parameters(tuple(self.parameters_of(tree)))) for tree in trees]

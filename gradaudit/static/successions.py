@@ -13,13 +13,13 @@ from typing import Any
 
 from gradaudit.static.machine import Keywords, Machine
 from gradaudit.static.state import Scope
-from gradaudit.static.values import Instance, Mapping, Sequence, Union, Unknown
+from gradaudit.static.values import External, Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import Node
 
 INITIAL = frozenset({"initial"})
 DRAWN = frozenset({"random", "alloc"})
 CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
-TREES = (Node, Unknown, Mapping, Union)
+TREES = (Node, Unknown, Mapping, Union, Instance)
 DEPTH = 4
 MOST = 40
 
@@ -63,6 +63,8 @@ class Successions(Machine):
         """Parameters as they were initialised: by a library, or drawn at random array by array."""
         if isinstance(value, Unknown):
             return _of_initial(value)
+        if isinstance(value, Instance):
+            return self.is_tree(value)
         if not isinstance(value, Mapping) or not value.entries:
             return False
         parts = [part for entry in value.entries.values() for part in _arrays(entry, 0)]
@@ -78,6 +80,15 @@ class Successions(Machine):
                     node.leaf.name = name
                 if isinstance(value, Unknown):
                     value.name = name
+
+    def is_tree(self, instance: Any) -> bool:
+        """An equinox module: it holds its arrays, and does not change. flax's nnx changes, linen's holds none."""
+        if not isinstance(instance, Instance):
+            return False
+        if instance.row is not None:
+            return instance.row.path.startswith("equinox.")
+        bases = self.mro(instance.cls) if instance.cls is not None else ()
+        return any(isinstance(base, External) and base.path.startswith("equinox.") for base in bases)
 
     # -- one name, another tree --------------------------------------------------------------------------------------
     def succeeded(self, old: Any, new: Any, depth: int = 0) -> None:

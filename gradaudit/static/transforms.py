@@ -206,6 +206,10 @@ class Transforms(Machine):
             return Sequence([args[0], plain("static")])
         return Sequence([Unknown("trainable"), Unknown("static")])
 
+    def _t_is_array(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """equinox's filters, asked of a leaf in a mapped function: what matters here are the arrays."""
+        return Const(True)
+
     def _t_combine(self, row: Row, args: Args, keywords: Keywords) -> Any:
         return Unknown("model") if not args or isinstance(args[0], (Node, Unknown)) else args[0]
 
@@ -339,6 +343,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "ravel_pytree": Transforms._t_ravel,
     "parameters_to_vector": Transforms._t_vector,
     "vector_to_parameters": Transforms._t_write_vector,
+    "is_array": Transforms._t_is_array,
     "train_state": Transforms._t_train_state,
     "optimizer_step": Transforms._t_optimizer_method,
     "scaler_step": Transforms._t_optimizer_method,

@@ -45,7 +45,8 @@ class Trees(Machine):
         return node
 
     def trees_of(self, value: Any) -> tuple[Node, ...]:
-        return tuple(dict.fromkeys(self.tree_of(node) for node in self.nodes_of(value)[:MOST]))
+        nodes = self.parameters_of(value) if isinstance(value, Instance) and self.is_module(value) else None
+        return tuple(dict.fromkeys(self.tree_of(node) for node in (nodes or self.nodes_of(value))[:MOST]))
 
     def version(self, value: Any, depth: int = 0) -> Any:
         """A later version of a tree: new values of the same structure."""
@@ -57,6 +58,8 @@ class Trees(Machine):
             for node in self.nodes_of(value)[:1]:
                 self.trees[self.input_node(made)] = self.tree_of(node)
             return made
+        if isinstance(value, Instance) and self.is_module(value):
+            return value  # equinox: what holds arrays is a tree; its parameters stay the ones that are stepped
         if depth < DEPTH and isinstance(value, Mapping):
             return Mapping({key: self.version(part, depth + 1) for key, part in value.entries.items()})
         if depth < DEPTH and isinstance(value, Sequence) and value.rest is None:
@@ -105,6 +108,8 @@ class Trees(Machine):
 
     def copied_tree(self, value: Any) -> Any:
         """`tree.map(jnp.copy, params)`: a tree of its own."""
+        if isinstance(value, Instance) and self.is_module(value):
+            return self.clone(value)
         pairs: dict[Node, Node] = {}
         made = self._copied(value, pairs, 0)
         if pairs:
