@@ -39,7 +39,7 @@ from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
-from gradaudit.rules.criteria.teachers import Teacher, trained_teachers
+from gradaudit.rules.criteria.teachers import Teacher, trained_labels, trained_teachers
 
 CODE, NAME = "GA302", "teacher"
 RANK = 130
@@ -49,8 +49,15 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if is_teacher(flow):
             yield _finding(flow)
+    told = set()
     for teacher in trained_teachers(analysis):
+        told.add(teacher.leaves)
         yield _trained(teacher)
+    flows = [flow.leaves for flow in foreign_flows(analysis)]
+    for teacher in trained_labels(analysis):
+        if teacher.leaves not in told and not any(teacher.leaves & leaves for leaves in flows):
+            told.add(teacher.leaves)
+            yield _labels(teacher)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -66,6 +73,21 @@ def _finding(flow: Foreign) -> Finding:
         fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
+    )
+
+
+def _labels(teacher: Teacher) -> Finding:
+    view, analysis = teacher.view, teacher.view.analysis
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"all that {names_of(analysis, teacher.leaves)} gets gradient from are the labels it makes for another network",
+        "warning",
+        stop_at(view, teacher.node, teacher.labels, teacher.leaves),
+        fix=f"make the labels constants: {stop_call(analysis)}",
+        leaves=teacher.leaves,
+        through=(teacher.node, teacher.labels),
     )
 
 

@@ -37,8 +37,8 @@ def outside(case: Case, judgement: Judgement) -> Location:
 
 
 def _draws(case: Case, judgement: Judgement, call: Call) -> bool:
-    """Whether a multiplier weighs what this function gives with a draw of its own: the policy's loss calls it, too."""
-    if judgement.finding.code != "GA203":
+    """Whether what leaks is what this function gives with a draw of its own: the policy's loss calls it, too."""
+    if judgement.finding.code not in ("GA102", "GA203", "GA204"):
         return False
     return any(one.op in DRAWS and call in activations(one.call) for one in case.analysis.graph.nodes)
 

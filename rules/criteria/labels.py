@@ -52,7 +52,7 @@ def _label(view: View, meeting: Discrepancy) -> Iterator[OwnLabel]:
     if not meeting.entropy or len(meeting.sides) != 2:
         return
     label, prediction = meeting.sides if meeting.node.op in ("mul", "log") else meeting.sides[::-1]
-    if not label.passes or not prediction.passes or not _is_answer(label):
+    if not label.passes or not prediction.passes or not is_answer(label):
         return
     mine, its = view.live(label.source), view.live(prediction.source)
     shared = view.analysis.leaves(mine & its)
@@ -66,7 +66,7 @@ def _is_rate(view: View, leaf: Node) -> bool:
     return given and all(user.op in RATES for user, _ in view.consumers(leaf))
 
 
-def _is_answer(label: Edge) -> bool:
+def is_answer(label: Edge) -> bool:
     """A distribution made by a softmax, maybe sharpened or balanced afterwards."""
     seen, waiting = {label.source}, [label.source]
     while waiting and len(seen) < 60:

@@ -1,7 +1,8 @@
-"""K11: a teacher that an optimizer holds by mistake: in evaluation mode for good, and yet its loss trains it.
+"""K11: teachers that a loss trains by mistake.
 
-It is known by its part: it makes the labels of a comparison, whose predictions are made by a network that is trained in
-training mode.
+One is in evaluation mode for good: it makes the labels of a comparison, whose predictions are made by a network that is
+trained in training mode. Another one is known by this alone: all gradient that its network gets comes by way of the
+soft labels it makes for another network's answer. Whoever is trained by nothing else learns to be easy to predict.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.branches import reinforcement
-from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.discrepancy import discrepancies, meetings_at
+from gradaudit.rules.criteria.labels import is_answer
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.tape import Node
+from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -49,3 +51,58 @@ def _in_view(view: View, evaluated: int) -> Teacher | None:
             if labels.passes and prediction.passes and theirs and not theirs & ~evaluated and ours & ~evaluated:
                 return Teacher(view, meeting.node, labels.source, theirs)
     return None
+
+
+KEPT = frozenset({"div", "mul", "sub", "log_softmax", "log", "clamp", "cast", "where", "neg", "reshape", "identity"})
+"""What a whole distribution goes through; a gather or an index takes one class of it."""
+
+
+def trained_labels(analysis: Analysis) -> Iterator[Teacher]:
+    """Networks that get gradient as the makers of soft labels and in no other way."""
+    if reinforcement(analysis):
+        return
+    for view in analysis.views:
+        for node in view.slice if view.sink.kind != "library" else ():
+            for label, prediction in _soft_labels(analysis, node):
+                theirs, ours = view.live(label.source), view.live(prediction.source)
+                if theirs and ours and not theirs & ours and is_answer(label) and _only_here(view, node, theirs):
+                    yield Teacher(view, node, label.source, theirs)
+
+
+def _soft_labels(analysis: Analysis, node: Node) -> Iterator[tuple[Edge, Edge]]:
+    """(labels, log-probabilities) of all classes that meet in a cross-entropy or a divergence."""
+    for meeting in meetings_at(analysis, node):
+        if meeting.entropy and meeting.node is node and len(meeting.sides) == 2:
+            label, prediction = meeting.sides if node.op in ("mul", "log") else meeting.sides[::-1]
+            if label.passes and prediction.passes and (node.op != "mul" or _whole(prediction.source)):
+                yield label, prediction
+    data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes]
+    if node.op == "mul" and len(data) == 2:  # p * (log p - log q)
+        for label, gap in (data, data[::-1]):
+            parts = [edge for edge in gap.source.inputs if edge.kind == DATA and edge.passes]
+            if gap.source.op == "sub" and len(parts) == 2 and _whole(parts[1].source):
+                yield label, parts[1]
+
+
+def _whole(node: Node) -> bool:
+    """Whether it is the log-probability of every class."""
+    for _ in range(10):
+        if node.op == "log_softmax":
+            return True
+        if node.op not in KEPT or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
+
+
+def _only_here(view: View, node: Node, leaves: int) -> bool:
+    """Whether what is made of these leaves alone meets others on this line, and nowhere else."""
+    for one in view.slice:
+        mine = view.live(one)
+        if not mine & leaves or not mine & ~leaves:
+            continue
+        taken = (edge.source for edge in one.inputs if edge.passes)
+        joins = any(view.live(source) and not view.live(source) & ~leaves for source in taken)
+        if joins and (one.location.path, one.location.line) != (node.location.path, node.location.line):
+            return False
+    return True
