@@ -61,11 +61,18 @@ def trained_labels(analysis: Analysis) -> Iterator[Teacher]:
     """Networks that get gradient as the makers of soft labels and in no other way."""
     if reinforcement(analysis):
         return
+    held = analysis.mask(leaf for one in analysis.tape.optimizers for leaf in one.leaves)
     for view in analysis.views:
         for node in view.slice if view.sink.kind != "library" else ():
             for label, prediction in _soft_labels(analysis, node):
                 theirs, ours = view.live(label.source), view.live(prediction.source)
-                if theirs and ours and not theirs & ours and is_answer(label) and _only_here(view, node, theirs):
+                if (
+                    theirs
+                    and ours
+                    and not theirs & (ours | held)
+                    and is_answer(label)
+                    and _only_here(view, node, theirs)
+                ):
                     yield Teacher(view, node, label.source, theirs)
 
 
