@@ -44,11 +44,12 @@ class Methods:
 def collectors(methods: Methods, roots: list[str], callers: Callers, file: str) -> list[str]:
     """The methods that run a network of the update's and leave what they got to the update, first come first."""
     inside = methods.reached(roots)
+    known = inside | methods.reached(["__init__"])  # what sets the object up is no experience
     used = {name for node in methods.text(inside) for name in _on_self(node)}
     given = {argument.arg for root in roots for node in methods.nodes[root] for argument in _arguments(node)}
     found = []
     for name in methods.nodes:
-        if name in inside or NOT_FOR_TRAINING.search(name):
+        if name in known or NOT_FOR_TRAINING.search(name):
             continue
         mine = methods.text(methods.reached([name]) - inside)
         asked = {attribute for node in mine for attribute in _called(node)} & used
