@@ -51,7 +51,7 @@ def _is_used(analysis: Analysis, leaf: Node) -> bool:
 
 def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
     """Every such update, once for a place in the text."""
-    told = set()
+    told: set[Location] = set()
     for view in analysis.views:
         if view.sink.kind == "library":
             yield from _of_layer(view, told)
