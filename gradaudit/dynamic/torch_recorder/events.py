@@ -38,10 +38,13 @@ def add_events(
     """
     records: list[Optimizer] = []
     of: dict[int, Optimizer] = {}
+    frozen: set[Node] = set()
     for optimizer in living(torch.optim.Optimizer):
         taken = {leaves[id(one)] for group in optimizer.param_groups for one in group["params"] if id(one) in leaves}
         if not taken:
             continue
+        given = [one for group in optimizer.param_groups for one in group["params"]]
+        frozen |= {leaves[id(one)] for one in given if id(one) in leaves and not one.requires_grad}
         name = reach.optimizers[id(optimizer)][1] if id(optimizer) in reach.optimizers else ""
         record = of[id(optimizer)] = Optimizer(name, taken, location=nowhere)
         records.append(record)
@@ -52,6 +55,8 @@ def add_events(
         taken_by = tuple(sorted(record.leaves, key=_time))
         tape.optimizers.append(record)
         tape.events.append(Event("hold", 0, nowhere, optimizer=record, leaves=taken_by))
+    if frozen:  # an optimizer passes over them
+        tape.events.append(Event("freeze", 0, nowhere, leaves=tuple(sorted(frozen, key=_time))))
     sink = tape.sinks[0]
     tape.events.append(Event("backward", sink.time, nowhere, sink=sink))
     happened = [event for entry in before for event in _events(entry, entry.time, of, leaves)]

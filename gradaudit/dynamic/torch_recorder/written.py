@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradaudit.algebra import number
+from gradaudit.dynamic.branches import in_branch
 from gradaudit.dynamic.torch_recorder.ops import SET_DATA, in_place
-from gradaudit.dynamic.torch_recorder.updates import Entry
+from gradaudit.dynamic.torch_recorder.updates import Entry, lines_of
 from gradaudit.tape import Node
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ def writes(tracer: Tracer) -> list[Entry]:
             kind = "copy" if name in ("copy_", SET_DATA) and leaf not in sources else "soft_update"
             others.sort(key=lambda source: source.time)
             sources_of = tuple(tensors[one] for one in others)
-            weight = kept[leaf] if kind == "soft_update" else None
-            found.append(Entry(kind, node.time, node.location, (tensors[leaf],), sources=sources_of, weight=weight))
+            entry = Entry(kind, node.time, node.location, (tensors[leaf],), call=node.call, sources=sources_of)
+            often = kind == "soft_update" and not in_branch(
+                lines_of(entry)
+            )  # one that is made at times may keep little
+            found.append(replace(entry, weight=kept[leaf]) if often else entry)
             kept[leaf] = 1.0
     return found
 

@@ -1,0 +1,33 @@
+"""Whether a line is run under a condition: what one run shows happens every time, or only sometimes, is in the text."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterable
+
+
+def in_branch(lines: Iterable[tuple[str, int]]) -> bool:
+    """Is one of these places, of a statement and the calls around it, in an `if` of the function that it is in?"""
+    return any(line in _conditional(path) for path, line in lines)
+
+
+@functools.lru_cache(maxsize=256)
+def _conditional(path: str) -> frozenset[int]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.If, ast.IfExp, ast.Match)) and not _is_entry(node):
+            found.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
+    return frozenset(found)
+
+
+def _is_entry(node: ast.AST) -> bool:
+    """`if __name__ == "__main__":`"""
+    return isinstance(node, ast.If) and any(
+        isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test)
+    )
