@@ -186,8 +186,8 @@ def worth_stopping(view: View, switch: Switch) -> bool:
     """Whether the program builds something here that must not carry gradient: a return, an advantage, a target."""
     if unused(switch, stopping_value(view.analysis, switch.symbol)):
         return False
-    if view.sink.kind == "library" and _is_of_gradient(switch.symbol):
-        return True  # what it is for is its caller's to know
+    if view.sink.kind == "library" and _is_of_gradient(switch.symbol) and not _is_maximum(switch.node):
+        return True  # what it is for is its caller's to know; a maximum is a shift that cancels
     return is_target(view, switch.when_true.source) or is_target(view, switch.when_false.source)
 
 
