@@ -32,7 +32,7 @@ HANDLERS = frozenset(
     "averaged_model averaged_model_update stack_module_state grad_scaler scaler_step nnx_state "
     "nnx_update nnx_split nnx_merge train_state "
     "apply_gradients replace partition combine tree_at unroll gradient_tape tape_gradient minimize assign "
-    "tf_scan tf_while without_apply_rng "
+    "tf_scan tf_while without_apply_rng is_array "
     "keras_compile set_weights tensordict_module prepare manual_backward rearrange soft_update loss_module".split()
 )
 
