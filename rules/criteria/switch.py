@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 STOPPING = frozenset("stop stops stopped detach detached freeze frozen fixed block sg nograd".split())
-DETACHING = frozenset("detach detached nograd sg".split())
-ENDING = frozenset("stop stops stopped block".split())
-GRADIENT = frozenset("grad grads gradient gradients".split())
 PASSING = frozenset("grad grads gradient gradients backprop backpropagate differentiable train trainable".split())
 CARRIES = frozenset({"phi", "stop", "reshape", "cast"})
 NEGATIONS = frozenset("no not without disable disabled skip".split())
@@ -103,23 +100,13 @@ def stopping_value(analysis: Analysis, symbol: Symbol) -> bool | None:
     siblings = {switch.stops for switch in switches(analysis) if switch.symbol is symbol and switch.stops is not None}
     if len(siblings) == 1:
         return siblings.pop()
-    words = _words(symbol)
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", symbol.name).lower())
     negated = not NEGATIONS.isdisjoint(words)
     if not STOPPING.isdisjoint(words):
         return not negated
     if not PASSING.isdisjoint(words):
         return negated
     return None
-
-
-def _words(symbol: Symbol) -> list[str]:
-    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", symbol.name).lower())
-
-
-def _is_of_gradient(symbol: Symbol) -> bool:
-    """`stop_gradient`, `detach_target`: by its name it can be about nothing else, whatever it is applied to."""
-    words = set(_words(symbol))
-    return bool(words & DETACHING or words & ENDING and words & GRADIENT)
 
 
 def dead_switches(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
@@ -186,8 +173,6 @@ def worth_stopping(view: View, switch: Switch) -> bool:
     """Whether the program builds something here that must not carry gradient: a return, an advantage, a target."""
     if unused(switch, stopping_value(view.analysis, switch.symbol)):
         return False
-    if view.sink.kind == "library" and _is_of_gradient(switch.symbol) and not _is_maximum(switch.node):
-        return True  # what it is for is its caller's to know; a maximum is a shift that cancels
     return is_target(view, switch.when_true.source) or is_target(view, switch.when_false.source)
 
 
