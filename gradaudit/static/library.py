@@ -103,6 +103,9 @@ class Library(Machine):
         if args and self.written_in(keywords.get("out")):
             self.write_into(keywords["out"], row.path.rsplit(".", 1)[-1], args, keywords)
             return keywords["out"]
+        if "out" in keywords and self.current_framework == "torch":  # what is written there has no graph
+            plain_call = {name: value for name, value in keywords.items() if name != "out"}
+            return self.stop_value(self._operation(row, args, plain_call))
         if row.extra.get("overloads") in ("max", "min"):
             return self.max_like(row, args, keywords)
         if row.extra.get("overloads") == "cast":
