@@ -41,6 +41,7 @@ from gradaudit.rules.criteria.branches import Twin, is_branch, twins
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.labels import OwnLabel, own_labels
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.selfprediction import SelfPrediction, self_predictions
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
@@ -53,11 +54,12 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if is_branch(flow):
             yield _copy(flow)
-    for twin in twins(analysis):
+    pairs = list(twins(analysis))
+    for twin in pairs:
         yield _twin(twin)
     for label in own_labels(analysis):
         yield _label(label)
-    told = {(twin.view, twin.node) for twin in twins(analysis)}
+    told = {(twin.view, twin.node) for twin in pairs}
     for one in self_predictions(analysis):
         if (one.view, one.node) not in told:
             yield _encoding(one)
@@ -100,8 +102,7 @@ def _how_bad(twin: Twin) -> str:
     """Of a library function that compares its arguments nobody knows what they are."""
     if twin.view.sink.kind != "library":
         return "error"
-    leaves = twin.view.analysis.leaves(twin.leaves)
-    return "warning" if all(leaf.leaf is not None and leaf.leaf.kind == "param" for leaf in leaves) else "info"
+    return "info" if twin.leaves & ~parameters(twin.view.analysis) else "warning"
 
 
 def _encoding(found: SelfPrediction) -> Finding:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-import linecache
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from gradaudit.dynamic.judge import first_use, lagging_name
 from gradaudit.dynamic.judgement import Case, Judgement, finding
-from gradaudit.dynamic.lines import display_path
+from gradaudit.dynamic.lines import display_path, parsed
 from gradaudit.tape import Location, Node
 
 Pair = tuple[str, str]
@@ -101,11 +100,7 @@ def _loop_names(case: Case) -> set[str]:
 
 def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
     """The user's files in reach, parsed."""
-    for file in _files(case):
-        try:
-            yield file, ast.parse("".join(linecache.getlines(file)))
-        except SyntaxError:
-            continue
+    return ((file, parsed(file)) for file in _files(case))
 
 
 def end_of(node: ast.expr) -> str:

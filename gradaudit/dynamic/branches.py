@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import functools
-import linecache
 from collections.abc import Iterable
+
+from gradaudit.dynamic.lines import parsed
 
 
 def in_branch(lines: Iterable[tuple[str, int]]) -> bool:
@@ -15,12 +16,8 @@ def in_branch(lines: Iterable[tuple[str, int]]) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _conditional(path: str) -> frozenset[int]:
-    try:
-        tree = ast.parse("".join(linecache.getlines(path)))
-    except (SyntaxError, ValueError):
-        return frozenset()
     found: set[int] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, (ast.If, ast.IfExp, ast.Match)) and not _is_entry(node):
             found.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
     return frozenset(found)

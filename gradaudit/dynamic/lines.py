@@ -140,13 +140,17 @@ class Names:
         return spans.get((location.line, location.column, location.end_line, location.end_column), "")
 
 
-def _assigned(path: str) -> dict[Span, str]:
+def parsed(path: str) -> ast.Module:
+    """The text of a file; of one that is no Python, nothing."""
     try:
-        tree = ast.parse("".join(linecache.getlines(path)))
+        return ast.parse("".join(linecache.getlines(path)))
     except (SyntaxError, ValueError):
-        return {}
+        return ast.Module([], [])
+
+
+def _assigned(path: str) -> dict[Span, str]:
     spans: dict[Span, str] = {}
-    for statement in ast.walk(tree):
+    for statement in ast.walk(parsed(path)):
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             _pair(statement.targets[0], statement.value, spans)
         elif isinstance(statement, ast.AnnAssign | ast.AugAssign | ast.NamedExpr) and statement.value is not None:

@@ -387,7 +387,6 @@ class Attributes(Machine):
         return new
 
     hypers: dict[int, tuple[Const, Unknown]]
-    engines: dict[int, Any]
 
 
 READERS: dict[type, Any] = {

@@ -204,7 +204,7 @@ class Classes(Machine):
             for value in args:
                 if isinstance(value, Mapping):
                     instance.attrs.update({k: v for k, v in value.known().items() if isinstance(k, str)})
-            instance.attrs.update(zip(keywords, self.distinct(list(keywords.values())), strict=True))
+            instance.attrs.update(self.distinct_entries(keywords))
             for key, value in instance.attrs.items() if self.originals else ():
                 self.named_tree(value, str(key))
             return instance
@@ -226,7 +226,7 @@ class Classes(Machine):
 
     def _fill_fields(self, instance: Instance, cls: ClassValue, args: Args, keywords: Keywords, entry: bool) -> None:
         fields = self.fields(cls)
-        keywords = dict(zip(keywords, self.distinct(list(keywords.values())), strict=True))
+        keywords = self.distinct_entries(keywords)
         for index, (name, statement, owner) in enumerate(fields):
             if index < len(args):
                 self.set_attribute(instance, name, args[index])

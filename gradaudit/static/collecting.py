@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradaudit.static.syntax import walk
+from gradaudit.static.syntax import names_on_self, walk
 
 if TYPE_CHECKING:
     from gradaudit.static.callers import Callers
@@ -45,7 +45,7 @@ def collectors(methods: Methods, roots: list[str], callers: Callers, file: str) 
     """The methods that run a network of the update's and leave what they got to the update, first come first."""
     inside = methods.reached(roots)
     known = inside | methods.reached(["__init__"])  # what sets the object up is no experience
-    used = {name for node in methods.text(inside) for name in _on_self(node)}
+    used = {name for node in methods.text(inside) for name in names_on_self(node)}
     given = {argument.arg for root in roots for node in methods.nodes[root] for argument in _arguments(node)}
     found = []
     for name in methods.nodes:
@@ -80,10 +80,6 @@ def _attribute(node: ast.AST) -> str:
             return node.attr
         node = node.value
     return ""
-
-
-def _on_self(method: ast.AST) -> set[str]:
-    return {_attribute(node) for node in walk(method) if isinstance(node, ast.Attribute)} - {""}
 
 
 def _called(method: ast.AST) -> set[str]:

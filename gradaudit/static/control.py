@@ -127,7 +127,7 @@ class Control(Machine):
         if len(args) < 3:
             return Unknown("cond")
         truth, when_true, when_false = self.condition_of(args[0])
-        operands = args[3:] or [keywords[name] for name in ("operand",) if name in keywords]
+        operands = args[3:] or ([keywords["operand"]] if "operand" in keywords else [])
         if truth is not None:
             return self.call(args[1] if truth else args[2], operands, {})
         results = [(self.call(args[1], operands, {}), when_true), (self.call(args[2], operands, {}), when_false)]

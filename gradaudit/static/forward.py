@@ -11,7 +11,7 @@ from typing import Any
 
 from gradaudit.static.attributes import decorators_of
 from gradaudit.static.interpreter import Interpreter
-from gradaudit.static.syntax import walk
+from gradaudit.static.syntax import names_on_self, walk
 from gradaudit.static.values import DISTRIBUTION, ClassValue, External, Function, Instance, Mapping, Sequence
 
 FORWARD = ("forward", "__call__", "call")
@@ -39,7 +39,7 @@ def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     if not run.is_module_class(cls) or not (_compares(cls.node) or _calls_what_compares(run, cls)):
         return []
     forward = [name for name in FORWARD if name in methods][:1]
-    used = {name for method in methods.values() for name in _on_self(method) if name != method.name}
+    used = {name for method in methods.values() for name in names_on_self(method) if name != method.name}
     others = [
         name
         for name, method in methods.items()
@@ -136,14 +136,6 @@ def _computes(method: ast.FunctionDef) -> bool:
         isinstance(node, ast.BinOp) or isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
         for node in walk(method)
     )
-
-
-def _on_self(method: ast.FunctionDef) -> set[str]:
-    return {
-        node.attr
-        for node in walk(method)
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"
-    }
 
 
 def _writes_itself(cls: ClassValue) -> bool:

@@ -7,7 +7,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
-from gradaudit.static.syntax import walk
+from gradaudit.static.syntax import names_on_self, walk
 from gradaudit.static.values import ClassValue, Instance, Mapping, Sequence, Union
 from gradaudit.tape import Node
 
@@ -31,7 +31,7 @@ def loss_methods(run: Interpreter, cls: ClassValue) -> list[str]:
         for part in cls.node.body
         if isinstance(part, ast.FunctionDef) and _is_loss_method(part, cls) and part not in run.called
     ]
-    named = {part.name: _names_on_self(part) & own for part in found}
+    named = {part.name: names_on_self(part) & own for part in found}
     return [name for name in named if not any(name in others for other, others in named.items() if other != name)][
         :MOST
     ]
@@ -49,14 +49,6 @@ def _is_loss_method(method: ast.FunctionDef, cls: ClassValue) -> bool:
     arguments = method.args
     given = len(arguments.args) + len(arguments.kwonlyargs) > 1 or arguments.vararg is not None
     return given and any(isinstance(node, ast.Return) and node.value is not None for node in walk(method))
-
-
-def _names_on_self(method: ast.FunctionDef) -> set[str]:
-    return {
-        node.attr
-        for node in walk(method)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
-    }
 
 
 def losses_in(value: Any) -> list[Node]:

@@ -208,8 +208,8 @@ class Methods(Machine):
             return self.declared_parameter(instance, args)
         if name in ("_replace", "replace"):
             self.succeeded_in(instance, keywords)
-            made = Instance(instance.cls, name=instance.network.name)
-            made.attrs = {**instance.attrs, **keywords}
+            made = self._of_its_own(instance)
+            made.attrs.update(keywords)
             return made
         if name == "manual_backward" and args:
             self.backward(args[0])
@@ -319,8 +319,6 @@ class Methods(Machine):
             self.event("step", leaves=leaves)
             self.event("clear", leaves=leaves)
         return NONE
-
-    engines: dict[int, Any]
 
     # -- unknown objects ---------------------------------------------------------------------------------------------
     def _on_unknown(self, unknown: Unknown, name: str, args: Args, keywords: Keywords) -> Any:

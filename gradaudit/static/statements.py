@@ -72,13 +72,14 @@ class Statements(Machine):
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
         value = self.value(statement.value, scope)
-        names = isinstance(statement.value, ast.Name) and self.is_own(statement.value.id, scope)
-        for target in reversed(statement.targets) if len(statement.targets) > 1 else statement.targets:
+        source = statement.value
+        named = self.current_framework == "jax" and isinstance(source, ast.Name) and self.is_own(source.id, scope)
+        for target in reversed(statement.targets):
             self.line_node = statement
-            if names and isinstance(target, ast.Name):
+            if named and isinstance(target, ast.Name):
                 value = self.second_name(value)
             self.assign(target, value, scope)
-            names = True
+            named = True
         return GOES_ON
 
     def _annotated(self, statement: ast.AnnAssign, scope: Scope) -> str:

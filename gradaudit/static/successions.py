@@ -53,6 +53,12 @@ class Successions(Machine):
             found.append(self.copied_tree(value) if twice else value)
         return found
 
+    def distinct_entries(self, entries: Keywords) -> Keywords:
+        """The same of what is kept by name."""
+        if self.current_framework != "jax":
+            return entries
+        return dict(zip(entries, self.distinct(list(entries.values())), strict=True))
+
     def initial_tree(self, name: str = "params") -> Unknown:
         made = Unknown(name)
         made.call = True

@@ -20,6 +20,15 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
                 todo.append(value)
 
 
+def names_on_self(method: ast.AST) -> set[str]:
+    """The attributes of `self` that a method names."""
+    return {
+        node.attr
+        for node in walk(method)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+
+
 def parts(node: ast.AST) -> list[ast.AST]:
     """The statements, expressions and clauses directly below a node."""
     found: list[ast.AST] = []

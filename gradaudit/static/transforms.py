@@ -215,7 +215,7 @@ class Transforms(Machine):
 
     def _t_train_state(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = Unknown("state")
-        made.attrs.update(zip(keywords, self.distinct(list(keywords.values())), strict=True))
+        made.attrs.update(self.distinct_entries(keywords))
         return made
 
     def _t_optimizer_method(self, row: Row, args: Args, keywords: Keywords) -> Any:

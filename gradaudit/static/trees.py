@@ -168,11 +168,11 @@ class Trees(Machine):
 
 def _copies(function: Any) -> bool:
     """`lambda x: x.copy()`, `lambda x: jnp.array(x)`, `lambda x: x`."""
-    if isinstance(function, Function) and isinstance(function.node, ast.Lambda):
-        arguments, same = function.node.args.args, function.node.body
-        if len(arguments) == 1 and isinstance(same, ast.Name) and same.id == arguments[0].arg:
-            return True
-    body = function.node.body if isinstance(function, Function) and isinstance(function.node, ast.Lambda) else None
+    if not isinstance(function, Function) or not isinstance(function.node, ast.Lambda):
+        return False
+    arguments, body = function.node.args.args, function.node.body
+    if isinstance(body, ast.Name):
+        return len(arguments) == 1 and body.id == arguments[0].arg
     callee = body.func if isinstance(body, ast.Call) else None
     return isinstance(callee, ast.Attribute) and callee.attr in COPIES
 

@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import activations, private
-from gradaudit.rules.criteria.roles import related, roles
+from gradaudit.rules.criteria.roles import parameters, related, roles
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at, same_code, stopped_beside, takers
 from gradaudit.rules.criteria.soft import is_soft_backup
@@ -100,7 +100,7 @@ def _again(leak: Leak, other: Leak) -> bool:
 def _uses(view: View) -> Iterator[Use]:
     if _trains_itself(view):  # its own gradient tells what is live
         return
-    mine = _parameters(view.analysis) if view.sink.called else view.mask  # of arguments, the project's own calls tell
+    mine = parameters(view.analysis) if view.sink.called else view.mask  # of arguments, the project's own calls tell
     for meeting in (*discrepancies(view), *_likelihoods(view)):
         found = _target(view, meeting)
         if found is None:
@@ -124,10 +124,6 @@ def _likelihoods(view: View) -> list[Discrepancy]:
         if node.op == "log_prob" and len(data) == 2:
             found.append(Discrepancy(node, (data[1], data[0])))
     return found
-
-
-def _parameters(analysis: Analysis) -> int:
-    return analysis.mask(leaf for leaf in analysis.graph.leaves if leaf.leaf is not None and leaf.leaf.kind == "param")
 
 
 def _trains_itself(view: View) -> bool:

@@ -13,7 +13,7 @@ from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.foreign import MEETINGS, Foreign, copied_from
 from gradaudit.rules.criteria.marks import SHAPES, marks
-from gradaudit.rules.criteria.roles import Roles, roles
+from gradaudit.rules.criteria.roles import Roles, parameters, roles
 from gradaudit.rules.criteria.selfcancel import measured
 from gradaudit.tape import DATA, Edge, Node
 
@@ -104,10 +104,7 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
 
 def _trained(view: View) -> int:
     """What a loss may train: all leaves, of a library function only parameters (its caller may stop what he gives)."""
-    if view.sink.kind != "library":
-        return view.mask
-    leaves = view.analysis.leaves(view.mask)
-    return view.analysis.mask(leaf for leaf in leaves if leaf.leaf is not None and leaf.leaf.kind == "param")
+    return view.mask & parameters(view.analysis) if view.sink.kind == "library" else view.mask
 
 
 def _crossed(view: View, pairs: list[_Pair]) -> Iterator[Twin]:

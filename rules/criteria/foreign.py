@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.bootstrap import leaks
 from gradaudit.rules.criteria.discrepancy import LOSSES
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
-from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.roles import parameters, roles
 from gradaudit.rules.criteria.sites import cut_at, frames, made_at, one_call, stop_at, takers
 from gradaudit.tape import Frame, Location, Network, Node
 
@@ -117,8 +117,7 @@ def owned(view: View) -> int:
         if facts.stated(leaf) == "frozen" or (leaf not in facts.held and _follows(view, leaf, reached)):
             copies |= analysis.bit(leaf)
     if view.sink.kind == "library" and copies:  # a module's own forward pass: what it is given is data
-        given = (leaf for leaf in analysis.leaves(reached) if leaf.leaf is not None and leaf.leaf.kind != "param")
-        copies |= analysis.mask(given)
+        copies |= ~parameters(analysis)
     return reached & ~copies
 
 

@@ -101,6 +101,15 @@ def roles(analysis: Analysis) -> Roles:
     return known
 
 
+def parameters(analysis: Analysis) -> int:
+    """All parameters of a tape: what is no argument."""
+    known = analysis.cache.get("parameters")
+    if not isinstance(known, int):
+        leaves = (leaf for leaf in analysis.graph.leaves if leaf.leaf is not None and leaf.leaf.kind == "param")
+        known = analysis.cache["parameters"] = analysis.mask(leaves)
+    return known
+
+
 def related(analysis: Analysis, one: int, other: int) -> bool:
     """Do two sets of leaves share one, or is one of them a copy of another?"""
     if one & other:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 MOST = 600
+OUTPUTS = frozenset({"module_call", "matmul", "call", "normalize", "layer_norm"})
 DISTANCES = frozenset({"kl_divergence", "pairwise_distance", "cosine_embedding_loss"})
 """Divergences of distributions that are both learnt, and losses that say themselves which pairs are to differ."""
 
@@ -72,16 +73,13 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
 def _is_output(view: View, node: Node) -> bool:
     """A network's output, as it is or normalised: nothing else was added to it."""
     for _ in range(12):
-        if node.op in ("module_call", "matmul", "call", "normalize", "layer_norm"):
+        if node.frame is not None or node.op in OUTPUTS:
             return True
-        if node.frame is not None or node.op in SHAPES or node.op in ("div", "softmax"):
-            if node.frame is not None:
-                return True
-            if not node.inputs:
-                return False
-            node = node.inputs[0].source
-            continue
-        return node.op == "add" and any(part.op == "matmul" for part in node.arguments())
+        if node.op not in SHAPES | {"div", "softmax"}:
+            return node.op == "add" and any(part.op == "matmul" for part in node.arguments())
+        if not node.inputs:
+            return False
+        node = node.inputs[0].source
     return False
 
 

@@ -40,11 +40,11 @@ def add_events(
     of: dict[int, Optimizer] = {}
     frozen: set[Node] = set()
     for optimizer in living(torch.optim.Optimizer):
-        taken = {leaves[id(one)] for group in optimizer.param_groups for one in group["params"] if id(one) in leaves}
+        given = [one for group in optimizer.param_groups for one in group["params"] if id(one) in leaves]
+        taken = {leaves[id(one)] for one in given}
         if not taken:
             continue
-        given = [one for group in optimizer.param_groups for one in group["params"]]
-        frozen |= {leaves[id(one)] for one in given if id(one) in leaves and not one.requires_grad}
+        frozen |= {leaves[id(one)] for one in given if not one.requires_grad}
         name = reach.optimizers[id(optimizer)][1] if id(optimizer) in reach.optimizers else ""
         record = of[id(optimizer)] = Optimizer(name, taken, location=nowhere)
         records.append(record)

@@ -76,7 +76,7 @@ class Entry:
     weight: float | None = None
 
 
-def lines_of(entry: Entry) -> list[tuple[str, int]]:
+def lines_of(entry: Entry | Node) -> list[tuple[str, int]]:
     """Where it stands, and the calls around it."""
     found, call = [(entry.location.path, entry.location.line)], entry.call
     while call is not None:

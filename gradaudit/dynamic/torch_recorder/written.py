@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradaudit.algebra import number
@@ -44,11 +43,9 @@ def writes(tracer: Tracer) -> list[Entry]:
             kind = "copy" if name in ("copy_", SET_DATA) and leaf not in sources else "soft_update"
             others.sort(key=lambda source: source.time)
             sources_of = tuple(tensors[one] for one in others)
-            entry = Entry(kind, node.time, node.location, (tensors[leaf],), call=node.call, sources=sources_of)
-            often = kind == "soft_update" and not in_branch(
-                lines_of(entry)
-            )  # one that is made at times may keep little
-            found.append(replace(entry, weight=kept[leaf]) if often else entry)
+            often = kind == "soft_update" and not in_branch(lines_of(node))  # what is made at times may keep little
+            weight = kept[leaf] if often else None
+            found.append(Entry(kind, node.time, node.location, (tensors[leaf],), sources=sources_of, weight=weight))
             kept[leaf] = 1.0
     return found
 
