@@ -9,7 +9,7 @@ deposit into a container) and none afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -197,8 +197,8 @@ class Sink:
     differentiated  the leaf nodes the gradient is taken for; None: every leaf that requires gradient
     own             the leaf nodes stepped with this gradient before it is cleared; None: unknown.
                     `ownership.own_sets` fills it from the events.
-    called          of a library sink: the project itself uses the function, and no package offers it to others. What is
-                    live is for those uses to say.
+    uses            of a library sink: says whether the project itself uses the function, and no package offers it to
+                    others (`called`). It is asked when somebody wants to know: who uses what is found by reading.
     """
 
     loss: Node
@@ -210,7 +210,12 @@ class Sink:
     loops: tuple[int, ...] = ()
     guard: Guard = ALWAYS
     function: str = ""
-    called: bool = False
+    uses: Callable[[], bool] | None = None
+
+    @property
+    def called(self) -> bool:
+        """Whether what is live is for the project's own uses of a library function to say."""
+        return self.uses is not None and self.uses()
 
 
 @dataclass(eq=False, slots=True)

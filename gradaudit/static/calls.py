@@ -109,6 +109,8 @@ class Calls(Machine):
         results = []
         assumed = self.assumed
         parts = most_derived(informed(union.alternatives), self)
+        if len(parts) > 1 and not any(union.guards):
+            parts = unlike(parts, self)
         self.undecided_callee += len(parts) > 1
         for part in parts:
             guard = union.guard_of(part)
@@ -378,6 +380,14 @@ def most_derived(values: list[Any], machine: Machine) -> list[Any]:
             continue
         kept.append(value)
     return kept[:MOST]
+
+
+def unlike(values: list[Any], machine: Machine) -> list[Any]:
+    """Of several classes, one of those that differ in their constructors only: whichever it is, it does the same."""
+    kept: dict[Any, Any] = {}
+    for value in values:
+        kept.setdefault(machine.behaviour(value) if isinstance(value, ClassValue) else value, value)
+    return list(kept.values())
 
 
 def is_named_tuple(cls: ClassValue, machine: Machine) -> bool:

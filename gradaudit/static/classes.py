@@ -107,9 +107,7 @@ class Classes(Machine):
         value = cls.attrs.get(name, MISSING)
         if value is not MISSING:
             return value
-        if cls.members is None:
-            cls.members = _members(cls.node.body)
-        statement = cls.members.get(name)
+        statement = self._members_of(cls).get(name)
         if statement is None:
             return MISSING
         cls.attrs[name] = Unknown(name)  # while it is being evaluated
@@ -122,6 +120,21 @@ class Classes(Machine):
             else:
                 cls.attrs[name] = value
         return value
+
+    def _members_of(self, cls: ClassValue) -> dict[str, ast.stmt]:
+        if cls.members is None:
+            cls.members = _members(cls.node.body)
+        return cls.members
+
+    def behaviour(self, cls: ClassValue) -> tuple[Any, ...]:
+        """Where its methods come from: classes of which this is equal differ in their constructors only."""
+        found: list[Any] = []
+        for base in self.mro(cls):
+            if not isinstance(base, ClassValue):
+                found.append(base.path if isinstance(base, External) else base)
+            elif self._members_of(base).keys() - {"__init__"}:
+                found.append(base.node)
+        return tuple(found)
 
     def _member_value(self, cls: ClassValue, name: str, statement: ast.stmt) -> Any:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):

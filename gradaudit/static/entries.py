@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,9 @@ UPDATES = frozenset({"backward", "step", "clear", "copy", "soft_update"})
 BEFORE = ("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start")
 AFTER = ("on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end")
 """Hooks that the framework calls around its step: where copies follow and networks are put into evaluation mode."""
+DIFFERENTIATES = re.compile(
+    r"backward|minimize|value_and_grad|filter_grad|vjp|linearize|grad\b|apply_gradients|(?i:optim|_opt\b)"
+)
 LIBRARY_SIZE = 5_000  # statements and expressions
 
 
@@ -141,7 +145,7 @@ class Entries:
     def _class_entry(self, statement: ast.ClassDef) -> None:
         run, cls = self.run, self._class_of(statement)
         try:
-            roots = self._roots(cls)
+            roots = self._roots(cls) if self._may_differentiate(cls) else []
             returned = self._returned_losses(cls)
         except (OutOfBudget, RecursionError):
             return
@@ -392,6 +396,15 @@ class Entries:
         ]
         return roots or [name for name in methods.nodes if name in reaches and name != "__init__"][:3]
 
+    def _may_differentiate(self, cls: ClassValue) -> bool:
+        """Whether the text of the class or of one that it derives from has a word of it at all."""
+        files = {base.module.file for base in self.run.mro(cls) if isinstance(base, ClassValue)}
+        helpers = self._helpers()
+        return any(
+            DIFFERENTIATES.search(text) or any(name in text for name in helpers)
+            for text in [self.run.files.peek(file) or "" for file in sorted(files)]
+        )
+
     def _methods(self, cls: ClassValue) -> Methods:
         nodes: dict[str, list[ast.AST]] = {}
         for base in self.run.mro(cls):
@@ -524,9 +537,9 @@ class Entries:
             for node in run.nodes_of(part)[:4]:
                 if node.leaf is None:
                     run.make_sink(node, "library", None)
-        called = bool(run.sinks) and run.callers.internal(mentioned, self.module.file)
+        uses = functools.cache(functools.partial(run.callers.internal, mentioned, self.module.file))
         for sink in run.sinks:
-            sink.called = called
+            sink.uses = uses
 
     def _library_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
         run = self.run

@@ -7,6 +7,7 @@ journal can undo and merge them (see `state.State.put`).
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,9 @@ TRUE = Const(True)
 FALSE = Const(False)
 
 
+_keys = itertools.count(1)
+
+
 class Unknown(Value):
     """Anything that the text does not tell: an argument of an entry, a configuration field, a foreign call's result.
 
@@ -60,11 +64,9 @@ class Unknown(Value):
         "annotation", "attrs", "call", "default", "flag_of", "instance", "key", "leaf", "marks", "name", "network",
         "node", "parent", "is_module", "parameter", "plain",
     )  # fmt: skip
-    counter = 0
 
     def __init__(self, name: str, parent: Value | None = None, annotation: Value | None = None) -> None:
-        Unknown.counter += 1
-        self.key = Unknown.counter
+        self.key = next(_keys)  # a count on the class would be a new version of the class, and slow all that reads it
         self.name = name
         self.parent = parent
         self.annotation = annotation  # a ClassValue, or External("torch.nn.Module")

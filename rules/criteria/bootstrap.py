@@ -100,20 +100,24 @@ def _again(leak: Leak, other: Leak) -> bool:
 def _uses(view: View) -> Iterator[Use]:
     if _trains_itself(view):  # its own gradient tells what is live
         return
-    mine = parameters(view.analysis) if view.sink.called else view.mask  # of arguments, the project's own calls tell
     for meeting in (*discrepancies(view), *_likelihoods(view)):
         found = _target(view, meeting)
         if found is None:
             continue
         edge, prediction, leaves = found
-        if not leaves & mine:
+        if not _is_told(view, leaves):
             continue
         yield _use(view, meeting.node, edge.source, prediction, REGRESSION, leaves)
     for product in products(view):
         total = expand(view.analysis, product.weight)
         leaves = view.live(product.weight)
-        if leaves & mine and is_return(view, total, leaves):
+        if leaves and is_return(view, total, leaves) and _is_told(view, leaves):
             yield _use(view, product.node, product.weight, product.score, SCORE, leaves)
+
+
+def _is_told(view: View, leaves: int) -> bool:
+    """Of what is live in arguments, the project's own calls tell."""
+    return bool(leaves & parameters(view.analysis)) or bool(leaves & view.mask) and not view.sink.called
 
 
 def _likelihoods(view: View) -> list[Discrepancy]:

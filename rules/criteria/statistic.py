@@ -67,17 +67,27 @@ def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
 def _of_layer(view: View, told: set[Location]) -> Iterator[Tracked]:
     """In a layer that others train: what it mixes into a statistic of its own is live in what it gives as well."""
     analysis = view.analysis
-    if analysis.tape.framework != "torch":
-        return
-    for node in analysis.tape.nodes:
-        if node.op not in FORMS or node.location in told or not node.grad_mode:
-            continue
-        for edge in node.inputs:
-            earlier = _left_by(node, edge.source) if edge.passes and _decays(node, edge.source) else None
-            if earlier is not None and analysis.alive(earlier) and _mixes(view, node, edge.source):
-                told.add(node.location)
-                yield Tracked(view, earlier, analysis.alive(earlier) & view.mask)
-                break
+    for node, old, earlier in _carried(analysis):
+        if node.location not in told and analysis.alive(earlier) and _mixes(view, node, old):
+            told.add(node.location)
+            yield Tracked(view, earlier, analysis.alive(earlier) & view.mask)
+
+
+def _carried(analysis: Analysis) -> list[tuple[Node, Node, Node]]:
+    """Updates in a torch layer: (the sum, the operand with the statistic, the sum's result of an earlier call)."""
+    known = analysis.cache.get("carried")
+    if known is None:
+        known = analysis.cache["carried"] = [
+            (node, edge.source, earlier)
+            for node in (analysis.tape.nodes if analysis.tape.framework == "torch" else ())
+            if node.op in FORMS and node.grad_mode
+            for edge in node.inputs
+            if edge.passes and _decays(node, edge.source)
+            for earlier in [_left_by(node, edge.source)]
+            if earlier is not None
+        ]
+    assert isinstance(known, list)
+    return known
 
 
 def _decays(node: Node, old: Node) -> bool:

@@ -44,35 +44,56 @@ class Switch:
 
 
 def switches(analysis: Analysis) -> list[Switch]:
-    """Every join under one symbol, of equal values, that a sink depends on."""
+    """Every join of equal values under one symbol that stops gradient in one arm, or that is about stopping it."""
     known = analysis.cache.get("switches")
     if known is None:
-        known = [
-            found for node in analysis.graph.nodes if node.op == "phi" for found in [_switch(analysis, node)] if found
+        joins = [node for node in analysis.graph.nodes if node.op == "phi"]
+        choices = [found for node in joins for found in [_choice(analysis, node)] if found]
+        known = [found for choice in choices for found in [_stopper(analysis, choice)] if found]
+        about = {switch.symbol.key for switch in known}
+        known += [
+            Switch(choice.node, choice.symbol, choice.when_true, choice.when_false, None, True)
+            for choice in choices
+            if all(choice.alive) and (choice.symbol.key in about or _named_stop(choice.symbol) is not None)
+            if _equal(analysis, choice) and analysis.algebra.alike(choice.when_true.source, choice.when_false.source)
         ]
         analysis.cache["switches"] = known
     assert isinstance(known, list)
     return known
 
 
-def _switch(analysis: Analysis, node: Node) -> Switch | None:
-    if node.op != "phi" or node.detail == "loop" or len(node.inputs) != 2 or not node.inputs[0].guard:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A join of two arms under one symbol, and the leaves that gradient reaches through each of them."""
+
+    node: Node
+    symbol: Symbol
+    when_true: Edge
+    when_false: Edge
+    alive: tuple[int, int]
+
+
+def _choice(analysis: Analysis, node: Node) -> _Choice | None:
+    if node.detail == "loop" or len(node.inputs) != 2 or not node.inputs[0].guard:
         return None
     first, second = node.inputs
     literal = _deciding(first, second)
-    if literal is None or not analysis.algebra.same(first.source, second.source):
-        return None
-    symbol = analysis.tape.symbols.get(literal[0])
-    if symbol is None:
+    symbol = analysis.tape.symbols.get(literal[0]) if literal is not None else None
+    if literal is None or symbol is None:
         return None
     true, false = (first, second) if literal[1] else (second, first)
     lives = _alive_under(analysis, true, (symbol.key, True)), _alive_under(analysis, false, (symbol.key, False))
-    if all(lives):
-        dead = analysis.algebra.alike(true.source, false.source)
-        return Switch(node, symbol, true, false, None, dead)
-    if not any(lives):
+    return _Choice(node, symbol, true, false, lives) if any(lives) else None
+
+
+def _stopper(analysis: Analysis, choice: _Choice) -> Switch | None:
+    if all(choice.alive) or not _equal(analysis, choice):
         return None
-    return Switch(node, symbol, true, false, not lives[0], False)
+    return Switch(choice.node, choice.symbol, choice.when_true, choice.when_false, not choice.alive[0], False)
+
+
+def _equal(analysis: Analysis, choice: _Choice) -> bool:
+    return analysis.algebra.same(choice.when_true.source, choice.when_false.source)
 
 
 def _deciding(first: Edge, second: Edge) -> Literal | None:
@@ -98,8 +119,11 @@ def _alive_under(analysis: Analysis, edge: Edge, literal: Literal) -> int:
 def stopping_value(analysis: Analysis, symbol: Symbol) -> bool | None:
     """The value of the symbol that stops gradient: where it does so elsewhere, else as its name says."""
     siblings = {switch.stops for switch in switches(analysis) if switch.symbol is symbol and switch.stops is not None}
-    if len(siblings) == 1:
-        return siblings.pop()
+    return siblings.pop() if len(siblings) == 1 else _named_stop(symbol)
+
+
+def _named_stop(symbol: Symbol) -> bool | None:
+    """The value that stops gradient as the symbol's name says."""
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", symbol.name).lower())
     negated = not NEGATIONS.isdisjoint(words)
     if not STOPPING.isdisjoint(words):
@@ -115,7 +139,7 @@ def dead_switches(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
         if not switch.dead or stopping_value(analysis, switch.symbol) is None or is_shift(analysis, switch.node):
             continue  # a switch of something else may well choose between equal values
         for view in analysis.views:
-            if not view.sink.called and view.reaches(switch.node) and view.live(switch.node):
+            if view.reaches(switch.node) and view.live(switch.node) and not view.sink.called:
                 yield switch, view
                 break
 
@@ -208,9 +232,9 @@ def open_by_default(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
         if bool(symbol.default) == switch.stops or unused(switch, switch.stops):
             continue
         for view in analysis.views:
-            if view.sink.kind != "library" or view.sink.called or view.sink.function.split(".")[-1].startswith("_"):
+            if view.sink.kind != "library" or view.sink.function.split(".")[-1].startswith("_"):
                 continue
-            if view.reaches(switch.node) and _forms_target(view, switch):
+            if view.reaches(switch.node) and _forms_target(view, switch) and not view.sink.called:
                 told.add(symbol.key)
                 yield switch, view
                 break
