@@ -399,11 +399,8 @@ class Entries:
     def _may_differentiate(self, cls: ClassValue) -> bool:
         """Whether the text of the class or of one that it derives from has a word of it at all."""
         files = {base.module.file for base in self.run.mro(cls) if isinstance(base, ClassValue)}
-        helpers = self._helpers()
-        return any(
-            DIFFERENTIATES.search(text) or any(name in text for name in helpers)
-            for text in [self.run.files.peek(file) or "" for file in sorted(files)]
-        )
+        texts = [self.run.files.peek(file) or "" for file in sorted(files)]
+        return any(_speaks_of_gradient(text) or any(name in text for name in self._helpers()) for text in texts)
 
     def _methods(self, cls: ClassValue) -> Methods:
         nodes: dict[str, list[ast.AST]] = {}
@@ -583,6 +580,11 @@ def known_optimizers(tape: Tape) -> int:
 
 def _is_dataclass(cls: ClassValue) -> bool:
     return any("dataclass" in ast.unparse(decorator) for decorator in cls.node.decorator_list)
+
+
+@functools.lru_cache(maxsize=256)
+def _speaks_of_gradient(text: str) -> bool:
+    return DIFFERENTIATES.search(text) is not None
 
 
 def _calls_optimizer(function: ast.expr) -> bool:
