@@ -62,6 +62,7 @@ TENSOR_METHODS = frozenset({
 """Who is asked for one of these is an array, whatever it came from."""
 ANSWERS = frozenset({"logits", "last_hidden_state", "hidden_states"})
 """What only the output of a language model has."""
+METHODS = (Function, Bound, External, Unknown)
 MAX_PATH = 8
 
 
@@ -168,14 +169,23 @@ class Attributes(Machine):
             return Bound(instance, name)
         if self.has_foreign_base(cls) and name in ("_fields", "_asdict"):
             return Bound(instance, name)
+        result = self._delegated(instance, cls, name)
+        if result is None:
+            result = instance.attrs[name] = Unknown(name, instance)
+        return result
+
+    def _delegated(self, instance: Instance, cls: ClassValue, name: str) -> Any:
+        """What the object's own `__getattr__` finds, if that is anything; methods are looked for once."""
+        known = self.delegated.get((instance, name))
+        if known is not None:
+            return known
         getter, owner = self.member(cls, "__getattr__")
-        if isinstance(getter, Function) and not name.startswith("__"):
-            result = self.call_function(getter.bind(instance, owner), [Const(name)], {})
-            if not isinstance(result, Unknown):
-                return result
-        made = Unknown(name, instance)
-        instance.attrs[name] = made
-        return made
+        if not isinstance(getter, Function) or name.startswith("__"):
+            return None
+        result = self.call_function(getter.bind(instance, owner), [Const(name)], {})
+        if all(isinstance(part, METHODS) for part in getattr(result, "alternatives", (result,))):
+            self.delegated[instance, name] = result
+        return None if isinstance(result, Unknown) else result
 
     def has_foreign_base(self, cls: ClassValue) -> bool:
         return any(isinstance(base, External) for base in self.mro(cls))

@@ -151,7 +151,7 @@ class Calls(Machine):
                 return self.call_module_opaquely(receiver, args, keywords)
             return self.call_unknown(function.name, args, keywords)
         depth = self.stack.count(node)
-        if len(self.stack) > DEPTH or depth >= RECURSION or depth and not self._carries(args, keywords):
+        if len(self.stack) > DEPTH or depth >= RECURSION or depth and not self._goes_down(function, args, keywords):
             return self.call_unknown(function.name, args, keywords)
         if not entry and _returns_plain(node) and not self._carries(args, keywords):
             return plain(function.name)
@@ -201,6 +201,15 @@ class Calls(Machine):
     def _carries(self, args: Args, keywords: Keywords) -> bool:
         """Is anything given that gradient could be in, or that is known well enough to end a recursion?"""
         return any(isinstance(value, (Node, Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
+
+    def _goes_down(self, function: Function, args: Args, keywords: Keywords) -> bool:
+        """Is it worth calling a function from within itself: for another object, or for a part of a known structure?
+
+        What a function of tensors does again to other tensors is told by the arms that end its recursion.
+        """
+        if function.self_value is not None or function.scope.parent is not None:
+            return self._carries(args, keywords)
+        return any(isinstance(value, (Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
 
     def _run(self, function: Function, scope: Scope) -> Any:
         node = function.node

@@ -83,6 +83,7 @@ class Interpreter(
         self.frozen: dict[Any, Any] = {}
         self.scaled: dict[Any, Any] = {}
         self.kept = {}
+        self.delegated = {}
         self.made = []
         self.exposed = []
         self.trees = {}

@@ -181,6 +181,7 @@ class Machine(State):
     def drawn(self, value: Any, draw: Node) -> Any: ...
     def draw_behind(self, index: Any) -> Node | None: ...
 
+    delegated: dict[tuple[Instance, str], Any]
     draws: list[Node]
     shape_facts: dict[Node, tuple[str, tuple[Any, ...]]]
     made: list[Any]
