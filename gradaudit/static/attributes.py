@@ -309,9 +309,15 @@ class Attributes(Machine):
         return Bound(value, name)
 
     def _of_union(self, value: Union, name: str) -> Any:
-        parts = [(self.get_attribute(part, name), value.guard_of(part)) for part in informed(value.alternatives)]
+        parts = [(self.get_attribute(part, name), value.guard_of(part)) for part in informed(self.possible(value))]
         joined = self.join(parts)
         return Unknown(name) if joined is MISSING else joined
+
+    def possible(self, value: Union) -> tuple[Any, ...]:
+        """What it can be where we are: `isinstance` has ruled out some of the alternatives."""
+        if not self.without:
+            return value.alternatives
+        return tuple([part for part in value.alternatives if part not in self.without]) or value.alternatives
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def set_attribute(self, value: Any, name: str, new: Any) -> None:

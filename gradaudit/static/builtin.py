@@ -21,6 +21,7 @@ from gradaudit.static.values import (
     Parameters,
     Sequence,
     StateDict,
+    Union,
     Unknown,
     plain,
 )
@@ -114,12 +115,27 @@ class Builtin(Machine):
         if isinstance(value, Unknown) and isinstance(value.annotation, ClassValue):
             value = self.materialise(value) or value
         classes = list(wanted.items) if isinstance(wanted, Sequence) else [wanted]
+        if isinstance(value, Union):
+            return self._is_some_instance(value, classes)
+        answer = self._is_any_instance(value, classes)
+        return plain("isinstance") if answer is None else TRUE if answer else FALSE
+
+    def _is_some_instance(self, value: Union, classes: list[Any]) -> Any:
+        """Of one of several: which of them it is not where the answer is yes, and where it is no."""
+        answers = {
+            part: self._is_any_instance(part, classes) for part in value.alternatives if isinstance(part, Instance)
+        }
+        kinds = set(answers.values()) if len(answers) == len(value.alternatives) else {None}
+        if len(kinds) == 1 and None not in kinds:
+            return TRUE if kinds.pop() else FALSE
+        made = plain("isinstance")
+        wrong, right = (frozenset(part for part, answer in answers.items() if answer is said) for said in (False, True))
+        made.flag_of = ("isinstance", wrong, right)
+        return made
+
+    def _is_any_instance(self, value: Any, classes: list[Any]) -> bool | None:
         answers = [self._is_instance(value, cls) for cls in classes]
-        if True in answers:
-            return TRUE
-        if None in answers:
-            return plain("isinstance")
-        return FALSE
+        return True if True in answers else None if None in answers else False
 
     def _is_instance(self, value: Any, cls: Any) -> bool | None:
         if isinstance(value, Instance) and value.cls is not None:

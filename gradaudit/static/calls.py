@@ -108,7 +108,7 @@ class Calls(Machine):
         at = self.line_node
         results = []
         assumed = self.assumed
-        parts = most_derived(informed(union.alternatives), self)
+        parts = most_derived(informed(self.possible(union)), self)
         if len(parts) > 1 and not any(union.guards):
             parts = unlike(parts, self)
         self.undecided_callee += len(parts) > 1

@@ -28,16 +28,19 @@ from gradaudit.tape import ALWAYS, Guard
 
 Condition = tuple[bool | None, Guard, Guard]
 OPEN: Condition = (None, ALWAYS, ALWAYS)
+NOTHING_RULED_OUT: tuple[frozenset[Any], frozenset[Any]] = (frozenset(), frozenset())
 
 
 class Conditions(Machine):
     def test(self, expression: ast.expr, scope: Scope) -> Condition:
         if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.Not):
             truth, when_true, when_false = self.test(expression.operand, scope)
+            self.ruled_out = self.ruled_out[::-1]
             return (None if truth is None else not truth), when_false, when_true
         return self.condition_of(self.value(expression, scope))
 
     def condition_of(self, value: Any) -> Condition:
+        self.ruled_out = NOTHING_RULED_OUT
         truth = self.truth(value)
         if truth is not None:
             return truth, ALWAYS, ALWAYS
@@ -47,9 +50,13 @@ class Conditions(Machine):
         if isinstance(flag, tuple):
             if flag[0] == "not":
                 truth, when_true, when_false = self.condition_of(flag[1])
+                self.ruled_out = self.ruled_out[::-1]
                 return (None if truth is None else not truth), when_false, when_true
             if flag[0] in ("and", "or"):
                 return self._compound(flag[0], flag[1])
+            if flag[0] == "isinstance":
+                self.ruled_out = flag[1], flag[2]
+                return OPEN
             if flag[0] == "compare":
                 return self._comparison(value, flag[1], flag[2], flag[3])
         if value.call and value.default is MISSING:
@@ -84,7 +91,12 @@ class Conditions(Machine):
         return truth, when_true, when_false
 
     def _compound(self, kind: str, parts: tuple[Any, ...]) -> Condition:
-        conditions = [self.condition_of(part) for part in parts]
+        conditions: list[Condition] = []
+        wrong: frozenset[Any] = frozenset()
+        for part in parts:
+            conditions.append(self.condition_of(part))
+            wrong |= self.ruled_out[kind == "or"]
+        self.ruled_out = (wrong, frozenset()) if kind == "and" else (frozenset(), wrong)
         truths = [condition[0] for condition in conditions]
         deciding = kind == "or"
         if deciding in truths:

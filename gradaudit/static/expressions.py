@@ -381,13 +381,21 @@ class Expressions(Machine):
             return self.value(expression.body, scope)
         if truth is False:
             return self.value(expression.orelse, scope)
+        wrong, right = self.ruled_out
         return self.choose(
             [
-                (lambda: self.value(expression.body, scope), when_true),
-                (lambda: self.value(expression.orelse, scope), when_false),
+                (lambda: self._choice(expression.body, wrong, scope), when_true),
+                (lambda: self._choice(expression.orelse, right, scope), when_false),
             ],
             expression,
         )
+
+    def _choice(self, expression: ast.expr, ruled_out: frozenset[Any], scope: Scope) -> Any:
+        around = self.without
+        self.without = around | ruled_out
+        value = self.value(expression, scope)
+        self.without = around
+        return value
 
     def choose(self, arms: list[tuple[Callable[[], Any], Any]], at: ast.AST) -> Any:
         """Evaluate each arm under its literals and join what they give."""

@@ -10,7 +10,7 @@ from typing import Any
 from gradaudit.models import Row
 from gradaudit.static.files import Files, Module
 from gradaudit.static.state import Scope, State
-from gradaudit.static.values import ClassValue, Function, Gradient, Instance, Transformed, Unknown
+from gradaudit.static.values import ClassValue, Function, Gradient, Instance, Transformed, Union, Unknown
 from gradaudit.tape import Guard, Node, Symbol
 
 Args = list[Any]
@@ -39,6 +39,9 @@ class Machine(State):
     # conditions.py
     def test(self, expression: ast.expr, scope: Scope) -> tuple[bool | None, Guard, Guard]: ...
     def truth(self, value: Any) -> bool | None: ...
+
+    ruled_out: tuple[frozenset[Any], frozenset[Any]]  # by the last test: the alternatives that its two arms leave out
+
     def condition_of(self, value: Any) -> tuple[bool | None, Guard, Guard]: ...
 
     # statements.py
@@ -69,6 +72,7 @@ class Machine(State):
 
     # attributes.py
     def get_attribute(self, value: Any, name: str) -> Any: ...
+    def possible(self, value: Union) -> tuple[Any, ...]: ...
     def set_attribute(self, value: Any, name: str, new: Any) -> None: ...
     def set_unnamed(self, instance: Instance, new: Any) -> None: ...
 
