@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FunctionType
-from typing import Any
+from types import CodeType
+from typing import Any, TypeVar
 
 from gradaudit import catalog, discover, suppress, workers
 from gradaudit.config import Config, names_rule
@@ -33,18 +33,21 @@ GARBAGE = 1_500_000
 """New objects between two collections: some hundred megabytes at most, and none in a project of ordinary size."""
 
 
+Run = TypeVar("Run", bound=Callable[..., object])
+
 FRAMES = 131_072
 """Slots of eight bytes, of which hardly any is ever written: as many again fit into the same chunk."""
 
 
-def with_room(function: FunctionType) -> FunctionType:
+def with_room(function: Run) -> Run:
     """The function with a frame as large as all that it calls will need.
 
     CPython keeps frames in chunks of 16 KB and gives each back as soon as it is empty: a recorder that goes up and down
     through hundreds of frames would ask the system for memory at every other step. A chunk is as large as its first
     frame wants it to be.
     """
-    function.__code__ = function.__code__.replace(co_stacksize=FRAMES)
+    code: CodeType = function.__code__  # type: ignore[attr-defined]
+    function.__code__ = code.replace(co_stacksize=FRAMES)  # type: ignore[attr-defined]
     return function
 
 
