@@ -122,9 +122,8 @@ class Builtin(Machine):
 
     def _is_some_instance(self, value: Union, classes: list[Any]) -> Any:
         """Of one of several: which of them it is not where the answer is yes, and where it is no."""
-        answers = {
-            part: self._is_any_instance(part, classes) for part in value.alternatives if isinstance(part, Instance)
-        }
+        told = (Instance, Sequence, Mapping, Node)
+        answers = {part: self._is_any_instance(part, classes) for part in value.alternatives if isinstance(part, told)}
         kinds = set(answers.values()) if len(answers) == len(value.alternatives) else {None}
         if len(kinds) == 1 and None not in kinds:
             return TRUE if kinds.pop() else FALSE

@@ -58,7 +58,7 @@ class Callers:
         neighbours = [
             statement.name
             for number, statement in enumerate(tree.body if tree is not None else ())
-            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name not in seen | {name}
+            if isinstance(statement, DEFINITIONS) and statement.name not in seen | {name}
             if uses.find(name, "", {number})
         ]
         return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
@@ -122,6 +122,8 @@ class Uses:
 
     def __init__(self, tree: ast.Module | None) -> None:
         self.imported: set[tuple[str, str]] = set()
+        self.aliases: dict[str, set[str]] = {}
+        """What a module is called here, where it got a name of its own: `import agents.dqn as learner`."""
         self.by_name: dict[str, list[tuple[ast.expr, int]]] = {}
         self.inside: set[int] = set()
         """Which of the top-level statements define something."""
@@ -138,22 +140,26 @@ class Uses:
                 self.by_name.setdefault(_tail(node.func), []).append((node, number))
             elif isinstance(node, (ast.Name, ast.Attribute)) and node not in called:
                 self.by_name.setdefault(_tail(node), []).append((node, number))
-            elif isinstance(node, ast.ImportFrom):
-                stem = (node.module or "").rsplit(".", 1)[-1]
+            elif isinstance(node, (ast.ImportFrom, ast.Import)):
+                stem = (getattr(node, "module", None) or "").rsplit(".", 1)[-1]
                 self.imported.update((stem, alias.name) for alias in node.names)
+                for alias in node.names:
+                    if alias.asname:
+                        self.aliases.setdefault(alias.name.rsplit(".", 1)[-1], set()).add(alias.asname)
 
     def find(self, name: str, module: str, among: set[int] | None = None) -> list[ast.expr]:
         """The uses of `name`, or of `module.name`; in some of the top-level statements only, if they are given."""
+        modules = {module, *self.aliases.get(module, ())}
         return [
             use
             for use, number in self.by_name.get(name, ())
-            if (among is None or number in among) and _is(use.func if isinstance(use, ast.Call) else use, name, module)
+            if (among is None or number in among) and _is(use.func if isinstance(use, ast.Call) else use, name, modules)
         ]
 
 
-def _is(node: ast.expr, name: str, module: str) -> bool:
+def _is(node: ast.expr, name: str, modules: set[str]) -> bool:
     if isinstance(node, ast.Attribute):
-        return node.attr == name and _tail(node.value) == module
+        return node.attr == name and _tail(node.value) in modules
     return isinstance(node, ast.Name) and node.id == name
 
 

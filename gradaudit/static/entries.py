@@ -77,8 +77,10 @@ class Entries:
             if isinstance(statement, ast.ClassDef):
                 run.allow()
                 self._class_entry(statement)
-        for statement in body:
-            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement not in run.called:
+        functions = [each for each in body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        # what differentiates comes first: the losses that it calls are then judged by that, and not by their arguments
+        for statement in sorted(functions, key=lambda each: not self._reaches_sink(each)):
+            if statement not in run.called:
                 run.allow()
                 self._function_entry(statement)
         for statement in body:
@@ -190,12 +192,20 @@ class Entries:
             names = entry_methods(self.run, cls)
         except (OutOfBudget, RecursionError):
             return
-        nodes = [self.run.member(cls, name)[0] for name in names]
-        if names and not any(isinstance(node, Function) and node.node in self.run.called for node in nodes[:1]):
+        if names and not self._is_followed(cls, names[0]):
             self._entry(cls.name, lambda: self._module(cls, names))
         if self.module.framework == "jax" and self.run.is_module_class(cls):
             for function, argument in drivers(self.run, cls):
                 self._entry(cls.name, functools.partial(self._stand_in, cls, function, argument))
+
+    def _is_followed(self, cls: ClassValue, name: str) -> bool:
+        """Was the method called already? One of a base's leaves something to the class's own, which then tell."""
+        method, owner = self.run.member(cls, name)
+        if not isinstance(method, Function):
+            return False
+        inherited = owner is not None and owner.node is not cls.node
+        own = cls.node.body if inherited else [method.node]
+        return any(part in self.run.called for part in own)
 
     def _module(self, cls: ClassValue, names: list[str]) -> None:
         run = self.run

@@ -114,7 +114,16 @@ class Expressions(Machine):
     def _name(self, expression: ast.Name, scope: Scope) -> Any:
         self.line_node = expression
         value = scope.vars.get(expression.id)
-        return value if value is not None else self.lookup_name(expression.id, scope)
+        if value is None:
+            value = self.lookup_name(expression.id, scope)
+        return self._left(value) if self.without and isinstance(value, Union) else value
+
+    def _left(self, value: Union) -> Any:
+        """What is left of several values where `isinstance` has ruled out some of them."""
+        parts = self.possible(value)
+        if len(parts) == len(value.alternatives):
+            return value
+        return parts[0] if len(parts) == 1 else Union(parts, tuple(value.guard_of(part) for part in parts))
 
     def _attribute(self, expression: ast.Attribute, scope: Scope) -> Any:
         value = self.value(expression.value, scope)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from gradaudit.static.attributes import decorators_of
@@ -40,12 +40,24 @@ def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
         return []
     forward = [name for name in FORWARD if name in methods][:1]
     used = {name for method in methods.values() for name in names_on_self(method) if name != method.name}
+    if not forward and (template := _template(run, cls, methods)) is not None:
+        forward = [template.node.name]
+        used.update(names_on_self(template.node))
     others = [
         name
         for name, method in methods.items()
         if name not in used and name not in FORWARD and not name.startswith("_") and _computes(method)
     ]
     return forward + others[:MOST_METHODS]
+
+
+def _template(run: Interpreter, cls: ClassValue, methods: Container[str]) -> Function | None:
+    """The forward pass of a base, if it leaves a part of itself to methods of the class."""
+    for name in FORWARD:
+        method, _ = run.member(cls, name)
+        if isinstance(method, Function):
+            return method if any(part in methods for part in names_on_self(method.node)) else None
+    return None
 
 
 def is_distribution(run: Interpreter, cls: ClassValue) -> bool:

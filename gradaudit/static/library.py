@@ -55,6 +55,9 @@ def _computed(nodes: list[Node]) -> bool:
     return any(is_computed(node) for node in nodes)
 
 
+MOST_LAYERS = 2000
+
+
 class Library(Machine):
     def call_external(self, path: str, args: Args, keywords: Keywords) -> Any:
         root, _, rest = path.partition(".")
@@ -203,8 +206,37 @@ class Library(Machine):
             if isinstance(value, Instance) and self.is_module(value):
                 made.attrs["cell"] = value
 
+    def _wired(self, row: Row, inputs: Any, outputs: Any) -> Instance:
+        """A model that is told by its inputs and outputs: it has the parameters of the layers between them."""
+        made = Instance(None, row.path)
+        made.row = row
+        leaves = self._parameters_between(self.nodes_of(inputs), self.nodes_of(outputs))
+        for leaf in leaves:
+            assert leaf.leaf is not None
+            if leaf.leaf.owner is not None and leaf.leaf.owner.parent is None:
+                leaf.leaf.owner.parent = made.network
+        made.attrs["layers"] = Sequence(leaves, None, "list")
+        if not leaves:
+            self.layer_leaf(made)
+        return made
+
+    def _parameters_between(self, inputs: list[Node], outputs: list[Node]) -> list[Node]:
+        found: list[Node] = []
+        seen, waiting = {*inputs, *outputs}, list(outputs)
+        while waiting and len(seen) < MOST_LAYERS:
+            for edge in waiting.pop().inputs:
+                if edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+                    if edge.source.leaf is not None and edge.source.leaf.kind == "param":
+                        found.append(edge.source)
+        return sorted(found, key=lambda leaf: leaf.time)
+
     def _container(self, row: Row, args: Args, keywords: Keywords) -> Any:
         tail = row.path.rsplit(".", 1)[-1]
+        if tail == "Model" and (len(args) > 1 or "outputs" in keywords):
+            given = dict(zip(("inputs", "outputs"), args, strict=False)) | keywords
+            return self._wired(row, given.get("inputs", NONE), given["outputs"])
         values = list(args) or list(keywords.values())
         if tail == "ModuleDict":
             return args[0] if args and isinstance(args[0], Mapping) else Mapping()

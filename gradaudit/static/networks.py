@@ -318,7 +318,8 @@ class Networks(Machine):
             return self.apply_row(row, args, keywords)
         if row is not None and row.kind == "plain_module":
             return self.apply_row(row, args, keywords, op=row.op or "activation")
-        made = self.module_call(self.parameters_for(instance), instance.network, args, keywords)
+        own = self.parameters_of(instance) if "layers" in instance.attrs else self.parameters_for(instance)
+        made = self.module_call(own, instance.network, args, keywords)
         if instance.width is not None:
             self.shape_facts[made] = ("layer", (instance.width,))
         elif NORMALISERS.search(instance.network.class_name):

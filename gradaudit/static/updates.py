@@ -178,7 +178,7 @@ class Updates(Machine):
                 self.drop(self.scaled, leaf)
         if len(pending) == 1 and (factor := pending.pop()) != 1.0:
             mix = Mix(mix.old * factor, mix.new, mix.number, mix.sources)
-        if mix.sources:
+        if mix.sources and not (mix.weight is None and _are_parts(leaves, mix.sources)):
             kind = "soft_update" if mix.old != 0 else "copy"
             self.event(kind, leaves=tuple(leaves), sources=_in_order(mix.sources), weight=mix.weight)
         elif mix.old > 0 and leaves:
@@ -289,6 +289,12 @@ class Updates(Machine):
         behind = frozenset(self.leaves_behind(node))
         old, new = UNKNOWN if behind & written else 0.0, UNKNOWN if behind - written else 0.0
         return Mix(old, new, UNKNOWN, behind - written)
+
+
+def _are_parts(leaves: Iterable[Node], sources: Iterable[Node]) -> bool:
+    """Free parameters of one module, of which one is set from another: a normalisation, no network and its average."""
+    owners = {leaf.leaf.owner for leaf in (*leaves, *sources) if leaf.leaf is not None}
+    return len(owners) == 1 and None not in owners
 
 
 def _of_leaves(leaves: Iterable[Node], written: frozenset[Node]) -> Mix:

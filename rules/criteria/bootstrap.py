@@ -199,12 +199,18 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
         return view.sink.kind != "library" and is_soft_backup(total, against, signs)
     if view.sink.kind == "library":  # an argument that is called a target was finished by the caller
         pattern = names("networks", "target")
-        live = [value for value in values if view.live(value.node) and not facts.named(value.node, "discount")]
+        reached = [value for value in _estimates(values) if view.reaches(value.node) and view.live(value.node)]
+        live = [value for value in reached if not facts.named(value.node, "discount")]
         return not all(value.node.leaf and pattern.search(value.node.leaf.name.lower()) for value in live)
     if named:
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())
     return related(analysis, mine, others) or same_code(view, mine, others) or _follows_in_turn(analysis, mine, others)
+
+
+def _estimates(values: list[Atom]) -> list[Atom]:
+    """What a network computes, if there is any of it: what else is an argument is then a factor of it or data."""
+    return [value for value in values if _computed_by_network(value.node) and value.node.leaf is None] or values
 
 
 def _follows_in_turn(analysis: Analysis, values: int, predicting: int) -> bool:

@@ -27,6 +27,8 @@ FACTORS = frozenset({"mul", "div"})
 SHIFTS = frozenset({"add", "sub"})
 LINEAR = frozenset({"add", "mean", "sum", "reshape", "cast", "phi", "stack", "pack", "getitem"})
 SIGNED = frozenset({"mul", "div", "neg", "sub"})
+ENTRIES = frozenset({"gather", "index_select", "sum", "norm"})
+"""What is done to an array and not to a number: a mask is counted, a table of log-probabilities is looked up in."""
 HARMLESS = frozenset({"compare", "add", "sub", "mean", "sum", "stack", "pack"})
 
 
@@ -114,6 +116,8 @@ def _is_multiplier(analysis: Analysis, leaf: Node) -> bool:
             user = graph.nodes[position]
             edges = [edge for edge in user.inputs if edge.source is node]
             if any(edge.kind == "parameter" for edge in edges):
+                return False
+            if leaf.leaf.kind == "arg" and user.op in ENTRIES:
                 return False
             if user.op in FACTORS:
                 if not _other_is_plain(analysis, user, node):

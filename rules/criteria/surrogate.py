@@ -53,7 +53,7 @@ def _wrong_term(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
         return
     soft = next(term for term in form.terms if term.vn in forward)
     leaves = analysis.alive(soft.node)
-    if soft.passes or not leaves:
+    if soft.passes or not leaves or soft.node.leaf is not None:  # rows of a table are what is looked up
         return
     for plus, minus in form.cancelled():
         if plus.passes != minus.passes and is_hard(analysis, plus.node, leaves):

@@ -21,6 +21,7 @@ from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.rated import is_residual, rates_action
 from gradaudit.rules.criteria.reweighting import own_temperature, reciprocal_weight
+from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.score import LOG_PROBABILITIES, NAMED, is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
 from gradaudit.tape import DATA, Edge, Location, Node
@@ -92,6 +93,8 @@ def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
             continue
         if view.sink.kind == "library" and found.kind != IMPORTANCE:
             continue  # a finished weight is the caller's, and so is what a switch leaves open
+        if view.sink.called and not found.leaves & parameters(view.analysis):
+            continue  # of arguments, the project's own calls tell
         yield found
         return
 
@@ -371,6 +374,10 @@ def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         if view.sink.kind == "library" and not _is_reduction(term.source):
             continue  # what a function returns is normalised, not scaled
         leaves = view.live(value)
+        if _is_correction(view, factor.source, term.source):
+            continue
+        if view.sink.kind == "library" and view.live(term.source) & ~leaves:
+            continue  # a mask that is counted is no size of what it masks
         # (x - mean) / std is a standardised value, no term and its scale
         balances = size is not None and _is_reduction(term.source) and view.live(term.source) & leaves
         if leaves and scale is not None and _contains(view, term.source, value, sums=node.op != "div"):
@@ -379,6 +386,13 @@ def _norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         if balances:
             yield Weight(view, node, factor.source, term.source, BALANCE, leaves)
             return
+
+
+def _is_correction(view: View, divisor: Node, term: Node) -> bool:
+    """`n / (n - 1)`: a count by itself, but for a number."""
+    algebra = view.analysis.algebra
+    over, under = algebra.lin(term), algebra.lin(divisor)
+    return over.constant != under.constant and over.forward() == under.forward()
 
 
 def _reduced(node: Node, inverted: bool) -> Node | None:
