@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pathspec
-
 from gradaudit.config import Config
 
 SKIPPED = frozenset(
@@ -40,6 +38,8 @@ class _Patterns:
     """Patterns in .gitignore's language, relative to `root`."""
 
     def __init__(self, root: Path, lines: Iterable[str]) -> None:
+        import pathspec  # it takes as long as all rules together, and many projects are linted without a pattern
+
         self.root = os.path.abspath(root)
         self.spec = pathspec.GitIgnoreSpec.from_lines(lines)
 

@@ -22,11 +22,11 @@ The words are strings and not lists because a linter that reads a thousand names
 
 from __future__ import annotations
 
+import pkgutil
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from typing import Any, Self
 
 KINDS = frozenset(
@@ -216,11 +216,11 @@ class Library:
 @cache
 def _read(file: str) -> dict[str, Any]:
     """One TOML file of `rules/models`; empty where there is none."""
-    source = resources.files("gradaudit.rules").joinpath("models", f"{file}.toml")
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        source = pkgutil.get_data("gradaudit.rules", f"models/{file}.toml")
     except FileNotFoundError:
-        return {}
+        source = None
+    return tomllib.loads(source.decode("utf-8")) if source is not None else {}
 
 
 @cache

@@ -8,9 +8,8 @@ of a policy-gradient term. What is built on the way (n-step returns, GAE, clamps
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
@@ -38,8 +37,7 @@ BACKUPS = frozenset({
 """Library functions that form a bootstrapped value of what they are given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """One meeting of a live bootstrapped value with a loss: `value` is the operand, `prediction` the other side."""
 
     view: View
@@ -52,8 +50,7 @@ class Use:
     """The nodes that every leaking path shares and at which the value is complete, the latest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
+class Leak(NamedTuple):
     """One bootstrapped value and everything that it leaks into."""
 
     uses: tuple[Use, ...]
@@ -86,7 +83,7 @@ def _told_once(settled: list[Leak]) -> list[Leak]:
     for leak in settled:
         if not any(_again(leak, other) for other in settled):
             repeated = [use for other in settled if _again(other, leak) for use in other.uses]
-            found.append(replace(leak, uses=(*leak.uses, *repeated)))
+            found.append(leak._replace(uses=(*leak.uses, *repeated)))
     return found
 
 

@@ -5,8 +5,7 @@ a student and its teacher.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
@@ -76,8 +75,7 @@ def _bootstraps(view: View) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Twin:
+class Twin(NamedTuple):
     """`value`, the projection that the predictor's output `other` is compared with at `node`, is live."""
 
     view: View
@@ -129,8 +127,7 @@ def _entry(node: Node) -> tuple[Node, str] | None:
     return (source, node.detail) if given or source.op == "module_call" else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
+class _Pair(NamedTuple):
     node: Node
     operand: Node
     value: Node

@@ -8,8 +8,7 @@ place that is chosen from z.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import LOSSES
 from gradaudit.rules.criteria.marks import SHAPES
@@ -25,8 +24,7 @@ CHOICES = frozenset({"argmin", "argmax", "one_hot", "topk", "sort", "round"})
 MEASURES = frozenset({"square", "pow", "abs", "norm", "mean", "sum"})
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """A discrepancy of a pair: does gradient go into the encoder's side, into the codebook's?"""
 
     node: Node
@@ -36,8 +34,7 @@ class Term:
     hard_live: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Codebook:
+class Codebook(NamedTuple):
     """The terms of one pair, and what is wrong with them; `term` is where."""
 
     view: View

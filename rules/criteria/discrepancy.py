@@ -7,8 +7,7 @@ that is returned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.marks import SHAPES
@@ -32,8 +31,7 @@ MOST_RESULTS = 3
 SCALES = SHAPES | {"neg", "clamp", "nan_to_num", "mean", "sum", "maximum", "relu"}
 
 
-@dataclass(frozen=True, slots=True)
-class Discrepancy:
+class Discrepancy(NamedTuple):
     """`sides` are the two operands that meet at `node`; one side only where the difference is no difference of two."""
 
     node: Node

@@ -11,8 +11,7 @@ head      the critic's own regression does not train the encoder before its head
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(NamedTuple):
     """The loss of `view` trains the encoder `leaves` by way of `node`; the stop belongs at `location`."""
 
     view: View
@@ -35,8 +33,7 @@ class Shared:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Prediction:
+class _Prediction(NamedTuple):
     view: View
     node: Node
     live: int

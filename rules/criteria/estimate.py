@@ -7,8 +7,7 @@ be a constant to x. A loss that only measures the estimate (a decorrelation pena
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.expand import constant
 from gradaudit.tape import DATA, Edge, Node
@@ -21,8 +20,7 @@ ROWS = frozenset({"getitem", "gather", "reshape", "cast", "clone", "index_select
 CARRIED = frozenset({"stop", "phi", "reshape", "cast", "clone", "getitem", "store", "pack", "copy", "where"})
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """`node` mixes what an earlier call left with the live `value`; `use` multiplies it with what it is made of."""
 
     view: View
@@ -62,8 +60,7 @@ def _mixed(view: View, node: Node) -> Node | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Averaged:
+class Averaged(NamedTuple):
     """`leaf`, a parameter that gradient reaches, is what `node` averages and what the program then writes."""
 
     view: View

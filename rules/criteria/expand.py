@@ -5,8 +5,7 @@ what a summand is does not depend on whether gradient passes it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.marks import SHAPES, Marks, marks
 from gradaudit.tape import DATA, Node
@@ -26,8 +25,7 @@ FIRST = SHAPES | {
 MOST = 600
 
 
-@dataclass(frozen=True, slots=True)
-class Atom:
+class Atom(NamedTuple):
     """One summand. `factor`: it is multiplied by something that is no network's output (a discount, a mask)."""
 
     node: Node
@@ -36,8 +34,7 @@ class Atom:
     raw: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(NamedTuple):
     atoms: tuple[Atom, ...]
     affine: bool
     """Some factor is itself of the form r + g * x: a support that was shifted by rewards (distributional targets)."""

@@ -8,8 +8,7 @@ place where its values join those is where a stop is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import USED, deposit
 from gradaudit.rules.criteria.bootstrap import leaks
@@ -28,8 +27,7 @@ MEETINGS = LOSSES | {"mul", "matmul", "einsum", "sub"}
 LINEAR = frozenset({"add", "sub", "neg", "mean", "sum", "phi", "reshape", "stack", "cast", "cat", "getitem"})
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(NamedTuple):
     """The loss of `view` reaches `leaves` (one holder's) by way of `value`, which `joint` joins to own values."""
 
     view: View
@@ -225,8 +223,7 @@ def covered(view: View) -> set[Node]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(NamedTuple):
     """What the loss of `view` leaves in `leaves`, through which it goes, is still there when their optimizer steps."""
 
     view: View

@@ -9,8 +9,7 @@ labels the other (a symmetric consistency).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.branches import reinforcement
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
@@ -26,8 +25,7 @@ RATES = frozenset({"div", "mul", "pow", "reciprocal"})
 ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
 
 
-@dataclass(frozen=True, slots=True)
-class OwnLabel:
+class OwnLabel(NamedTuple):
     """`label` is what `prediction` is compared with at `node`; gradient reaches `leaves` through it."""
 
     view: View

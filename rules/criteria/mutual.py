@@ -8,8 +8,7 @@ the other none, the one without has lost its stop: its weight is no longer the r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.tape import Node, join_guards
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 
-@dataclass(frozen=True, slots=True)
-class Mutual:
+class Mutual(NamedTuple):
     """`node` compares a pair with both sides live; `counterpart` compares the same pair with one side stopped."""
 
     view: View
@@ -28,8 +26,7 @@ class Mutual:
     leaves: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Term:
+class _Term(NamedTuple):
     node: Node
     sides: tuple[int, int]
     live: tuple[int, int]

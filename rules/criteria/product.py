@@ -9,8 +9,7 @@ and the same multiplier weighs the same thing in another term of the loss, where
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit import ownership
 from gradaudit.algebra import Linear, number
@@ -32,8 +31,7 @@ ENTRIES = frozenset({"gather", "index_select", "sum", "norm"})
 HARMLESS = frozenset({"compare", "add", "sub", "mean", "sum", "stack", "pack"})
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(NamedTuple):
     """`node` = factor * term. `wrong` is the side that should have been stopped; it lets gradient reach `leaves`."""
 
     view: View

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import first_order
 from gradaudit.rules.criteria.expand import expand
@@ -24,8 +23,7 @@ NAMED = re.compile(r"log_?p(rob|i)?(s|$|_)|logp", re.IGNORECASE)
 THROUGH = SHAPES | {"neg", "clamp", "sum", "mean", "minimum", "maximum", "min", "max", "where", "phi", "cat", "stack"}
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(NamedTuple):
     node: Node
     score: Node
     weight: Node

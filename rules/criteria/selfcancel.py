@@ -8,8 +8,7 @@ and two samples or two dropout masks do not. `x - stop(x)` is none of this: one 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.byhand import beside_stopped
 from gradaudit.rules.criteria.marks import SHAPES, marks
@@ -29,8 +28,7 @@ COMBINES = frozenset({"add", "mul", "div", "minimum", "maximum", "where"})
 MOST_PARTS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Cancellation:
+class Cancellation(NamedTuple):
     """`first` and `second` are one value; at `node` their gradients cancel. `leaves`: what loses its gradient.
 
     `kind` is difference, quotient or divergence; `rest` is what is left of the sum and still live.

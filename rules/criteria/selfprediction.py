@@ -8,8 +8,7 @@ model, negatives, a variance term, a sample that is decoded), or a reconstructio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrepancies
@@ -27,8 +26,7 @@ DISTANCES = frozenset({"kl_divergence", "pairwise_distance", "cosine_embedding_l
 """Divergences of distributions that are both learnt, and losses that say themselves which pairs are to differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class SelfPrediction:
+class SelfPrediction(NamedTuple):
     """`encoding` is what `prediction` is compared with at `node`; gradient reaches `leaves` through it."""
 
     view: View

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import activations, below, common, private, same_call
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 ALIASES = frozenset({"phi", "pack", "identity"})
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A place in the text, and the activation of the user function that it is in (None: the outermost)."""
 
     location: Location

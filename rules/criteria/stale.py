@@ -7,9 +7,8 @@ the order of making, stepping and differentiating, over loops and storage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import step_group, steps_of
 from gradaudit.rules.criteria.discrepancy import LOSSES
@@ -28,8 +27,7 @@ OLD = "old"
 CONTAINERS = frozenset({"store", "append", "pack", "stack", "cat"})
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(NamedTuple):
     """The call at `site` made a value before a step; `uses`: what the loss takes it for, and the node that does."""
 
     view: View

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
@@ -25,8 +24,7 @@ INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"}
 """What is true or false of a value is no prediction of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Starved:
+class Starved(NamedTuple):
     """`event` stops the gradient of `leaves` on the prediction's side of `meeting`."""
 
     view: View

@@ -5,8 +5,7 @@ and a target's parameters that are written so.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.tape import Event, Location, Node
 
@@ -17,8 +16,7 @@ SHAPES = frozenset({"reshape", "getitem", "phi", "store", "clone", "cast", "pack
 FORMS = frozenset({"add", "sub", "lerp"})
 
 
-@dataclass(frozen=True, slots=True)
-class Tracked:
+class Tracked(NamedTuple):
     """`node` updates a statistic with gradient; an earlier update's result is in it, a backward lies between."""
 
     view: View
@@ -26,8 +24,7 @@ class Tracked:
     leaves: int
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """An update of frozen parameters that autograd records; is their network used where gradient is on?"""
 
     event: Event

@@ -7,8 +7,7 @@ of its gradient. Without the stop the sum is only what it says; with the stop on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.selfcancel import cancellations, is_hard, older_side
 from gradaudit.tape import Node
@@ -20,8 +19,7 @@ MISSING, WRONG_TERM, DOUBLED = "missing", "wrong term", "doubled"
 BOUNDS = frozenset({"clamp", "minimum", "maximum", "fake_quantize"})
 
 
-@dataclass(frozen=True, slots=True)
-class Surrogate:
+class Surrogate(NamedTuple):
     """`node` is the sum; `side` is what should have been stopped; `leaves` lose their gradient."""
 
     view: View

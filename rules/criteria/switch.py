@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_return
 from gradaudit.rules.criteria.expand import expand
@@ -26,8 +25,7 @@ CARRIES = frozenset({"phi", "stop", "reshape", "cast"})
 NEGATIONS = frozenset("no not without disable disabled skip".split())
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(NamedTuple):
     """A join of two arms under one symbol; `stops` is the value of the symbol that stops gradient, if one does."""
 
     node: Node
@@ -62,8 +60,7 @@ def switches(analysis: Analysis) -> list[Switch]:
     return known
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """A join of two arms under one symbol, and the leaves that gradient reaches through each of them."""
 
     node: Node

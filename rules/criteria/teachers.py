@@ -8,8 +8,7 @@ soft labels it makes for another network's answer. Whoever is trained by nothing
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.branches import reinforcement
 from gradaudit.rules.criteria.discrepancy import discrepancies, meetings_at
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 
-@dataclass(frozen=True, slots=True)
-class Teacher:
+class Teacher(NamedTuple):
     """`labels` are made with `leaves`, evaluated and stepped; `node` compares them with another network's output."""
 
     view: View

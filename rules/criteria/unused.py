@@ -7,8 +7,7 @@ function finds around it is a constant. That the tree is in the loss, and the ar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.lagging import lagging
 from gradaudit.rules.criteria.place import below, common
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 
-@dataclass(frozen=True, slots=True)
-class Unused:
+class Unused(NamedTuple):
     """`leaves` are differentiated and not in the loss; what was passed for them is, at `location`."""
 
     view: View

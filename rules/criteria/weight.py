@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.expand import constant, expand
@@ -43,8 +42,7 @@ ERRORS = frozenset({
 ADVANTAGE, IMPORTANCE, NORM, BALANCE = "advantage", "importance", "norm", "balance"
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(NamedTuple):
     """`weight` multiplies `term` at `node`, and gradient reaches `leaves` through it."""
 
     view: View
