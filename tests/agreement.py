@@ -1,7 +1,7 @@
 """One fixture judged by both halves: what lint says of its text, and what check measures when it runs.
 
-check audits a fixture's `loss_fn` on its `make_inputs()`, or the whole program (`programs.load`): every loss that it
-differentiates. An info of check about a jax argument that is not differentiated has no counterpart in the text.
+check audits what a fixture has cases for, its `loss_fn` on its `make_inputs()`, or the whole program (`programs.load`):
+every loss that it differentiates. An info of check about a jax argument that is not differentiated has no counterpart in the text.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from expectations import LINT_ONLY, ROOT, Expectation, Fixture, Found, disagreem
 from gradaudit.check import CheckReport, Options, check_case, check_target
 from gradaudit.config import Config
 from gradaudit.dynamic.case import Case
+from gradaudit.dynamic.collect import collect_file
 from gradaudit.finding import Finding
 from gradaudit.lint import lint_paths
 
@@ -65,6 +66,11 @@ def offers_loss(fixture: Fixture) -> bool:
     return all(word in source for word in ("def loss_fn(", "def make_inputs(")) and "argnums=" not in source
 
 
+def offers_cases(fixture: Fixture) -> bool:
+    """Whether losses say beside them how they are called: functions of arguments, that no program differentiates."""
+    return fixture.path.is_file() and "@gradaudit.case(" in fixture.source
+
+
 def differences(fixture: Fixture, findings: list[Finding]) -> list[str]:
     """What check's findings say otherwise than the fixture expects of lint; empty if they agree."""
     found = [Found(Path(one.location.path).resolve(), one.location.line, one.code, one.severity) for one in findings]
@@ -82,8 +88,12 @@ def differences(fixture: Fixture, findings: list[Finding]) -> list[str]:
 def checked(fixture: Fixture) -> list[Finding]:
     """check's findings, each line and code once."""
     with _forgotten():
-        report = _loss(fixture) if offers_loss(fixture) else _program(fixture)
-    found = {(one.location.path, one.location.line, one.code): one for one in report.findings}
+        if offers_cases(fixture):
+            reports = [check_case(target, case, Options()) for target, case in collect_file(fixture.path)]
+        else:
+            reports = [_loss(fixture) if offers_loss(fixture) else _program(fixture)]
+    findings = [one for report in reports for one in report.findings]
+    found = {(one.location.path, one.location.line, one.code): one for one in findings}
     return [one for one in found.values() if (one.code, one.severity) != ("GA102", "info")]
 
 

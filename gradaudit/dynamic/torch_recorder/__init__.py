@@ -11,6 +11,7 @@ from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.torch_recorder import lightning, ranks
 from gradaudit.dynamic.torch_recorder.run import Run
 from gradaudit.dynamic.torch_recorder.updates import Differentiated
+from gradaudit.errors import CheckError
 
 __all__ = ["RECORDER", "TorchRecorder"]
 
@@ -30,7 +31,7 @@ class TorchRecorder:
         try:
             return [Run(call, roles).record()]
         except Differentiated as update:
-            return [Run(call, roles, part, update).record() for part in update.parts()]
+            return _parts(call, roles, update)
 
     def make_input(self, spec: InputSpec, seed: int) -> Any:
         dtype = getattr(torch, spec.dtype)
@@ -50,6 +51,21 @@ class TorchRecorder:
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         run: Run = recording.handle
         return run.counterfactual(recording, cut)
+
+
+def _parts(call: LossCall, roles: Roles, update: Differentiated) -> list[Recording]:
+    """Each loss of an update. One that says nothing on these inputs costs a note, not what the others say."""
+    found: list[Recording] = []
+    failed: list[CheckError] = []
+    for part in update.parts():
+        try:
+            found.append(Run(call, roles, part, update).record())
+        except CheckError as error:
+            failed.append(error)
+    if not found:
+        raise failed[0]
+    found[0].notes += [str(error) for error in failed]
+    return found
 
 
 def _mentions_torch(values: list[Any]) -> bool:

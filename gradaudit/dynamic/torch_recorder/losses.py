@@ -14,7 +14,7 @@ from gradaudit.errors import CheckError
 def loss_of(result: Any) -> tuple[torch.Tensor, str]:
     """The scalar to differentiate, and a note where there was a choice.
 
-    A scalar; the first of a tuple (the rest is auxiliary); a dict's "loss" (or "total_loss"), else the sum of a dict's
+    A scalar; the first of a tuple (the rest is auxiliary), or the only one of it; a dict's "loss" (or "total_loss"), else the sum of a dict's
     scalars; an attribute `loss`. Raises CheckError where there is none.
     """
     if isinstance(result, torch.Tensor):
@@ -22,8 +22,7 @@ def loss_of(result: Any) -> tuple[torch.Tensor, str]:
     if isinstance(result, dict):
         return _of_dict(result)
     if isinstance(result, tuple | list) and result and not isinstance(result[0], tuple | list):
-        loss, _ = loss_of(result[0])
-        return loss, "the first of several results is taken as the loss" if any(map(_live, result[1:])) else ""
+        return _of_several(result)
     inner = getattr(result, "loss", None)
     if isinstance(inner, torch.Tensor):
         return _scalar(inner), ""
@@ -36,6 +35,23 @@ def loss_of(result: Any) -> tuple[torch.Tensor, str]:
     if type(result).__module__.startswith("jax"):
         raise CheckError("the loss returns a jax array: leave out `--framework torch`")
     raise CheckError(f"the loss returns {a_kind(result)}, not a scalar tensor; name the function that returns the loss")
+
+
+def _of_several(results: tuple[Any, ...] | list[Any]) -> tuple[torch.Tensor, str]:
+    try:
+        loss, _ = loss_of(results[0])
+    except CheckError:
+        found = [one for one in results[1:] if _has_loss(one)]
+        if len(found) != 1:
+            raise
+        loss, _ = loss_of(found[0])
+        return loss, "the only scalar of several results is taken as the loss"
+    return loss, "the first of several results is taken as the loss" if any(map(_live, results[1:])) else ""
+
+
+def _has_loss(result: Any) -> bool:
+    """Whether it is a live scalar, or a dict with some."""
+    return any(map(_live, result.values())) if isinstance(result, dict) else _live(result)
 
 
 def _of_dict(result: dict[Any, Any]) -> tuple[torch.Tensor, str]:

@@ -19,7 +19,7 @@ _RENAMED = {
     "add": "__add__ __radd__ __iadd__ add_ addcmul addcdiv logaddexp",
     "sub": "__sub__ __rsub__ __isub__ rsub sub_ subtract",
     "mul": "__mul__ __rmul__ __imul__ mul_ multiply",
-    "div": "__truediv__ __rtruediv__ __itruediv__ div_ divide true_divide",
+    "div": "__truediv__ __rtruediv__ __rdiv__ __itruediv__ div_ divide true_divide",
     "floordiv": "__floordiv__ __rfloordiv__ floor_divide",
     "mod": "__mod__ fmod remainder",
     "neg": "__neg__ negative neg_",

@@ -168,7 +168,10 @@ class Tracer(TorchFunctionMode):
             found |= reached
             part = node
             if several:
-                part = Node("getitem", [Edge(node, bool(reached))], location, self.tick(), f"[{position}]", call=call)
+                source, op, detail = node, "getitem", f"[{position}]"
+                if kind.name == "broadcast_tensors" and len(outputs) == len(before):
+                    source, op, detail = before[position][1], "reshape", "expand"  # each is its own operand
+                part = Node(op, [Edge(source, bool(reached))], location, self.tick(), detail, call=call)
                 part.frame, part.grad_mode = node.frame, node.grad_mode
                 self.place[part] = (number, position)
             if function is not None:

@@ -113,14 +113,20 @@ class Updates:
             return None  # a graph that is freed or written over: what is stepped afterwards is to be seen all the same
 
     def gradient(self, outputs: Any, inputs: Any, *others: Any, **kwargs: Any) -> Any:
-        """In place of `torch.autograd.grad`. One with a graph of its own is a part of a loss, not the end of it."""
+        """In place of `torch.autograd.grad`. One with a graph of its own is the end of a loss if it is taken for
+        parameters (of a divergence, for its curvature), else a part of one (a penalty)."""
         told = dict(zip(("grad_outputs", "retain_graph", "create_graph", "only_inputs"), others, strict=False)) | kwargs
+        if isinstance(inputs, Iterator):  # `model.parameters()`: gone once it has been looked at
+            inputs = tuple(inputs)
         losses, leaves = _flat(outputs), _flat(inputs)
-        if self.paused or told.get("create_graph") or len(losses) != 1 or losses[0].numel() != 1:
+        again = bool(told.get("create_graph"))
+        if self.paused or len(losses) != 1 or losses[0].numel() != 1:
             return self.plain_gradient(outputs, inputs, *others, **kwargs)
-        if leaves and all(one.is_leaf and one.requires_grad for one in leaves):
+        if leaves and all(_is_trained(one) if again else one.is_leaf and one.requires_grad for one in leaves):
             location, call = self.lines.here(2)
             self._reach(Entry(GRADIENT, self.now(), location, tuple(leaves), call=call), losses[0])
+        if again:
+            return self.plain_gradient(outputs, inputs, *others, **kwargs)
         return self._make(self.plain_gradient, (outputs, inputs), told)
 
     def taken(self, kind: str) -> int:
@@ -202,6 +208,10 @@ def taken_by(loss: Node, place: Mapping[Node, tuple[int, int]], calls: int) -> s
             else:
                 waiting.append(edge.source)
     return found
+
+
+def _is_trained(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, torch.nn.Parameter) and tensor.is_leaf and tensor.requires_grad
 
 
 def _flat(value: Any) -> list[torch.Tensor]:
