@@ -22,9 +22,13 @@ MAKERS = frozenset("optim requires_grad_ deepcopy load_state_dict Parameter Opti
 ENTRY = "program"
 
 
-def load(path: Path) -> Target:
-    """The program at `path`, built, as a target. It must be run from the start for every audit: it is not kept."""
+def load(path: Path, others: Iterable[Path] = ()) -> Target:
+    """The program at `path`, built, as a target. It must be run from the start for every audit: it is not kept.
+
+    `others` are the files that it imports from.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = [ast.parse(other.read_text(encoding="utf-8")) for other in others if other != path]
     module = ModuleType(f"program_{path.parent.name}_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = sys.modules["__main__"] = module
@@ -33,16 +37,18 @@ def load(path: Path) -> Target:
         module.__package__, home = home.name, home.parent
     if str(home) not in sys.path:
         sys.path.insert(0, str(home))
-    exec(compile(_split(tree), str(path), "exec"), vars(module))
+    exec(compile(_split(tree, imported), str(path), "exec"), vars(module))
     target = describe(f"{path.name}:{ENTRY}", vars(module)[ENTRY], module)
     target.roots = (*target.roots, str(path.parent))
     return target
 
 
-def _split(tree: ast.Module) -> ast.Module:
+def _split(tree: ast.Module, imported: Sequence[ast.Module] = ()) -> ast.Module:
     """The module with everything from the first training statement on inside of a function."""
-    training = _training_functions(tree)
-    classes = frozenset(one.name for one in ast.walk(tree) if isinstance(one, ast.ClassDef))
+    every = [node for one in (tree, *imported) for node in ast.walk(one)]
+    training = _training_functions(every)
+    classes = frozenset(one.name for one in every if isinstance(one, ast.ClassDef))
+    training |= {one.name for one in every if isinstance(one, ast.ClassDef) and _trains_when_called(one, training)}
     before, rest = _main(tree)
     for _ in range(4):
         called = _only_call(rest, tree)
@@ -80,15 +86,17 @@ def _functions(tree: ast.AST) -> dict[str, ast.FunctionDef]:
     return {one.name: one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
 
 
-def _training_functions(tree: ast.Module) -> frozenset[str]:
+def _training_functions(nodes: Iterable[ast.AST]) -> frozenset[str]:
     """Names of functions and methods that lead to a backward pass, by the names that they call."""
-    bodies = {
-        one.name: _called(one) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+    bodies = {one.name: _called(one) for one in nodes if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
     training = set(TRAINS - {"step"})
     while more := {name for name, called in bodies.items() if name not in training and called & training}:
         training |= more
     return frozenset(training)
+
+
+def _trains_when_called(kind: ast.ClassDef, training: frozenset[str]) -> bool:
+    return any(isinstance(one, ast.FunctionDef) and one.name == "__call__" and one.name in training for one in kind.body)
 
 
 def _called(node: ast.AST) -> frozenset[str]:
@@ -173,16 +181,19 @@ def _body(function: ast.FunctionDef) -> list[ast.stmt]:
 
 
 def _receiver(statement: ast.stmt, classes: frozenset[str]) -> ast.stmt | None:
-    """`agent_ = Agent()` for a statement `Agent().train()`, which then uses the name."""
+    """`agent_ = Agent()` for a statement `Agent().train()` or `Agent()(batch)`, which then uses the name."""
     if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
         return None
-    method = statement.value.func
-    if not isinstance(method, ast.Attribute) or not isinstance(method.value, ast.Call):
+    function = statement.value.func
+    made = function.value if isinstance(function, ast.Attribute) else function
+    if not isinstance(made, ast.Call) or getattr(made.func, "id", "") not in classes:
         return None
-    made, name = method.value, ENTRY + "_agent"
-    if getattr(made.func, "id", "") not in classes:
-        return None
-    method.value = ast.copy_location(ast.Name(name, ast.Load()), made)
+    name = ENTRY + "_agent"
+    kept = ast.copy_location(ast.Name(name, ast.Load()), made)
+    if isinstance(function, ast.Attribute):
+        function.value = kept
+    else:
+        statement.value.func = kept
     return ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], made), made)
 
 

@@ -57,11 +57,11 @@ def seed_everything(seed: int) -> None:
 class _Saved:
     """One tensor. Its gradient is set aside (and None meanwhile), hooks that would step an optimizer too."""
 
-    __slots__ = ("copy", "flag", "grad", "hooks", "tensor", "version")
+    __slots__ = ("copy", "flag", "grad", "hooks", "leaf", "tensor", "version")
 
     def __init__(self, tensor: torch.Tensor, copies: Copies) -> None:
         self.tensor = tensor
-        self.flag = tensor.requires_grad
+        self.flag, self.leaf = tensor.requires_grad, tensor.is_leaf
         self.grad = tensor.grad if tensor.is_leaf else None
         self.hooks: Any = None
         try:
@@ -84,6 +84,8 @@ class _Saved:
         if self.copy is not None and (tensor._version != self.version or not (counted or _equal(tensor, self.copy))):
             with torch.no_grad():
                 tensor.detach().copy_(self.copy)
+        if self.leaf and not tensor.is_leaf and tensor._base is None:
+            tensor.detach_()  # a store that was written into: it brings no graph along into the next run
         if self.hooks is not None:
             tensor._post_accumulate_grad_hooks.update(self.hooks)  # type: ignore[attr-defined]
         if tensor.is_leaf:

@@ -162,6 +162,8 @@ class Tracer(TorchFunctionMode):
         found: set[Any] = set()
         rows: list[tuple[Tensor, Node, bool]] = []
         for position, output in enumerate(outputs):
+            if several and not kind.inplace and any(output is tensor for tensor, _, _ in before):
+                continue  # given back as it came
             low = base(output)
             function = low.grad_fn
             reached = self.claim(function, low.output_nr, node) if function is not None else set()
