@@ -20,6 +20,7 @@ from gradaudit.dynamic.judging import judge
 from gradaudit.dynamic.proof import prove
 from gradaudit.dynamic.recording import NONZERO, STATES, Group, LossCall, Proof, Recorder, Recording
 from gradaudit.dynamic.roles import Roles
+from gradaudit.dynamic.rounds import told_again
 from gradaudit.errors import GradauditError
 from gradaudit.finding import SEVERITIES, Finding
 
@@ -123,7 +124,25 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
     recordings = every(call, roles) if every is not None else [recorder.record(call, roles)]
     trained = {group.name for one in recordings for group in one.groups if group.state == NONZERO}
     parts = [_report(recorder, recording, trained) for recording in recordings]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    told = _told(parts)
+    return parts[0] if len(parts) == 1 else _joined([_current(part, told) for part in parts])
+
+
+def _told(parts: list[CheckReport]) -> set[int]:
+    """What later rounds of the losses tell better, by identity."""
+    return told_again(
+        [(part.recording.tape.sinks[0].location, part.judgements) for part in parts if part.recording is not None]
+    )
+
+
+def _current(part: CheckReport, told: set[int]) -> CheckReport:
+    kept = [number for number, one in enumerate(part.judgements) if id(one) not in told]
+    return replace(
+        part,
+        findings=[part.findings[number] for number in kept],
+        proofs=[part.proofs[number] for number in kept],
+        judgements=[part.judgements[number] for number in kept],
+    )
 
 
 def _joined(parts: list[CheckReport]) -> CheckReport:

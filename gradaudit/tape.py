@@ -108,11 +108,16 @@ class Leaf:
 
 @dataclass(eq=False, slots=True)
 class Frame:
-    """One call of a module: which network, and the tensors that were passed to it (nested values included)."""
+    """One call of a module: which network, and the tensors that were passed to it (nested values included).
+
+    `location` and `call` say where it is called, if that is known: a run has one `Call` for all rounds of a loop.
+    """
 
     network: Network
     arguments: tuple[Node, ...] = ()
     parent: Frame | None = None
+    location: Location | None = None
+    call: Call | None = None
 
 
 @dataclass(eq=False, slots=True)

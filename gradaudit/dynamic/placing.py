@@ -7,6 +7,7 @@ from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.shapes import raw_inputs
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.place import activations
+from gradaudit.rules.criteria.stale import stale_values
 from gradaudit.tape import Call, Location, Node
 
 APPLIED = ("forward", "__call__")
@@ -21,7 +22,9 @@ def outside(case: Case, judgement: Judgement) -> Location:
     """
     place = judgement.finding.location
     node = next((one for one in judgement.nodes if _index(one, place) is not None), None)
-    if node is None or judgement.cut is None or judgement.finding.code in OPERAND_CODES or raw_inputs(node):
+    if node is None or judgement.cut is None or raw_inputs(node):
+        return place
+    if judgement.finding.code in OPERAND_CODES and place not in {one.location for one in stale_values(case.analysis)}:
         return place
     leaves = roots_of(case, judgement.finding) if not judgement.leaks else _leaves(case, judgement)
     steps = activations(node.call)

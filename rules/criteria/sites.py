@@ -67,6 +67,8 @@ class Sites:
 
     def _site(self, node: Node, frame: Frame) -> Site:
         """The call by which a module is entered: the outermost one that is in its frame altogether."""
+        if frame.location is not None:
+            return Site(frame.location, frame.call)
         call = node.call
         if call is None or not call.location.line or not self._is_in(call, frame) or not self._entered(node, frame):
             return Site(node.location, call)

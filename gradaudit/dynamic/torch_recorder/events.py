@@ -37,6 +37,7 @@ def add_events(
     optimizer is guessed.
     """
     records: list[Optimizer] = []
+    nameless: dict[frozenset[Node], Optimizer] = {}
     of: dict[int, Optimizer] = {}
     frozen: set[Node] = set()
     for optimizer in living(torch.optim.Optimizer):
@@ -46,8 +47,12 @@ def add_events(
             continue
         frozen |= {leaves[id(one)] for one in given if not one.requires_grad}
         name = reach.optimizers[id(optimizer)][1] if id(optimizer) in reach.optimizers else ""
-        record = of[id(optimizer)] = Optimizer(name, taken, location=nowhere)
-        records.append(record)
+        record = Optimizer(name, taken, location=nowhere)
+        if not name:  # one that the function makes is made again in every run of it
+            record = nameless.setdefault(frozenset(taken), record)
+        of[id(optimizer)] = record
+        if record not in records:
+            records.append(record)
     named = [record.leaves for record in records if record.name]
     records = [record for record in records if record.name or record.leaves not in named]
     records.sort(key=lambda record: (record.name, min(leaf.time for leaf in record.leaves)))

@@ -371,7 +371,8 @@ class Tracer(TorchFunctionMode):
 
     def enter_module(self, module: torch.nn.Module, args: Any) -> None:
         nodes = tuple(self.node_of(tensor) for tensor in tensors_in(args))
-        self.frame = Frame(self.network_of(module), nodes, self.frame)
+        location, call = self.lines.here(2, self.stop)
+        self.frame = Frame(self.network_of(module), nodes, self.frame, location if location.line else None, call)
         if not self.modules:
             self.outer_modules.setdefault(id(module), module)
         self.modules.append(module)
