@@ -96,7 +96,9 @@ def _training_functions(nodes: Iterable[ast.AST]) -> frozenset[str]:
 
 
 def _trains_when_called(kind: ast.ClassDef, training: frozenset[str]) -> bool:
-    return any(isinstance(one, ast.FunctionDef) and one.name == "__call__" and one.name in training for one in kind.body)
+    return any(
+        isinstance(one, ast.FunctionDef) and one.name == "__call__" and one.name in training for one in kind.body
+    )
 
 
 def _called(node: ast.AST) -> frozenset[str]:

@@ -1,8 +1,8 @@
 """A network in an environment that gives tensors: batches are collected and learnt from in turn."""
+
 import torch
 from fixture import Algorithm
 from torch import nn
-
 
 
 class Walk:

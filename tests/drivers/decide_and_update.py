@@ -1,4 +1,5 @@
 """Episodes of an agent that keeps what it decided, and updates between them."""
+
 import torch
 from fixture import Agent
 

@@ -1,4 +1,5 @@
 """Episodes that the fixture plays, and updates between them."""
+
 import torch
 from fixture import Agent, interact
 

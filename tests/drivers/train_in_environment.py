@@ -1,7 +1,7 @@
 """One worker in an environment of its own."""
+
 import torch
 from fixture import train
-
 
 
 class Walk:

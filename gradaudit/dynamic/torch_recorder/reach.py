@@ -43,6 +43,7 @@ class Reach:
         self.modules: dict[int, tuple[torch.nn.Module, str]] = {}
         self.networks: dict[int, Network] = {}
         self.inputs: dict[int, str] = {}
+        self.buffers: dict[int, str] = {}
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: list[torch.Generator] = []
         self.optimizers: dict[int, tuple[torch.optim.Optimizer, str]] = {}
@@ -111,9 +112,10 @@ class Reach:
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 self._tensor(parameter, f"{name}.{key}", network, False)
-        for buffer in module._buffers.values():
+        for key, buffer in module._buffers.items():
             if buffer is not None:
                 self.tensors.setdefault(id(buffer), buffer)
+                self.buffers.setdefault(id(buffer), f"{name}.{key}")
         for key, child in module._modules.items():
             if child is not None:
                 self._walk(child, name if wraps and key in _INNER else f"{name}.{key}", network, depth + 1)
@@ -159,6 +161,8 @@ class Reach:
         if known is not None:
             name = known.name.rpartition(".")[2] if known.owner is not None else known.name
             return Leaf("param", name, known.owner, scalar=tensor.numel() == 1)
+        if id(tensor) in self.buffers:
+            return Leaf("const", self.buffers[id(tensor)])
         named = self.inputs.get(id(tensor))
         if named is not None:
             return Leaf("input", named)
