@@ -1,7 +1,8 @@
 """One fixture judged by both halves: what lint says of its text, and what check measures when it runs.
 
 check audits what a fixture has cases for, its `loss_fn` on its `make_inputs()`, or the whole program (`programs.load`),
-its own or one that drives it: every loss that it differentiates. An info of check about a jax argument that is not differentiated has no counterpart in the text.
+its own or one that drives it: every loss that it differentiates. An info of check about a jax argument that is not
+differentiated has no counterpart in the text.
 """
 
 from __future__ import annotations

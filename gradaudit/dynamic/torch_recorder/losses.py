@@ -14,8 +14,8 @@ from gradaudit.errors import CheckError
 def loss_of(result: Any) -> tuple[torch.Tensor, str]:
     """The scalar to differentiate, and a note where there was a choice.
 
-    A scalar; the first of a tuple (the rest is auxiliary), or the only one of it; a dict's "loss" (or "total_loss"), else the sum of a dict's
-    scalars; an attribute `loss`. Raises CheckError where there is none.
+    A scalar; the first of a tuple (the rest is auxiliary), or the only one of it; a dict's "loss" (or "total_loss"),
+    else the sum of a dict's scalars; an attribute `loss`. Raises CheckError where there is none.
     """
     if isinstance(result, torch.Tensor):
         return _scalar(result), ""
