@@ -57,6 +57,10 @@ DRIVERS = {
     "ga201/ppo_agent_torch_act_live": "decide_and_update",
     "ga201/ppo_agent_torch_act_ok": "decide_and_update",
     "ga201/ppo_agent_torch_caller_ok": "interact_and_update",
+    "ga505/layer_statistic_torch_module_live": "sum_of_layers",
+    "ga505/layer_statistic_torch_module_ok": "sum_of_layers",
+    "ga505/prototypes_torch_averaged_live": "likeness_to_groups",
+    "ga505/prototypes_torch_averaged_ok": "likeness_to_groups",
 }
 """Fixtures whose methods nobody calls in turn, and who does so in the run: a program in `drivers/`, which lint is not
 shown."""
