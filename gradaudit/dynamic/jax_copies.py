@@ -12,7 +12,9 @@ from gradaudit.dynamic.jax_trees import Slot
 from gradaudit.tape import Node
 
 LAGGING = re.compile(r"target|tgt|(^|_)ema($|_)|(^|_)old($|_)|lag|shadow|slow|moment|avg|average|copy|bar$|prev")
-GIVEN = re.compile(r"teacher|frozen|(^|_)ref(erence)?($|_)")
+GIVEN = re.compile(
+    r"teacher|frozen|(^|_)(ref(erence)?|fixed|tutor|snapshot|anchor|prev|previous|initial|pretrained|sft)($|_)"
+)
 """Names of networks that others are compared with: not copies, and not trained beside them."""
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from gradaudit import ownership
 from gradaudit.dynamic.aliases import aliases
 from gradaudit.dynamic.beside import held_copies, place_optimizers
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import STARVING, by_rules, reached_past, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
+from gradaudit.dynamic.owner import own
 from gradaudit.dynamic.placing import outside
 from gradaudit.dynamic.recording import NONE, Recording
-from gradaudit.dynamic.roles import FROZEN, TRAINED
+from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import raw_inputs
 from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
@@ -35,7 +35,7 @@ NOTHING = (
 
 def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement]:
     """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains."""
-    _own(recording)
+    own(recording)
     case = Case(recording)
     place_optimizers(case)
     stated = list(by_roles(case))
@@ -63,12 +63,14 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
 
 def _untrained(case: Case) -> Iterator[Judgement]:
     """A loss that trains nothing at all, whatever the roles: what cut it off from the groups it is made of."""
-    if any(group.state != NONE for group in case.groups) or case.view.live(case.view.sink.loss):
+    live = case.view.live(case.view.sink.loss)
+    asked = [group for group in case.groups if group.differentiated]
+    if any(group.state != NONE for group in asked) or live & case.mask(asked) or (live and not asked):
         return
     depends = case.analysis.dep(case.view.sink.loss)
     used = [group for group in case.groups if case.mask([group]) & depends or case.recording.escapes_of(group)]
-    if not used and case.recording.tape.framework == "jax":
-        used = [group for group in case.groups if group.differentiated]  # asked for by name
+    if case.recording.tape.framework == "jax":  # asked for by name
+        used = [group for group in used if group.differentiated] or asked
     if not used:
         raise CheckError(NOTHING)
     held = {leaf for one in case.recording.tape.optimizers for leaf in one.leaves}
@@ -77,12 +79,12 @@ def _untrained(case: Case) -> Iterator[Judgement]:
 
 def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:
     """In a whole update: groups that are stepped after this loss, that it is made of, and that no loss trains."""
-    own, depends = case.view.own, case.analysis.dep(case.view.sink.loss)
-    if own is None or not whole_update(case):
+    stepped, depends = case.view.own, case.analysis.dep(case.view.sink.loss)
+    if stepped is None or not whole_update(case):
         return
     groups = [group for group in case.groups if group.state == NONE and not group.stated and group.name not in trained]
     groups = [group for group in groups if group.trainable]
-    groups = [group for group in groups if case.mask([group]) & own & depends]
+    groups = [group for group in groups if case.mask([group]) & stepped & depends]
     if groups:
         used = predicting(case)
         yield from starved(case, [group for group in groups if used.intersection(group.leaves)])
@@ -99,16 +101,6 @@ def _carried(case: Case, said: Collection[tuple[str, int]]) -> Iterator[Judgemen
         advice = f"keep `{name}` without its graph: `.detach()` where it is stored"
         found = finding(case, "GA206", "error", message, where, fix=advice, trace=trace(case, node, leaves))
         yield Judgement(found, nodes=(node,))
-
-
-def _own(recording: Recording) -> None:
-    """What this loss is stepped with: what the events say, else the groups that the user trains."""
-    tape = recording.tape
-    ownership.own_sets(tape)
-    trained = [node for node, role in tape.roles.items() if role == TRAINED]
-    for sink in tape.sinks:
-        if trained and sink.own is None:
-            sink.own = frozenset(trained)
 
 
 def _shaped(judgement: Judgement, shared: list[Judgement]) -> Judgement:

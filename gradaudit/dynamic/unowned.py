@@ -1,10 +1,12 @@
-"""What a loss alone shows where nobody has said who steps what: four objectives that name their culprit themselves.
+"""What a loss alone shows where nobody has said who steps what: five objectives that name their culprit themselves.
 
-Each of them has no bound if both of its sides are trained, so nobody trains both (the last two: if the rater is):
+Each of them has no bound if both of its sides are trained, so nobody trains both (or, of a draw or
+a constant, only the rater):
 
     sum(probabilities * (.. - q))     the policy's probabilities weigh values that the same loss pushes up
     alpha * log_prob - ...            a temperature that the loss only ever multiplies with a live log-probability
     -q(state, draw).mean()            a value of a draw by `sample()` is pushed up, and its maker gets no gradient
+    (draw - data)**2                  a draw by `sample()` is regressed on data, and its maker gets no gradient
     -q(state, stop(pi(state)))        a value of a constant is pushed up, and the network that made it gets no gradient
 
 Where roles or optimizers are known, the rules themselves speak (GA204, GA203, GA205, GA401).
@@ -20,7 +22,7 @@ from gradaudit.rules.criteria.expand import Atom, expand
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.product import has_constant, multiplier_of
-from gradaudit.rules.criteria.reparameterised import DISCRETE
+from gradaudit.rules.criteria.reparameterised import DISCRETE, compared_with_data
 from gradaudit.rules.criteria.score import is_log_probability
 from gradaudit.tape import DATA, Location, Node
 
@@ -32,11 +34,11 @@ CONSTANT = frozenset(("stop", "compare", "argmax"))
 
 def unowned(case: Case) -> Iterator[Judgement]:
     """Judgements of a loss whose owners are not known."""
+    yield from _dead_draws(case)  # no rule sees through a draw of a run: all that is made of it is constant
     if case.view.own is not None and case.view.sink.kind == "backward":
         return  # of what jax.grad differentiates nobody has said what it is
     yield from _expected_values(case)
     yield from _temperatures(case)
-    yield from _dead_draws(case)
     yield from _dead_actions(case)
 
 
@@ -95,14 +97,17 @@ def _dead_draws(case: Case) -> Iterator[Judgement]:
         leaves = 0
         for edge in node.inputs:
             leaves |= case.analysis.alive(edge.source)
-        if not leaves or leaves & live or any(word in node.detail.lower() for word in DISCRETE):
+        if not leaves & ~live or any(word in node.detail.lower() for word in DISCRETE):
             continue
-        if _only_raised(case, node):
+        raised = not leaves & live and _only_raised(case, node)
+        if raised or _regressed(case, node):
+            leaves &= ~live
+            how = "raises a value of this draw" if raised else "compares this draw with data"
             found = finding(
                 case,
                 "GA205",
                 "warning",
-                f"the loss raises a value of this draw, which has no gradient: it does not train {_who(case, leaves)}",
+                f"the loss {how}, and the draw has no gradient: it does not train {_who(case, leaves)}",
                 node.location,
                 fix="draw with `rsample()`",
             )
@@ -243,6 +248,14 @@ def _only_raised(case: Case, draw: Node) -> bool:
     outer = [node for node in first if node.frame is None]
     start = outer[0] if outer else view.sink.loss
     return _is_objective(case, start) and _sign(case, start) < 0
+
+
+def _regressed(case: Case, draw: Node) -> bool:
+    """Whether the draw itself is compared with data, and its log-probability with nothing."""
+    behind = _after(case, draw)
+    if case.view.sink.loss not in behind or any(node.op == "log_prob" for node in behind):
+        return False
+    return compared_with_data(case.analysis, behind)
 
 
 def _after(case: Case, start: Node) -> set[Node]:

@@ -15,7 +15,7 @@ from gradaudit.static.files import Module
 from gradaudit.static.forward import constructed, entry_methods, follow, is_distribution
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.loss_methods import loss_methods, losses_in
-from gradaudit.static.losses import applied_argument, is_reduced
+from gradaudit.static.losses import applied_argument, called_argument, holds_parameters, is_reduced
 from gradaudit.static.standins import drivers
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
 from gradaudit.static.syntax import walk
@@ -502,12 +502,19 @@ class Entries:
     def _is_waiting_loss(self, function: Function) -> bool:
         if self.module.framework != "jax" or function.node in self.run.called:
             return False
-        return applied_argument(function.node) is not None
+        return self._differentiated_argument(function) is not None
+
+    def _differentiated_argument(self, function: Function) -> int | None:
+        """Which argument of a loss holds the parameters."""
+        index = applied_argument(function.node)
+        if index is None and holds_parameters(function.module.tree):
+            index = called_argument(function.node)
+        return index
 
     def _differentiate(self, function: Function) -> None:
         """A loss that nobody differentiates in sight, by the parameters that it applies its network with."""
         run = self.run
-        index = applied_argument(function.node)
+        index = self._differentiated_argument(function)
         if function.self_value is not None and index is not None:
             index -= 1
         before = len(run.sinks), len(run.events)

@@ -25,6 +25,36 @@ def applied_argument(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lamb
     return next((index for index, name in enumerate(arguments) if name in given), None)
 
 
+@functools.lru_cache(maxsize=8192)
+def called_argument(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> int | None:
+    """Where networks are objects that hold their parameters (equinox, nnx): the first argument that is called."""
+    if isinstance(function, ast.Lambda):
+        return None
+    arguments = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    called = {name for node in walk(function) if isinstance(node, ast.Call) for name in _roots(_mapped(node.func))}
+    return next((index for index, name in enumerate(arguments) if name in called), None)
+
+
+def _mapped(callee: ast.expr) -> ast.expr:
+    """What is called: `network` of `vmap(network)(x)`, and of `network.head(x)`."""
+    while isinstance(callee, ast.Call) and callee.args:
+        callee = callee.args[0]
+    return callee
+
+
+@functools.lru_cache(maxsize=512)
+def holds_parameters(tree: ast.Module) -> bool:
+    """Whether a file's networks are objects that hold their parameters, and no functions of them."""
+    for node in tree.body:
+        if isinstance(node, ast.Import) and any(name.name.startswith(("equinox", "flax.nnx")) for name in node.names):
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [f"{node.module}.{name.name}" for name in node.names]
+            if any(name.startswith(("equinox.", "flax.nnx")) for name in names):
+                return True
+    return False
+
+
 def _aliases(function: ast.AST) -> Iterator[str]:
     """`value_apply = network.apply`"""
     for node in walk(function):

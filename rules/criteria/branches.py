@@ -43,6 +43,8 @@ def is_teacher(flow: Foreign) -> bool:
     if any(leaf.leaf is None or leaf.leaf.owner is None for leaf in leaves):
         return False
     facts = roles(analysis)
+    if all(_lags_behind(flow.view, leaf) for leaf in leaves):
+        return False
     return all(_teaches(facts, leaf) for leaf in leaves) and flow.joint.op in MEETINGS
 
 
@@ -51,6 +53,14 @@ def _teaches(facts: Roles, leaf: Node) -> bool:
     if facts.stated(leaf) == "frozen" or facts.named(leaf, "teacher") or leaf in facts.evaluated:
         return True
     return facts.is_copy(leaf) and leaf not in facts.updated
+
+
+def _lags_behind(view: View, leaf: Node) -> bool:
+    """A copy of what another loss trains: its target network."""
+    facts = roles(view.analysis)
+    originals = facts.originals(leaf) & facts.held
+    others = bool(originals) and view.own is not None and not view.analysis.mask(originals) & view.own
+    return others and leaf not in facts.evaluated
 
 
 def reinforcement(analysis: Analysis) -> bool:
@@ -92,7 +102,7 @@ def twins(analysis: Analysis) -> Iterator[Twin]:
         pairs = [pair for node in view.slice for pair in _pairs(view, node)]
         yield from _crossed(view, pairs)
         for pair in pairs:
-            mirrors = [other for other in pairs if other is not pair and _swapped(pair, other)]
+            mirrors = [other for other in pairs if other is not pair and _swapped(view, pair, other)]
             mirrors = [other for other in mirrors if marks(view.analysis).network(other.value)]
             if pair.passes and any(_predictor(view, pair, mirror) for mirror in mirrors):
                 leaves = view.live(pair.operand) & _trained(view)
@@ -128,14 +138,18 @@ def _entry(node: Node) -> tuple[Node, str] | None:
 
 
 class _Pair(NamedTuple):
+    """What is behind the two sides are value numbers: one projection may be computed twice."""
+
     node: Node
     operand: Node
     value: Node
+    number: int
     passes: bool
-    behind_value: frozenset[Node]
+    behind_value: frozenset[int]
     other: Node
     against: Node
-    behind_other: frozenset[Node]
+    before_other: frozenset[Node]
+    behind_other: frozenset[int]
 
 
 def _pairs(view: View, node: Node) -> list[_Pair]:
@@ -149,7 +163,7 @@ def _pairs(view: View, node: Node) -> list[_Pair]:
         return []  # a gate of a layer
     if not all(view.analysis.dep(edge.source) for edge in (one, other)):
         return []  # against a number
-    return [_pair(node, one, other), _pair(node, other, one)]
+    return [_pair(view, node, one, other), _pair(view, node, other, one)]
 
 
 def _summed(view: View, node: Node) -> bool:
@@ -157,9 +171,21 @@ def _summed(view: View, node: Node) -> bool:
     return any(user.op in ("sum", "mean") for user, _ in view.consumers(node))
 
 
-def _pair(node: Node, value: Edge, other: Edge) -> _Pair:
-    return _Pair(node, value.source, _core(value.source), value.passes, _behind(value.source), _core(other.source),
-                 other.source, _behind(other.source))  # fmt: skip
+def _pair(view: View, node: Node, value: Edge, other: Edge) -> _Pair:
+    number = view.analysis.algebra.vn
+    core, before = _core(value.source), _behind(other.source)
+    return _Pair(
+        node,
+        value.source,
+        core,
+        number(core),
+        value.passes,
+        frozenset(map(number, _behind(value.source))),
+        _core(other.source),
+        other.source,
+        before,
+        frozenset(map(number, before)),
+    )
 
 
 def _core(node: Node) -> Node:
@@ -182,26 +208,28 @@ def _behind(node: Node, most: int = 400) -> frozenset[Node]:
     return frozenset(seen)
 
 
-def _swapped(pair: _Pair, mirror: _Pair) -> bool:
+def _swapped(view: View, pair: _Pair, mirror: _Pair) -> bool:
     """The other comparison predicts this one's projection partner: z1 is behind p1, and z2 behind p2."""
+    number = view.analysis.algebra.vn
     return (
         pair.node is not mirror.node
         and pair.value.leaf is None
         and mirror.value.leaf is None  # a reconstruction of the data is no second view
-        and pair.value in mirror.behind_other
-        and mirror.value in pair.behind_other
-        and pair.value is not mirror.value
-        and pair.value not in pair.behind_other
-        and mirror.node not in pair.behind_value | pair.behind_other
-        and pair.node not in mirror.behind_value | mirror.behind_other
+        and pair.number in mirror.behind_other
+        and mirror.number in pair.behind_other
+        and pair.number != mirror.number
+        and pair.number not in pair.behind_other
+        and number(mirror.node) not in pair.behind_value | pair.behind_other
+        and number(pair.node) not in mirror.behind_value | mirror.behind_other
     )
 
 
 def _predictor(view: View, pair: _Pair, mirror: _Pair) -> bool:
     """Are there trained layers between the mirror's projection and what this side is compared with?"""
-    live = view.live(pair.other)
+    live, number = view.live(pair.other), view.analysis.algebra.vn
     return any(
         view.analysis.bit(edge.source) & live
-        for node in pair.behind_other - mirror.behind_value
+        for node in pair.before_other
+        if number(node) not in mirror.behind_value
         for edge in node.inputs
     )

@@ -73,7 +73,7 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
         named = [
             side
             for side, leaves, others in zip(sides, (first, second), (second, first), strict=True)
-            if _named(view.analysis, side, leaves) or _copies(view.analysis, leaves, others)
+            if _is_fixed(view.analysis, side, leaves, others)
         ]
         if len(named) == 1:
             yield node, named[0]
@@ -84,6 +84,15 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
 def _policies(view: View) -> bool:
     """Does this loss train by the log-probability of actions?"""
     return any(node.op == "mul" and any(scores_actions(source) for source in node.arguments()) for node in view.slice)
+
+
+def _is_fixed(analysis: Analysis, side: Node, leaves: int, others: int) -> bool:
+    """Whether one side is the reference: as the user states, by its name, or as a copy of the other."""
+    facts = roles(analysis)
+    stated = {facts.stated(leaf) for leaf in analysis.leaves(leaves)}
+    if stated <= {"frozen", "trained"} and len(stated) == 1:
+        return stated == {"frozen"}
+    return _named(analysis, side, leaves) or _copies(analysis, leaves, others)
 
 
 def _copies(analysis: Analysis, leaves: int, others: int) -> bool:

@@ -1,11 +1,15 @@
-"""Samples that a loss looks through and gradient cannot: `sample()` where the objective goes through the draw."""
+"""Samples that a loss looks through and gradient cannot: `sample()` where the objective goes through the draw, or where
+the draw is what is regressed on data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.discrepancy import meetings_at
+from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.foreign import covered
+from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.sites import frames
 from gradaudit.rules.criteria.weight import is_probability
 from gradaudit.tape import DATA, Node
@@ -27,7 +31,8 @@ DISCRETE = (
 
 
 def dead_samples(analysis: Analysis) -> list[tuple[View, Node, int]]:
-    """Draws from a continuous distribution of what a loss trains, that enter a network which the loss goes through."""
+    """Draws from a continuous distribution of what a loss trains, that enter a network which the loss goes through, or
+    are themselves compared with data."""
     known = analysis.cache.get("dead samples")
     if not isinstance(known, list):
         known = analysis.cache["dead samples"] = [found for view in analysis.views for found in _in_view(view)]
@@ -51,16 +56,46 @@ def _in_view(view: View) -> Iterator[tuple[View, Node, int]]:
         area = _forward(view, node)
         if area is None or _is_scored(view, node, dist):
             continue
+        if not _enters(node, area):
+            leaves &= ~_fed(analysis)  # a draw that is regressed: another loss may be there to train its maker
+            if not leaves or not compared_with_data(analysis, area):
+                continue
         targets = covered(view) if targets is None else targets
         if not area & targets:
             yield view, node, leaves
 
 
-def _forward(view: View, sample: Node) -> set[Node] | None:
-    """What the draw flows into without a stop, if that is a network and the loss; None otherwise."""
-    graph = view.analysis.graph
+def _enters(sample: Node, area: set[Node]) -> bool:
+    """Whether the draw flows into a network that did not make it."""
     home = set(frames(sample))
-    seen, waiting, enters, ends = {sample}, [sample], False, False
+    return any(node.op == "module_call" and set(frames(node)) - home for node in area)
+
+
+def _fed(analysis: Analysis) -> int:
+    """Everything that some loss trains."""
+    mask = 0
+    for view in analysis.every_view:
+        mask |= view.live(view.sink.loss)
+    return mask
+
+
+def compared_with_data(analysis: Analysis, area: set[Node]) -> bool:
+    """Whether one of these values is the prediction of a regression on data that no parameter has made."""
+    trained = parameters(analysis)
+    for node in area:
+        for meeting in meetings_at(analysis, node):
+            if len(meeting.sides) != 2 or meeting.entropy:
+                continue
+            for mine, other in (meeting.sides, meeting.sides[::-1]):
+                if mine.source in area and not analysis.dep(other.source) & trained and constant(other.source) is None:
+                    return True
+    return False
+
+
+def _forward(view: View, sample: Node) -> set[Node] | None:
+    """What the draw flows into without a stop, if the loss is among that; None otherwise."""
+    graph = view.analysis.graph
+    seen, waiting, ends = {sample}, [sample], False
     while waiting:
         node = waiting.pop()
         ends = ends or node is view.sink.loss
@@ -72,8 +107,7 @@ def _forward(view: View, sample: Node) -> set[Node] | None:
                 continue
             seen.add(user)
             waiting.append(user)
-            enters = enters or (user.op == "module_call" and bool(set(frames(user)) - home))
-    return seen if enters and ends else None
+    return seen if ends else None
 
 
 def _is_scored(view: View, sample: Node, dist: Node) -> bool:

@@ -2,8 +2,10 @@
 
 A *reciprocal* weight `1 / (1 - p)` multiplies `log p`: it says how much a sample counts, and live it is another loss. A
 *temperature* that is made of the mean of some logits divides them before a softmax: live, the loss trains it by way of
-the logits. Not meant: powers of p (a focal loss is differentiated on purpose), p * log p, and values that are divided
-by their own norm, mean or deviation and go elsewhere than into a softmax.
+the logits. A *dual weight* is a softmax of values over a trained temperature that has its own dual in the program,
+`temperature * (bound + logsumexp(values / temperature))`: that alone trains it. Not meant: powers of p (a focal loss
+is differentiated on purpose), p * log p, and values that are divided by their own norm, mean or deviation and go
+elsewhere than into a softmax.
 """
 
 from __future__ import annotations
@@ -54,6 +56,49 @@ def _is_probability_of(view: View, below: Node, score: Node) -> bool:
         inner = _bare(node.inputs[0].source)
         if same(inner, score) or score.op == "log" and same(_bare(score.inputs[0].source), node):
             return True
+    return False
+
+
+def is_dual_weight(view: View, weight: Node) -> bool:
+    """A softmax of constants over one trained leaf, which a product with the logsumexp of the same trains (MPO)."""
+    for _ in range(6):
+        if weight.op == "softmax" or weight.op not in SHAPES or not weight.inputs:
+            break
+        weight = weight.inputs[0].source
+    mask = view.live(weight)
+    if weight.op != "softmax" or not mask or mask & (mask - 1):
+        return False
+    return view.analysis.algebra.vn(_bare(weight.inputs[0].source)) in _in_duals(view, mask)
+
+
+def _in_duals(view: View, mask: int) -> set[int]:
+    """The value numbers of what stands under a logsumexp in products with this leaf."""
+    key = ("duals", view, mask)
+    known = view.analysis.cache.get(key)
+    if not isinstance(known, set):
+        known = view.analysis.cache[key] = {
+            view.analysis.algebra.vn(_bare(node.inputs[0].source))
+            for node in view.analysis.graph.nodes
+            if node.op == "logsumexp" and node.inputs and view.analysis.alive(node) == mask
+            if _times_leaf(view, node, mask)
+        }
+    return known
+
+
+def _times_leaf(view: View, node: Node, mask: int) -> bool:
+    """Whether sums and means of the value are multiplied with what is made of the leaf."""
+    graph = view.analysis.graph
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < 40:
+        current = waiting.pop()
+        for position in graph.users[graph.index[current]]:
+            user = graph.nodes[position]
+            others = [source for source in user.arguments() if source is not current]
+            if user.op == "mul" and any(view.analysis.alive(source) == mask for source in others):
+                return True
+            if user.op in AFFINE | {"mean", "sum"} and user not in seen:
+                seen.add(user)
+                waiting.append(user)
     return False
 
 

@@ -24,8 +24,10 @@ class Roles:
         self.complete = all(optimizer.complete for optimizer in tape.optimizers)
         for optimizer in tape.optimizers:
             self.held |= optimizer.leaves
+        again = _differentiated_again(tape)
         for sink in tape.sinks:  # an update by hand: what is differentiated by name is trained by somebody
-            self.held |= sink.own or sink.differentiated or frozenset()
+            if sink.loss not in again:
+                self.held |= sink.own or sink.differentiated or frozenset()
         copies: dict[Node, int] = {}
         self.evaluated = _evaluated(tape)
         """Leaves whose network is in evaluation mode whenever a loss is differentiated, once it has a mode."""
@@ -76,6 +78,11 @@ class Roles:
     def stated(self, leaf: Node) -> str:
         """The role that the user gave: "frozen", "trained" or ""."""
         return self.tape.roles.get(leaf, "")
+
+
+def _differentiated_again(tape: Tape) -> set[Node]:
+    """Values whose gradient is part of another loss (a gradient penalty): nobody takes a step with it."""
+    return {edge.source for node in tape.nodes if node.op == "gradient" for edge in node.inputs if edge.passes}
 
 
 def _evaluated(tape: Tape) -> set[Node]:

@@ -19,7 +19,7 @@ from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.rated import is_residual, rates_action
-from gradaudit.rules.criteria.reweighting import own_temperature, reciprocal_weight
+from gradaudit.rules.criteria.reweighting import is_dual_weight, own_temperature, reciprocal_weight
 from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.score import LOG_PROBABILITIES, NAMED, is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
@@ -106,7 +106,7 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
         return (
             Weight(view, node, weight, score, IMPORTANCE, view.live(weight)) if _is_gap(view, weight, score) else None
         )
-    kind = rating(view, weight)
+    kind = IMPORTANCE if is_dual_weight(view, weight) else rating(view, weight)
     if not kind and view.sink.kind != "library" and is_likelihood(view, score):
         kind = _rating_by_structure(view, score, weight)
     regression = kind == IMPORTANCE and view.sink.kind != "library" and _is_reduced_term(view, node, score)
@@ -312,13 +312,16 @@ def _rates(view: View, node: Node, network: bool) -> bool:
 
 
 def says_advantage(weight: Weight) -> bool:
-    """Whether the weight is a temporal-difference error that a library made, or is called an advantage."""
+    """Whether the weight is a temporal-difference error that a library made, is called an advantage, or is what a
+    prediction is regressed by in the same program."""
     seen, waiting = {weight.weight}, [weight.weight]
     while waiting and len(seen) < 60:
         node = waiting.pop()
         if node.op in ERRORS or (node.op == "call" and node.detail.rsplit(".", 1)[-1] in ERRORS):
             return True
         if node.name and CALLED.search(node.name.lower()):
+            return True
+        if weight.view.sink.kind != "library" and is_residual(weight.view, node):
             return True
         if node.op in PEELED | {"add", "sub", "normalize", "getitem"}:
             for source in node.arguments():
