@@ -15,6 +15,7 @@ from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.speaker import who_speaks
 from gradaudit.tape import Node
 
@@ -114,14 +115,24 @@ def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
     tried.sort(key=lambda cut: _stopped(case, cut) & ~roots != 0)
     losses = [_lost(case, cut) for cut in tried]
     everything = case.view.live(case.view.sink.loss)
+    if finding.code in OPERAND_CODES and _is_fixed(case, roots):
+        whole = next((cut for cut, lost in zip(tried, losses, strict=True) if lost == roots), None)
+        if whole is not None:
+            return whole
     if finding.code in OPERAND_CODES:
         for cut, lost in zip(tried, losses, strict=True):
             if not lost:
                 return cut
     found = [(cut, lost) for cut, lost in zip(tried, losses, strict=True) if not lost & ~roots and lost != everything]
     frozen = roots & case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
-    whole = (cut for cut, lost in found if not frozen & ~lost)
-    return next(whole, found[0][0] if found else None)
+    kept = (cut for cut, lost in found if not frozen & ~lost)
+    return next(kept, found[0][0] if found else None)
+
+
+def _is_fixed(case: Case, roots: int) -> bool:
+    """Whether all of these belong to copies of others: they are to get nothing at all."""
+    facts, leaves = roles(case.analysis), case.analysis.leaves(roots)
+    return bool(leaves) and all(facts.is_copy(leaf) or facts.stated(leaf) == FROZEN for leaf in leaves)
 
 
 def _stopped(case: Case, cut: Cut) -> int:

@@ -283,6 +283,8 @@ def scalar(result: Any, notes: list[str]) -> Any:
         )
     if result.shape != ():
         raise CheckError(f"the loss has shape {list(result.shape)}: take its mean or sum, a loss is a scalar")
+    if jnp.issubdtype(result.dtype, jnp.integer) or result.dtype == bool:
+        return jnp.asarray(result).astype(jnp.float32)  # it is a number all the same: what made it whole is told
     if not jnp.issubdtype(result.dtype, jnp.floating):
         raise CheckError(f"the loss is of type {result.dtype}, which has no gradient")
     return result
