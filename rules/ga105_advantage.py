@@ -37,10 +37,11 @@ from collections.abc import Iterator
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
+from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
-from gradaudit.rules.criteria.weight import ADVANTAGE, Weight, live_weights, says_advantage
-from gradaudit.tape import Node
+from gradaudit.rules.criteria.weight import ADVANTAGE, Weight, live_weights, says_advantage, weighs_by_residual
+from gradaudit.tape import Location, Node
 
 CODE, NAME = "GA105", "advantage"
 RANK = 80
@@ -52,12 +53,21 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         told.update(use.node for use in leak.uses)
         if SCORE in leak.kinds:
             yield _finding(leak)
-    for weight in live_weights(analysis):
-        if weight.kind == ADVANTAGE and weight.node not in told and says_advantage(weight):
-            yield _weighing(weight)
+    weights = [one for one in live_weights(analysis) if one.kind == ADVANTAGE and one.node not in told]
+    places: set[Location] = set()
+    for weight in weights:
+        if says_advantage(weight):
+            yield _weighing(weight, weight.node.location)
+        elif weighs_by_residual(weight):
+            number = analysis.algebra.vn(weight.weight)
+            uses = [other.node for other in weights if analysis.algebra.vn(other.weight) == number]
+            where = place(weight.view, weight.node, weight.weight, weight.leaves, uses)
+            if where not in places:
+                places.add(where)
+                yield _weighing(weight, where)
 
 
-def _weighing(weight: Weight) -> Finding:
+def _weighing(weight: Weight, where: Location) -> Finding:
     """A finished advantage that is live: whatever computed it, the score must not train it."""
     view, analysis = weight.view, weight.view.analysis
     level = severity(view, weight.leaves)
@@ -69,7 +79,7 @@ def _weighing(weight: Weight) -> Finding:
         NAME,
         f"the advantage carries gradient: the policy loss trains {names_of(analysis, weight.leaves)} through it",
         level,
-        weight.node.location,
+        where,
         fix=f"make the advantage a constant: {stop_call(analysis)}",
         leaves=weight.leaves,
         through=(weight.node, weight.weight),

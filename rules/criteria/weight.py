@@ -312,8 +312,7 @@ def _rates(view: View, node: Node, network: bool) -> bool:
 
 
 def says_advantage(weight: Weight) -> bool:
-    """Whether the weight is a temporal-difference error that a library made, is called an advantage, or is what a
-    prediction is regressed by in the same program."""
+    """Whether the weight is a temporal-difference error that a library made, or is called an advantage."""
     seen, waiting = {weight.weight}, [weight.weight]
     while waiting and len(seen) < 60:
         node = waiting.pop()
@@ -321,14 +320,20 @@ def says_advantage(weight: Weight) -> bool:
             return True
         if node.name and CALLED.search(node.name.lower()):
             return True
-        if weight.view.sink.kind != "library" and is_residual(weight.view, node):
-            return True
         if node.op in PEELED | {"add", "sub", "normalize", "getitem"}:
             for source in node.arguments():
                 if source not in seen:
                     seen.add(source)
                     waiting.append(source)
     return False
+
+
+def weighs_by_residual(weight: Weight) -> bool:
+    """Whether the weight is, but for shapes, what a prediction is regressed by in the same program."""
+    node = weight.weight
+    while node.op in SHAPES and node.inputs:
+        node = node.inputs[0].source
+    return weight.view.sink.kind != "library" and is_residual(weight.view, node)
 
 
 def _nearest_leaves(node: Node) -> list[Node]:
