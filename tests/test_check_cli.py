@@ -251,6 +251,16 @@ def test_method_needs_factory(run: Run) -> None:
 
 ERRORS = {
     "no such attribute": (PROGRAM, "los_fn", "has no 'los_fn'; did you mean 'loss_fn'?"),
+    "inside a function": (
+        extended("def train():\n    def inner_loss(a): return net(a).mean()"),
+        "inner_loss",
+        "it is defined inside `train` (line",
+    ),
+    "a script": (
+        extended("if __name__ == '__main__':\n    net(torch.ones(1, 4)).mean().backward()"),
+        "update",
+        "its update stands under `if __name__ == ...`",
+    ),
     "not callable": (PROGRAM, "number", "is an int, not a function that returns a loss"),
     "not scalar": (extended("def loss_fn(a, b, c): return net(a)"), "loss_fn", "has shape (13, 1), not one number"),
     "a number": (extended("def loss_fn(a, b, c): return net(a).mean().item()"), "loss_fn", "a plain number"),

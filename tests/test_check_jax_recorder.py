@@ -15,7 +15,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from gradaudit.dynamic.jax_recorder import JaxRecorder  # noqa: E402
-from gradaudit.dynamic.recording import Cut, LossCall, Recording  # noqa: E402
+from gradaudit.dynamic.recording import NONE, Cut, LossCall, Recording  # noqa: E402
 from gradaudit.dynamic.roles import Roles  # noqa: E402
 from gradaudit.errors import CheckError, UserCodeError  # noqa: E402
 from gradaudit.tape import Node  # noqa: E402
@@ -254,7 +254,7 @@ def broken(w: Any) -> Any:
 ERRORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = {
     "shape": (lambda w: w**2, (X,), {}, r"shape \[3, 4\]"),
     "integers": (lambda w: w.sum(), (jnp.arange(3),), {}, r"no floating-point array.*int32\[3\]"),
-    "integer loss": (lambda w: jnp.argmax(w), (X,), {}, "int32, which has no gradient"),
+    "complex loss": (lambda w: w.sum() * 1j, (X,), {}, "complex64, which has no gradient"),
     "nothing": (lambda w: None, (X,), {}, "returned nothing, not a scalar"),
     "not a number": (lambda w: jnp.log(-jnp.abs(w)).sum(), (X,), {}, "the loss is nan"),
     "no argument": (lambda: jnp.zeros(()), (), {}, "takes no argument"),
@@ -272,6 +272,13 @@ def test_errors(name: str) -> None:
     with pytest.raises(CheckError, match=message) as caught:
         record(function, *args, **fields)
     assert len(str(caught.value).splitlines()) <= 2 and caught.value.exit_code == 2
+
+
+def test_integer_loss_is_recorded() -> None:
+    """As in torch: what made it a whole number is then told as what cuts the parameters off."""
+    recording = record(lambda w: w.sum().astype(int), X)
+    assert recording.value == float(int(X.sum()))
+    assert [group.state for group in recording.groups] == [NONE]
 
 
 def test_user_errors_keep_their_cause() -> None:

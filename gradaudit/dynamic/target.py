@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from gradaudit.dynamic.absent import advice
 from gradaudit.dynamic.lines import user_roots
 from gradaudit.dynamic.state import seed_python, seeded
 from gradaudit.errors import UsageError, UserCodeError
@@ -212,7 +213,10 @@ def _step(module: ModuleType, owner: Any, part: str, done: list[str]) -> Any:
     names = sorted(name for name in dir(owner) if not name.startswith("_"))
     near = difflib.get_close_matches(part, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    if not hint and not done:
+    inside = "" if done else advice(module, part)
+    if inside:
+        hint = f"; {inside}"
+    elif not hint and not done:
         functions = [name for name in names if inspect.isfunction(getattr(owner, name, None))]
         hint = f"; its functions are {', '.join(functions[:12])}" if functions else ""
     raise UsageError(f"{what} has no {part!r}{hint}")

@@ -1,0 +1,51 @@
+"""A loss that a module does not have: where its text has one all the same, and what to do about it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from types import ModuleType
+
+DIFFERENTIATES = frozenset(("backward", "grad", "value_and_grad"))
+
+
+def advice(module: ModuleType, name: str) -> str:
+    """What to do about a function of another function, or a script that has its update outside of all; "" otherwise."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    for outer in tree.body:
+        inner = _function_in(outer, name)
+        if inner is not None and isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
+            return (
+                f"it is defined inside `{outer.name}` (line {inner.lineno}), out of reach: name `{outer.name}`, which "
+                "is audited at each loss that it differentiates, or move the loss out of it"
+            )
+        if inner is not None and isinstance(outer, ast.If):
+            return f"it is defined under an `if` that an import does not enter (line {inner.lineno}): move it out"
+    script = next((outer for outer in tree.body if isinstance(outer, ast.If) and _is_main(outer)), None)
+    if script is not None and _differentiates(script):
+        return (
+            f"its update stands under `if __name__ == ...` (line {script.lineno}), which an import does not run: move "
+            "it into a function and name that one, it is audited at each loss that it differentiates"
+        )
+    return ""
+
+
+def _function_in(outer: ast.stmt, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    if isinstance(outer, ast.ClassDef):
+        return None
+    for node in ast.walk(outer):
+        if node is not outer and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            return node
+    return None
+
+
+def _is_main(block: ast.If) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(block.test))
+
+
+def _differentiates(block: ast.AST) -> bool:
+    called = (node.func for node in ast.walk(block) if isinstance(node, ast.Call))
+    return any(getattr(one, "attr", getattr(one, "id", "")) in DIFFERENTIATES for one in called)
