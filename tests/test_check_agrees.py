@@ -70,7 +70,7 @@ JAX = frozenset(
     clean/frozen_transform_jax clean/meta_gradient_jax clean/residual_gradient_jax ga101/dqn_eqx_partition_ok
     ga101/dqn_jax_same_params ga101/dqn_jax_target_outside ga101/qr_dqn_jax_ok 
     ga101/rlax_user_ok ga102/kl_to_target_jax_live ga102/kl_to_target_jax_ok ga202/iql_jax_ok
-    ga301/moco_jax_live ga301/moco_jax_ok ga303/vqvae_jax_no_stops ga303/vqvae_jax_ok
+    ga301/latent_jax_own_encoding ga301/latent_jax_reconstructed_ok ga301/moco_jax_live ga301/moco_jax_ok ga303/vqvae_jax_no_stops ga303/vqvae_jax_ok
     ga304/binary_jax_missing ga304/binary_jax_ok ga401/value_jax_ok ga402/wrong_argument_jax_ok
     """.split()
 )

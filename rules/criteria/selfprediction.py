@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST = 600
 OUTPUTS = frozenset({"module_call", "matmul", "call", "normalize", "layer_norm"})
+ACTIVATIONS = frozenset({"tanh", "sigmoid", "activation", "softmax"})
 DISTANCES = frozenset({"kl_divergence", "pairwise_distance", "cosine_embedding_loss"})
 """Divergences of distributions that are both learnt, and losses that say themselves which pairs are to differ."""
 
@@ -69,11 +70,11 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
 
 
 def _is_output(view: View, node: Node) -> bool:
-    """A network's output, as it is or normalised: nothing else was added to it."""
+    """A network's output, as it is, activated or normalised: nothing else was added to it."""
     for _ in range(12):
         if node.frame is not None or node.op in OUTPUTS:
             return True
-        if node.op not in SHAPES | {"div", "softmax"}:
+        if node.op not in SHAPES | ACTIVATIONS | {"div"}:
             return node.op == "add" and any(part.op == "matmul" for part in node.arguments())
         if not node.inputs:
             return False
