@@ -36,7 +36,7 @@ from gradaudit.dynamic.torch_recorder.updates import (
 )
 from gradaudit.dynamic.torch_recorder.written import writes
 from gradaudit.errors import INPUTS, CheckError, UsageError, UserCodeError
-from gradaudit.tape import Edge, Node, Sink, Tape
+from gradaudit.tape import Edge, Event, Node, Sink, Tape
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
@@ -72,6 +72,7 @@ class Run:
         self.copies: Copies = {}
         self.stated: dict[str, str] = {}
         self.leaf_nodes: dict[int, Node] = {}
+        self.evaluating: frozenset[Node] = frozenset()
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -103,7 +104,8 @@ class Run:
                 self._add_leaves()
                 grads = self._differentiate(loss)
                 self._settle_opaque(watched, grads)
-        self._add_leaves()
+            self._add_leaves()
+            self.evaluating = self._evaluating()
         self.gradients = grads
         if not self.stated and self.roles:
             self.stated = self._assign()
@@ -189,6 +191,9 @@ class Run:
         before, after = self._log()
         tape.others += [*self._earlier(before), *self._later(after)] if backward is not None else []
         add_events(tape, self.reach, self.leaf_nodes, self.tracer.tick, self.lines.nowhere, before, after)
+        if self.evaluating:
+            still = tuple(sorted(self.evaluating, key=lambda leaf: leaf.time))
+            tape.events.append(Event("eval", 0, self.lines.nowhere, leaves=still))
         rows_of = groups.build(rows)
         return Recording(
             framework="torch",
@@ -202,7 +207,7 @@ class Run:
             notes=self.notes,
             escapes=self.tracer.escapes,
             carried=self._carried(),
-            evaluating=self._evaluating(),
+            evaluating=self.evaluating,
             spellings={self.leaf_nodes[key]: (owned.name, *owned.others) for key, owned in self.reach.owned.items()},
             claimed=self._claimed(),
             wholes=self._wholes(),
