@@ -8,6 +8,7 @@ from functools import cache
 from itertools import islice
 
 from gradaudit import catalog
+from gradaudit.dynamic.asked import asked_for
 from gradaudit.dynamic.cuts import chain
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.recording import NONE, Cut
@@ -42,6 +43,8 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
         if rule.code not in STARVING or whole_update(case):
             found += _applied(case, rule)
     for finding in who_speaks(found, loaded):
+        if asked_for(finding.location):
+            continue
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
         yield Judgement(_moved(case, _placed(finding), cut), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))

@@ -48,7 +48,9 @@ def _expected_values(case: Case) -> Iterator[Judgement]:
             policy = case.view.live(weights)
             if not _is_probability(weights) or not _is_objective(case, node):
                 continue
-            valued = [one for one in _pushed_up(case, node, values) if _beside(case, one.node, policy)]
+            behind = _behind(values)
+            pushed = [one for one in _pushed_up(case, node, values) if one.node in behind]
+            valued = [one for one in pushed if _beside(case, one.node, policy)]
             if not valued:
                 continue
             leaves = 0
@@ -56,7 +58,7 @@ def _expected_values(case: Case) -> Iterator[Judgement]:
                 leaves |= case.view.live(one.node)
             whole = leaves == case.view.live(values)
             operand = values if whole else valued[0].node
-            where = place(case.view, node if whole else _user(case, operand), operand, leaves)
+            where = place(case.view, node if whole else _user(case, operand, behind), operand, leaves)
             yield _judged(
                 case,
                 "GA204",
@@ -218,9 +220,20 @@ def _beside(case: Case, node: Node, policy: int) -> bool:
     return not case.view.live(node) & policy
 
 
-def _user(case: Case, node: Node) -> Node:
-    users = case.view.consumers(node)
-    return users[0][0] if users else case.view.sink.loss
+def _user(case: Case, node: Node, among: set[Node]) -> Node:
+    users = [user for user, _ in case.view.consumers(node) if user in among]
+    return users[0] if users else case.view.sink.loss
+
+
+def _behind(value: Node) -> set[Node]:
+    """What gradient of a value reaches."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        for edge in waiting.pop().inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return seen
 
 
 def _weighs_constant(case: Case, node: Node, leaves: int) -> bool:

@@ -68,7 +68,9 @@ def _doubled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
     if len(forward) != 1 or not pairs or len(form.terms) != 2 * len(pairs) + 1:
         return
     kept = next(term for term in form.terms if term.vn in forward)
-    if not kept.passes or kept.node.op not in BOUNDS or not all(a.passes and not b.passes for a, b in pairs):
+    if not kept.passes or kept.node.op not in BOUNDS or any(b.passes for _, b in pairs):
+        return
+    if not all(a.passes or not analysis.alive(a.node) for a, _ in pairs):
         return
     soft = {plus.vn: plus.coefficient for plus, _ in pairs}
     bounded = [edge.source for edge in kept.node.inputs if edge.passes and algebra.lin(edge.source).forward() == soft]
