@@ -97,6 +97,11 @@ def _namespace(machine: Any, args: Args, keywords: Keywords) -> Any:
     return made
 
 
+def _replaced(machine: Any, args: Args, keywords: Keywords) -> Any:
+    """`dataclasses.replace(record, field=value)`: as the record's own `_replace` or `replace`."""
+    return machine.call_method(args[0], "_replace", [], keywords) if args else Unknown("replace")
+
+
 def _engine(machine: Any, args: Args, keywords: Keywords) -> Any:
     """`deepspeed.initialize(model=..., optimizer=...)`: the model with a step of its own, and what else was given."""
     model = keywords.get("model", args[1] if len(args) > 1 else Unknown("model"))
@@ -109,6 +114,8 @@ STANDARD: dict[str, Callable[[Any, Args, Keywords], Any]] = {
     "functools.reduce": _reduce,
     "jax.tree_util.Partial": partial,
     "copy.deepcopy": deepcopy,
+    "copy.replace": _replaced,
+    "dataclasses.replace": _replaced,
     "deepspeed.initialize": _engine,
     "copy.copy": _shallow,
     "itertools.chain": _chain,
