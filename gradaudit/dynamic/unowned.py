@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from gradaudit.dynamic.by_rules import find_cut
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names, trace
+from gradaudit.dynamic.roles import TRAINED
 from gradaudit.rules.criteria.expand import Atom, expand
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import place
@@ -35,11 +36,18 @@ CONSTANT = frozenset(("stop", "compare", "argmax"))
 def unowned(case: Case) -> Iterator[Judgement]:
     """Judgements of a loss whose owners are not known."""
     yield from _dead_draws(case)  # no rule sees through a draw of a run: all that is made of it is constant
-    if case.view.own is not None and case.view.sink.kind == "backward":
+    if _is_owned(case) and case.view.sink.kind == "backward":
         return  # of what jax.grad differentiates nobody has said what it is
     yield from _expected_values(case)
     yield from _temperatures(case)
     yield from _dead_actions(case)
+
+
+def _is_owned(case: Case) -> bool:
+    """Whether a step was seen or the user says what is trained; what is only concluded from the loss proves nothing."""
+    tape = case.recording.tape
+    stepped = any(event.kind == "step" for event in tape.events) or TRAINED in tape.roles.values()
+    return stepped and case.view.own is not None
 
 
 def _expected_values(case: Case) -> Iterator[Judgement]:
