@@ -42,6 +42,7 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.encoder import Shared, shared_encoders
 from gradaudit.rules.criteria.features import is_backbone
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
+from gradaudit.rules.criteria.maximised import Maximised, maximised_critics
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 
@@ -59,6 +60,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _forgotten(left)
     for shared in shared_encoders(analysis):
         yield _shared(shared)
+    for raised in maximised_critics(analysis):
+        yield _raised(raised)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -109,6 +112,22 @@ def _forgotten(left: Forgotten) -> Finding:
         fix=f"zero the gradient of {who} right before its own loss is differentiated, or freeze {who} here",
         leaves=left.leaves,
         through=(left.maker,),
+    )
+
+
+def _raised(raised: Maximised) -> Finding:
+    analysis = raised.view.analysis
+    who = names_of(analysis, raised.leaves)
+    return make_finding(
+        raised.view,
+        CODE,
+        NAME,
+        f"this objective goes through {who} and trains it, too: the loss raises what {who} says of any action",
+        "error",
+        raised.location,
+        fix=f"apply {who} here with parameters that this loss does not train: {stop_call(analysis)}",
+        leaves=raised.leaves,
+        through=(raised.maker,),
     )
 
 

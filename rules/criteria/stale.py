@@ -84,9 +84,10 @@ def _of_view(view: View) -> list[Stale]:
     fresh: list[Node] = []
     timeline: list[Event] = []
     steppers = {step.optimizer for step in step_group(analysis.tape, view.sink)}
-    for leaf in analysis.leaves(view.trained):
+    for leaf in analysis.leaves(view.trained or view.live(view.sink.loss)):
         # A step of someone else's optimizer between making and loss is the order of updates, not an old value.
         steps = [step for step in _steps(analysis, leaf) if step.optimizer is None or step.optimizer in steppers]
+        steps = steps or _fetched(view, leaf)
         for maker in takers(view, analysis.bit(leaf), view.down) if steps else ():
             if _is_stale(view, maker, steps):
                 stale[maker] = stale.get(maker, 0) | analysis.bit(leaf)
@@ -100,6 +101,8 @@ def _of_view(view: View) -> list[Stale]:
     found = []
     for location, (site, makers) in groups.items():
         uses = _uses(view, makers, timeline)
+        if all(step.kind == "copy" for step in timeline):
+            uses = {kind: user for kind, user in uses.items() if kind == STATE}
         if uses and (location not in renewed or STATE in uses):
             leaves = 0
             for maker in makers:
@@ -114,6 +117,20 @@ def _steps(analysis: Analysis, leaf: Node) -> list[Event]:
     if leaf not in cache:
         cache[leaf] = steps_of(analysis.tape, leaf)
     return cache[leaf]
+
+
+def _fetched(view: View, leaf: Node) -> list[Event]:
+    """Copies that stand for steps: a worker fetches what is stepped in its place, and steps nothing of its own."""
+    analysis = view.analysis
+    reached = view.live(view.sink.loss)
+    if (view.own or 0) & reached or any(_steps(analysis, each) for each in analysis.leaves(reached)):
+        return []
+    loops = set(view.sink.loops)
+    return [
+        event
+        for event in analysis.tape.events
+        if event.kind == "copy" and leaf in event.leaves and loops.intersection(event.loops)
+    ]
 
 
 def _is_stale(view: View, maker: Node, steps: list[Event]) -> bool:

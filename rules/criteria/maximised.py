@@ -1,0 +1,112 @@
+"""A critic that one loss fits and raises at once.
+
+An actor's objective `-Q(s, pi(s))` goes through the critic. Where the critic is stepped with the very gradient of that
+loss, it learns to give large values, whatever its own regression says: it has to be applied with parameters that this
+loss does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.expand import expand
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.sites import made_at, takers
+from gradaudit.tape import DATA, PARAMETER, Edge, Location, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+LINEAR = SHAPES | {
+    "add",
+    "sub",
+    "neg",
+    "mean",
+    "sum",
+    "stack",
+    "cat",
+    "phi",
+    "minimum",
+    "maximum",
+    "min",
+    "where",
+    "mul",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Maximised:
+    """The loss of `view` fits the critic `leaves`, and raises what it makes at `maker` of values that it trains."""
+
+    view: View
+    leaves: int
+    maker: Node
+    location: Location
+
+
+def maximised_critics(analysis: Analysis) -> Iterator[Maximised]:
+    """Every such use, once for a place in the text."""
+    told = set()
+    for view in analysis.views:
+        if not view.own or view.sink.kind == "library":
+            continue
+        critic, before, fitted = _fitted(view)
+        for maker in takers(view, critic, view.down) if critic else ():
+            if maker not in fitted and _acts(view, maker, critic | before) and _is_raised(view, maker):
+                where = made_at(view, [maker], view.sink.loss)[0].location
+                if where not in told:
+                    told.add(where)
+                    yield Maximised(view, view.live(maker) & critic, maker, where)
+
+
+def _fitted(view: View) -> tuple[int, int, set[Node]]:
+    """The heads that a regression on constants trains, all that it trains before them, and where it applies them."""
+    critic, before = 0, 0
+    fitted: set[Node] = set()
+    for meeting in discrepancies(view):
+        if meeting.entropy or len(meeting.sides) != 2:
+            continue
+        for prediction, target in (meeting.sides, meeting.sides[::-1]):
+            if not prediction.passes or target.passes and view.live(target.source):
+                continue
+            for atom in expand(view.analysis, prediction.source).network():
+                if atom.node.op == "module_call" and view.reaches(atom.node):
+                    critic |= view.live(atom.node) & _weights(view, atom.node)
+                    before |= view.live(atom.node)
+                    fitted |= view.backward(atom.node)
+    return critic & (view.own or 0), before, fitted
+
+
+def _weights(view: View, node: Node) -> int:
+    return view.analysis.mask(edge.source for edge in node.inputs if edge.kind == PARAMETER)
+
+
+def _acts(view: View, maker: Node, known: int) -> bool:
+    """Does something else that the loss trains enter it: an action of a policy?"""
+    return bool(view.live(maker) & (view.own or 0) & ~known)
+
+
+def _is_raised(view: View, maker: Node) -> bool:
+    """Is there a way of sums, means and constant factors to the loss, with a minus?"""
+    seen, waiting = {(maker, 1)}, [(maker, 1)]
+    while waiting:
+        node, sign = waiting.pop()
+        if node is view.sink.loss and sign < 0:
+            return True
+        for user, edge in view.consumers(node):
+            data = [each for each in user.inputs if each.kind == DATA]
+            if user.op not in LINEAR or user.op == "mul" and _is_product(view, data):
+                continue
+            turned = user.op == "neg" or user.op == "sub" and edge is data[-1]
+            item = (user, -sign if turned else sign)
+            if item not in seen:
+                seen.add(item)
+                waiting.append(item)
+    return False
+
+
+def _is_product(view: View, data: list[Edge]) -> bool:
+    return sum(edge.passes and bool(view.live(edge.source)) for edge in data) > 1
