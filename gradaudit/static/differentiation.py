@@ -128,8 +128,10 @@ class Differentiation(Machine):
         grads: Any = _gradients()
         if isinstance(argnums, tuple) and len(argnums) > 1:
             grads = Sequence([_gradients() for _ in argnums])
-        value = self.strip(loss)
-        extra = self.strip(aux) if aux is not None else None
+        # inside of another loss, its gradient goes on to what this one computes
+        finished = (lambda part: part) if self.differentiated_groups else self.strip
+        value = finished(loss)
+        extra = finished(aux) if aux is not None else None
         if gradient.style in ("vjp", "linearize"):
             return Sequence([value, Unknown("pullback"), *([extra] if extra is not None else [])])
         if gradient.style == "jvp":
