@@ -57,6 +57,8 @@ DRIVERS = {
     "ga201/ppo_agent_torch_act_live": "decide_and_update",
     "ga201/ppo_agent_torch_act_ok": "decide_and_update",
     "ga201/ppo_agent_torch_caller_ok": "interact_and_update",
+    "ga304/quantiser_template_torch_live": "quantise_vectors",
+    "ga304/quantiser_template_torch_ok": "quantise_vectors",
     "ga505/layer_statistic_torch_module_live": "sum_of_layers",
     "ga505/layer_statistic_torch_module_ok": "sum_of_layers",
     "ga505/prototypes_torch_averaged_live": "likeness_to_groups",

@@ -39,6 +39,7 @@ def writes(tracer: Tracer) -> list[Entry]:
         storage[node] = leaf
         sources = {source for edge in node.inputs[1:] for source in _parameters(edge.source, storage)}
         others = [source for source in sources if source is not leaf and source in tensors]
+        others = [source for source in others if tensors[source].shape == tensors[leaf].shape]
         if others and in_place(name):
             kind = "copy" if name in ("copy_", SET_DATA) and leaf not in sources else "soft_update"
             others.sort(key=lambda source: source.time)
