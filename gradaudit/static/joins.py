@@ -143,10 +143,15 @@ class Joins(Machine):
         return flat[0][0] if len(flat) == 1 else Union(tuple([v for v, _ in flat]), tuple([g for _, g in flat]))
 
     # -- branches ----------------------------------------------------------------------------------------------------
-    def branches(self, arms: list[tuple[Any, Guard]], scope: Scope, detail: str = "") -> str:
-        """Run each arm (a callable that gives how it ended) under its literals, then join. How the whole ended."""
+    def branches(
+        self, arms: list[tuple[Any, Guard]], scope: Scope, detail: str = "", ruled_out: tuple[frozenset[Any], ...] = ()
+    ) -> str:
+        """Run each arm (a callable that gives how it ended) under its literals, then join. How the whole ended.
+
+        `ruled_out` are the objects that something is not in each arm: what they hold there is nobody's.
+        """
         outer, assumed_before = self.journal, dict(self.assumed)
-        results: list[tuple[str, Guard, dict[Any, Any]]] = []
+        results: list[tuple[str, Guard, dict[Any, Any], frozenset[int]]] = []
         around, where = self.open_branches, self.location()
         for number, (run, literals) in enumerate(arms):
             self.journal = []
@@ -163,12 +168,14 @@ class Joins(Machine):
                 self.open_branches = around
             # what was assumed to get to the end of the arm holds where it joins
             reached = literals if ending else literals | _news(self.assumed, assumed_before)
-            results.append((ending, reached, self.undo(self.journal)))
+            absent = ruled_out[number] if ruled_out else ()
+            nobodys = frozenset([id(part.attrs) for part in absent if type(part) is Instance])
+            results.append((ending, reached, self.undo(self.journal), nobodys))
         self.journal, self.assumed = outer, assumed_before
         going_on = [result for result in results if result[0] == GOES_ON]
         self._join_heap(results, going_on, scope, detail)
         if not going_on:
-            endings = [ending for ending, _, _ in results if ending != "raise"]
+            endings = [ending for ending, *_ in results if ending != "raise"]
             return endings[0] if endings else "raise"
         if len(going_on) == 1 and len(results) > 1:
             self.assumed = {
@@ -180,7 +187,7 @@ class Joins(Machine):
     def _join_heap(self, results: list[Any], going_on: list[Any], scope: Scope, detail: str) -> None:
         remaining = [result for result in results if result[0] != "raise"] or results
         touched: dict[tuple[int, Any], tuple[Any, Any]] = {}
-        for _, _, final in remaining:
+        for _, _, final, _ in remaining:
             for mark, (container, key, _) in final.items():
                 touched.setdefault(mark, (container, key))
         for mark, (container, key) in touched.items():
@@ -191,7 +198,9 @@ class Joins(Machine):
             old = container.get(key, MISSING)
             alternatives = []
             how = detail
-            for _, guard, final in counted:
+            for _, guard, final, nobodys in counted:
+                if nobodys and id(container) in nobodys and mark not in final:
+                    continue
                 how = "switch" if guard else how
                 alternatives.append((final[mark][2] if mark in final else old, guard))
             if isinstance(old, tuple):  # the items of a list

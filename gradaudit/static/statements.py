@@ -230,6 +230,7 @@ class Statements(Machine):
                 (lambda: self._arm(statement.orelse, right, scope), when_false),
             ],
             scope,
+            ruled_out=(wrong, right),
         )
 
     def _arm(self, body: list[ast.stmt], ruled_out: frozenset[Any], scope: Scope) -> str:
