@@ -39,7 +39,7 @@ def writes(tracer: Tracer) -> list[Entry]:
         storage[node] = leaf
         sources = {source for edge in node.inputs[1:] for source in _parameters(edge.source, storage)}
         others = [source for source in sources if source is not leaf and source in tensors]
-        others = [source for source in others if tensors[source].shape == tensors[leaf].shape]
+        others = [one for one in others if tensors[one].shape == tensors[leaf].shape and not _beside(one, leaf)]
         if others and in_place(name):
             kind = "copy" if name in ("copy_", SET_DATA) and leaf not in sources else "soft_update"
             others.sort(key=lambda source: source.time)
@@ -49,6 +49,12 @@ def writes(tracer: Tracer) -> list[Entry]:
             found.append(Entry(kind, node.time, node.location, (tensors[leaf],), sources=sources_of, weight=weight))
             kept[leaf] = 1.0
     return found
+
+
+def _beside(one: Node, other: Node) -> bool:
+    """Whether both are parameters of one module: what one is set to by the other is no copy of a network."""
+    first, second = one.leaf, other.leaf
+    return first is not None and second is not None and first.owner is not None and first.owner is second.owner
 
 
 def _kept(node: Node, name: str, kept: dict[Node, float | None], storage: dict[Node, Node], leaf: Node) -> float | None:
