@@ -41,7 +41,7 @@ def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     forward = [name for name in FORWARD if name in methods][:1]
     used = {name for method in methods.values() for name in names_on_self(method) if name != method.name}
     if not forward and (template := _template(run, cls, methods)) is not None:
-        forward = [template.node.name]
+        forward = [template.name]
         used.update(names_on_self(template.node))
     others = [
         name
