@@ -134,3 +134,41 @@ def test_what_the_helper_takes_back_is_gone(told) -> None:  # type: ignore[no-un
     stated = ".max(1).values  # gradaudit: ignore[GA101] a residual gradient"
     files = {"nets.py": HELPED.replace(".max(1).values", stated), "train.py": HELPER_USED}
     assert told(files, "train.py") == []
+
+
+WEIGHTED = """\
+import jax
+import jax.numpy as jnp
+
+
+def weigh(q, temperature):
+    q = jax.lax.stop_gradient(q)
+    weights = {softmax}
+    dual = temperature * (0.1 + jnp.mean(jax.nn.logsumexp(q / temperature, 0)) - jnp.log(7.0))
+    return weights, dual
+
+
+def policy_loss(duals, log_probs, q):
+    weights, dual = weigh(q, jax.nn.softplus(duals.temperature))
+    return -jnp.mean(jnp.sum(weights * log_probs, 0)) + dual
+
+
+def advantage_loss(advantages, log_probs):
+    return -jnp.mean({weight} * log_probs)
+"""
+WEIGHTED_USED = """\
+from losses import advantage_loss, policy_loss
+
+learner.add(policy_loss)
+learner.add(advantage_loss)
+print(policy_loss(duals, log_probs, q), advantage_loss(q, log_probs))
+"""
+
+
+def test_a_weight_with_its_own_dual_is_told_whoever_calls(told) -> None:  # type: ignore[no-untyped-def]
+    """Of the weight that an argument makes, the callers tell: they may have stopped it."""
+    softmax, weight = "jax.nn.softmax(q / temperature, 0)", "jnp.exp(advantages)"
+    live = WEIGHTED.format(softmax=softmax, weight=weight)
+    assert told({"losses.py": live, "train.py": WEIGHTED_USED}, "losses.py") == [("losses.py", 7, "GA202")]
+    stopped = WEIGHTED.format(softmax=f"jax.lax.stop_gradient({softmax})", weight=weight)
+    assert told({"losses.py": stopped, "train.py": WEIGHTED_USED}, "losses.py") == []

@@ -91,10 +91,15 @@ def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
             continue
         if view.sink.kind == "library" and found.kind != IMPORTANCE:
             continue  # a finished weight is the caller's, and so is what a switch leaves open
-        if view.sink.called and not found.leaves & parameters(view.analysis):
-            continue  # of arguments, the project's own calls tell
+        if not found.leaves & parameters(view.analysis) and _is_left_to_callers(view, weight.source):
+            continue
         yield found
         return
+
+
+def _is_left_to_callers(view: View, weight: Node) -> bool:
+    """Of arguments, the project's own calls tell; but what has its own dual here is trained by that, whoever calls."""
+    return view.sink.called and not is_dual_weight(view, weight)
 
 
 def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
