@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STOPPING = frozenset("stop stops stopped detach detached freeze frozen fixed block sg nograd".split())
 PASSING = frozenset("grad grads gradient gradients backprop backpropagate differentiable train trainable".split())
-CARRIES = frozenset({"phi", "stop", "reshape", "cast"})
+CARRIES = frozenset({"phi", "stop", "reshape", "cast", "identity"})
 NEGATIONS = frozenset("no not without disable disabled skip".split())
 
 
