@@ -124,8 +124,10 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
     recordings = every(call, roles) if every is not None else [recorder.record(call, roles)]
     trained = {group.name for one in recordings for group in one.groups if group.state == NONZERO}
     parts = [_report(recorder, recording, trained) for recording in recordings]
+    if len(parts) == 1:
+        return parts[0]
     told = _told(parts)
-    return parts[0] if len(parts) == 1 else _joined([_current(part, told) for part in parts])
+    return _joined([_current(part, told) for part in parts])
 
 
 def _told(parts: list[CheckReport]) -> set[int]:

@@ -6,6 +6,8 @@ import ast
 import inspect
 from types import ModuleType
 
+from gradaudit.dynamic.branches import is_main_guard
+
 DIFFERENTIATES = frozenset(("backward", "grad", "value_and_grad"))
 
 
@@ -24,7 +26,7 @@ def advice(module: ModuleType, name: str) -> str:
             )
         if inner is not None and isinstance(outer, ast.If):
             return f"it is defined under an `if` that an import does not enter (line {inner.lineno}): move it out"
-    script = next((outer for outer in tree.body if isinstance(outer, ast.If) and _is_main(outer)), None)
+    script = next((outer for outer in tree.body if is_main_guard(outer)), None)
     if script is not None and _differentiates(script):
         return (
             f"its update stands under `if __name__ == ...` (line {script.lineno}), which an import does not run: move "
@@ -40,10 +42,6 @@ def _function_in(outer: ast.stmt, name: str) -> ast.FunctionDef | ast.AsyncFunct
         if node is not outer and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
             return node
     return None
-
-
-def _is_main(block: ast.If) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(block.test))
 
 
 def _differentiates(block: ast.AST) -> bool:

@@ -18,12 +18,12 @@ def in_branch(lines: Iterable[tuple[str, int]]) -> bool:
 def _conditional(path: str) -> frozenset[int]:
     found: set[int] = set()
     for node in ast.walk(parsed(path)):
-        if isinstance(node, (ast.If, ast.IfExp, ast.Match)) and not _is_entry(node):
+        if isinstance(node, (ast.If, ast.IfExp, ast.Match)) and not is_main_guard(node):
             found.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
     return frozenset(found)
 
 
-def _is_entry(node: ast.AST) -> bool:
+def is_main_guard(node: ast.AST) -> bool:
     """`if __name__ == "__main__":`"""
     return isinstance(node, ast.If) and any(
         isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test)

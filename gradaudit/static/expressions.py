@@ -390,32 +390,30 @@ class Expressions(Machine):
             return self.value(expression.body, scope)
         if truth is False:
             return self.value(expression.orelse, scope)
-        wrong, right = self.ruled_out
         return self.choose(
             [
-                (lambda: self._choice(expression.body, wrong, scope), when_true),
-                (lambda: self._choice(expression.orelse, right, scope), when_false),
+                (lambda: self.value(expression.body, scope), when_true),
+                (lambda: self.value(expression.orelse, scope), when_false),
             ],
             expression,
+            self.ruled_out,
         )
 
-    def _choice(self, expression: ast.expr, ruled_out: frozenset[Any], scope: Scope) -> Any:
-        around = self.without
-        self.without = around | ruled_out
-        value = self.value(expression, scope)
-        self.without = around
-        return value
-
-    def choose(self, arms: list[tuple[Callable[[], Any], Any]], at: ast.AST) -> Any:
-        """Evaluate each arm under its literals and join what they give."""
+    def choose(
+        self, arms: list[tuple[Callable[[], Any], Any]], at: ast.AST, ruled_out: tuple[frozenset[Any], ...]
+    ) -> Any:
+        """Evaluate each arm under its literals, without what it rules out, and join what they give."""
         results = []
-        for evaluate, literals in arms:
+        without = self.without
+        for (evaluate, literals), absent in zip(arms, ruled_out, strict=True):
             saved = dict(self.assumed)
             self.assumed.update(literals)
+            self.without = without | absent
             self.undecided += 1
             results.append((evaluate(), literals))
             self.undecided -= 1
             self.assumed = saved
+        self.without = without
         self.line_node = at
         return self.join(results, "switch" if any(literals for _, literals in arms) else "")
 

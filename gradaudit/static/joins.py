@@ -152,12 +152,14 @@ class Joins(Machine):
         """
         outer, assumed_before = self.journal, dict(self.assumed)
         results: list[tuple[str, Guard, dict[Any, Any], frozenset[int]]] = []
-        around, where = self.open_branches, self.location()
+        around, where, without = self.open_branches, self.location(), self.without
         for number, (run, literals) in enumerate(arms):
             self.journal = []
             self.assumed = {**assumed_before, **dict(literals)}
             self.undecided += 1
             self.open_branches = (*around, (where, number))
+            absent = ruled_out[number] if ruled_out else frozenset()
+            self.without = without | absent
             try:
                 ending = run()
             except BaseException:
@@ -165,10 +167,9 @@ class Joins(Machine):
                 raise
             finally:
                 self.undecided -= 1
-                self.open_branches = around
+                self.open_branches, self.without = around, without
             # what was assumed to get to the end of the arm holds where it joins
             reached = literals if ending else literals | _news(self.assumed, assumed_before)
-            absent = ruled_out[number] if ruled_out else ()
             nobodys = frozenset([id(part.attrs) for part in absent if type(part) is Instance])
             results.append((ending, reached, self.undo(self.journal), nobodys))
         self.journal, self.assumed = outer, assumed_before

@@ -223,22 +223,14 @@ class Statements(Machine):
         if truth is False:
             return self.block(statement.orelse, scope)
         self.line_node = statement
-        wrong, right = self.ruled_out
         return self.branches(
             [
-                (lambda: self._arm(statement.body, wrong, scope), when_true),
-                (lambda: self._arm(statement.orelse, right, scope), when_false),
+                (lambda: self.block(statement.body, scope), when_true),
+                (lambda: self.block(statement.orelse, scope), when_false),
             ],
             scope,
-            ruled_out=(wrong, right),
+            ruled_out=self.ruled_out,
         )
-
-    def _arm(self, body: list[ast.stmt], ruled_out: frozenset[Any], scope: Scope) -> str:
-        around = self.without
-        self.without = around | ruled_out
-        ending = self.block(body, scope)
-        self.without = around
-        return ending
 
     def _match(self, statement: ast.Match, scope: Scope) -> str:
         subject = self.value(statement.subject, scope)

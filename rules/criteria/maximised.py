@@ -8,8 +8,7 @@ loss does not train.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
@@ -37,8 +36,7 @@ LINEAR = SHAPES | {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Maximised:
+class Maximised(NamedTuple):
     """The loss of `view` fits the critic `leaves`, and raises what it makes at `maker` of values that it trains."""
 
     view: View

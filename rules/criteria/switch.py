@@ -33,8 +33,11 @@ class Switch(NamedTuple):
     when_true: Edge
     when_false: Edge
     stops: bool | None
-    dead: bool
-    """Neither arm stops: both hold the same value with the same gradient."""
+
+    @property
+    def dead(self) -> bool:
+        """Neither arm stops: both hold the same value with the same gradient."""
+        return self.stops is None
 
     @property
     def live_arm(self) -> Edge:
@@ -50,7 +53,7 @@ def switches(analysis: Analysis) -> list[Switch]:
         known = [found for choice in choices for found in [_stopper(analysis, choice)] if found]
         about = {switch.symbol.key for switch in known}
         known += [
-            Switch(choice.node, choice.symbol, choice.when_true, choice.when_false, None, True)
+            Switch(choice.node, choice.symbol, choice.when_true, choice.when_false, None)
             for choice in choices
             if all(choice.alive) and (choice.symbol.key in about or _named_stop(choice.symbol) is not None)
             if _equal(analysis, choice) and analysis.algebra.alike(choice.when_true.source, choice.when_false.source)
@@ -86,7 +89,7 @@ def _choice(analysis: Analysis, node: Node) -> _Choice | None:
 def _stopper(analysis: Analysis, choice: _Choice) -> Switch | None:
     if all(choice.alive) or not _equal(analysis, choice):
         return None
-    return Switch(choice.node, choice.symbol, choice.when_true, choice.when_false, not choice.alive[0], False)
+    return Switch(choice.node, choice.symbol, choice.when_true, choice.when_false, not choice.alive[0])
 
 
 def _equal(analysis: Analysis, choice: _Choice) -> bool:
@@ -133,7 +136,11 @@ def _named_stop(symbol: Symbol) -> bool | None:
 def dead_switches(analysis: Analysis) -> Iterator[tuple[Switch, View]]:
     """Joins that do nothing on a live value, each with the sink that reaches it."""
     for switch in switches(analysis):
-        if not switch.dead or stopping_value(analysis, switch.symbol) is None or is_shift(analysis, switch.node):
+        if (
+            switch.stops is not None
+            or stopping_value(analysis, switch.symbol) is None
+            or is_shift(analysis, switch.node)
+        ):
             continue  # a switch of something else may well choose between equal values
         for view in analysis.views:
             if view.reaches(switch.node) and view.live(switch.node) and not view.sink.called:
