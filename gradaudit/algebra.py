@@ -15,7 +15,7 @@ from typing import Protocol
 
 from gradaudit.tape import ALWAYS, INDEX, PARAMETER, Edge, Event, Guard, Node, Tape, join_guards
 
-RANDOM = frozenset({"random", "sample", "rsample", "dropout", "alloc", "env_step"})
+RANDOM = frozenset({"random", "sample", "rsample", "dropout", "alloc", "env_step", "augment"})
 """Operations whose every execution is a value of its own."""
 
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum"})

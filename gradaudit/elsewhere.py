@@ -1,7 +1,7 @@
 """Findings in files that nobody asked about: told at the line of an asked file that leads there.
 
 Who lints one file reads of that file alone, as with any linter. But what its own calls do in a helper may be seen from
-this file only: linting the helper shows nothing. So such a finding stands at the call.
+this file only. So such a finding stands at the call.
 """
 
 from __future__ import annotations

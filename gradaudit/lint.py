@@ -143,7 +143,8 @@ def lint_file(recorder: Any, path: str, rules: Sequence[Rule], failed: Failed | 
     found: list[Finding] = []
     try:
         for tape in recorder.record(path):
-            found += _judge(tape, rules, failed)
+            here = _judge(tape, rules, failed)
+            found += here if tape.path == path else [one for one in here if one.location.path == path]
     except Exception as error:
         if failed is None:
             raise

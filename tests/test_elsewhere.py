@@ -87,7 +87,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-un
 def test_a_call_that_leaks_is_told_in_the_file_that_was_asked_for(told) -> None:  # type: ignore[no-untyped-def]
     files = {"nets.py": NETS, "train.py": TRAIN.format(call="bootstrap")}
     assert told(files, "train.py") == [("train.py", 10, "GA101")]
-    assert told(files, "nets.py") == []
+    assert told(files, "nets.py") == told(files, ".") == [("nets.py", 5, "GA101")]
 
 
 def test_the_same_call_under_no_grad_is_silent(told) -> None:  # type: ignore[no-untyped-def]
@@ -172,3 +172,50 @@ def test_a_weight_with_its_own_dual_is_told_whoever_calls(told) -> None:  # type
     assert told({"losses.py": live, "train.py": WEIGHTED_USED}, "losses.py") == [("losses.py", 7, "GA202")]
     stopped = WEIGHTED.format(softmax=f"jax.lax.stop_gradient({softmax})", weight=weight)
     assert told({"losses.py": stopped, "train.py": WEIGHTED_USED}, "losses.py") == []
+
+
+LOSSES = """\
+from torch.nn.functional import mse_loss
+
+
+def td_loss(model, lagged, batch, gamma):
+    obs, action, reward, next_obs, done = batch
+    value = model.value(obs)[range(len(action)), action]
+    target = reward + gamma * (1 - done) * lagged.value(next_obs).max(-1)[0]
+    return mse_loss(value, target{stop})
+"""
+LEARN = """\
+from copy import deepcopy
+
+import torch
+from losses import td_loss as loss_fn
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+
+    def value(self, x):
+        return self.layer(x)
+
+
+def run(buffer):
+    model = Net()
+    lagged = deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(100):
+        loss = loss_fn(model, lagged, buffer.sample(32), 0.99)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lagged.load_state_dict(model.state_dict())
+"""
+
+
+@pytest.mark.parametrize("stop", ["", ".detach()"])
+def test_a_loss_is_told_by_who_differentiates_it(told, stop: str) -> None:  # type: ignore[no-untyped-def]
+    files = {"losses.py": LOSSES.format(stop=stop), "learn.py": LEARN}
+    expected = [] if stop else [("losses.py", 7, "GA101")]
+    assert told(files, "losses.py") == expected
+    assert told(files, ".") == expected

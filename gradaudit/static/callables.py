@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gradaudit.static.calls import NO_RESULT_IN, carries_gradient, is_computed
@@ -30,6 +31,8 @@ SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduc
            "summary")  # fmt: skip
 UPDATES = ("update", "sync", "soft", "hard", "copy", "polyak", "load", "ema", "assign")
 ITERATED = frozenset({"split", "minibatches", "iterate", "batches", "chunk", "get_batches", "sample_minibatches"})
+AUGMENTS = re.compile(r"(^|_)(aug|augment(s|er|or|ation|ations)?|transforms?)\d*($|_)")
+"""What makes a view of its input: two of them are two, whatever it is that makes them."""
 PARTS_OF = ITERATED | {"shuffle", "to", "copy", "clone", "flatten", "view", "reshape", "to_torch", "contiguous"}
 NOT_OPTIMIZERS = (
     "clip", "norm", "polyak", "update", "soft", "sync", "copy", "hard", "zip", "len", "count", "sum", "print", "log",
@@ -71,6 +74,8 @@ class Callables(Machine):
             return args[0]
         if name == "prepare" and len(args) > 1:
             return Sequence(args)
+        if nodes and function.leaf is None and AUGMENTS.search(name):
+            return self.node("augment", [Edge(node) for node in nodes[:40]], detail=name)
         if isinstance(parent, Instance) and function.call and name in self.called_attributes(parent):
             function.is_module = True
         if name in PARTS_OF and isinstance(parent, Unknown) and self.is_bag(parent):

@@ -15,7 +15,7 @@ from gradaudit.static.files import Files
 from gradaudit.static.syntax import walk
 
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
-MENTION = re.compile(r"\b(?<!def )(?<!class )([A-Za-z_]\w*+)\s*[(,)\n]")
+MENTION = re.compile(r"\b(?<!def )(?<!class )([A-Za-z_]\w*+)\s*(?:[(,)\n]|as\b)")
 TEST = re.compile(r"(^|_)tests?(_|$)")
 MOST_FILES = 60
 FEW = 40  # names that are looked for one by one; for more of them every file is read once for all
@@ -64,15 +64,24 @@ class Callers:
         return any(self.internal(neighbour, file, seen | {name}) for neighbour in neighbours)
 
     def files_with(self, name: str, file: str) -> list[str]:
-        """The files of the project that call something of this name, tests left out."""
-        return self._files(name, file)[:MOST_FILES]
+        """The files of the project that call something of this name, the nearest first, tests left out."""
+        folder = os.path.dirname(file)
+        return sorted(self._files(name, file), key=lambda path: _distance(path, folder))[:MOST_FILES]
+
+    def imports(self, path: str, name: str, file: str) -> bool:
+        """Whether `path` has a name, or the module that `file` is, from an import."""
+        uses = self._index(path)
+        if any(imported == name for _, imported in uses.imported):
+            return True
+        stem = os.path.basename(file).removesuffix(".py")
+        return any(imported.rsplit(".", 1)[-1] == stem for _, imported in uses.imported)
 
     def files_with_several(self, names: Iterable[str], file: str, least: int) -> list[str]:
         """The other files of the project that mention at least so many of these, the nearest first."""
         counted = Counter(path for name in names for path in self._files(name, file))
         found = [path for path, times in counted.items() if times >= least and path != file]
         folder = os.path.dirname(file)
-        return sorted(found, key=lambda path: (os.path.relpath(path, folder).count(os.sep), path))[:MOST_FILES]
+        return sorted(found, key=lambda path: _distance(path, folder))[:MOST_FILES]
 
     def _uses(self, path: str, name: str, file: str) -> list[ast.expr]:
         """The uses in `path` of what `file` defines as `name`: by its name if it is imported, else by its module's."""
@@ -99,7 +108,7 @@ class Callers:
         return found
 
     def _mentioning(self, name: str, root: str) -> list[str]:
-        mention = re.compile(rf"\b(?<!def )(?<!class ){name}\s*[(,)\n]")
+        mention = re.compile(rf"\b(?<!def )(?<!class ){name}\s*(?:[(,)\n]|\bas\b)")
         texts = ((path, self.files.peek(path) or "") for path in self._shipped(root))
         return [path for path, text in texts if name in text and mention.search(text)]
 
@@ -115,6 +124,10 @@ class Callers:
     def _shipped(self, root: str) -> list[str]:
         paths = self.files.python_files(root)
         return [path for path in paths if not TEST.search(os.path.basename(path).removesuffix(".py"))]
+
+
+def _distance(path: str, folder: str) -> tuple[int, str]:
+    return os.path.relpath(path, folder).count(os.sep), path
 
 
 class Uses:

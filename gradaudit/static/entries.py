@@ -235,15 +235,16 @@ class Entries:
         run.call_function(function, [], {argument: network}, entry=True)
 
     def _as_built(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
-        """Where a class does not tell what its optimizers hold: once more, with the object that the project makes."""
+        """Where a class does not tell who steps and with what: once more, with the object that the project makes."""
         alone = self.tapes[-1] if self.tapes and self.tapes[-1].entry == cls.name else None
-        if alone is None or known_optimizers(alone) == len(alone.optimizers):
+        known = known_optimizers(alone) if alone is not None else 0
+        if alone is not None and alone.optimizers and known == len(alone.optimizers):
             return
         count = len(self.tapes)
         self._entry(cls.name, lambda: self._drive(cls, roots, returned, build(self.run, cls)), "class")
-        built = self.tapes.pop() if len(self.tapes) > count else alone
-        if known_optimizers(built) > known_optimizers(alone):
-            self.tapes[-1] = built
+        built = self.tapes.pop() if len(self.tapes) > count else None
+        if built is not None and known_optimizers(built) > known:
+            self.tapes[count - (alone is not None) :] = [built]
 
     def _collected(self, cls: ClassValue, roots: list[str]) -> None:
         """Once more, after what gathers experience for the update, where nobody in sight calls the two in turn."""

@@ -250,6 +250,8 @@ class Library(Machine):
                 parts += value.known().values()
             else:
                 parts.append(value)
+        if tail != "ParameterList":
+            parts, rest = [_layer(part) for part in parts], _layer(rest)
         if tail in ("ModuleList", "ParameterList"):
             made_list = Sequence(parts, rest, "list")
             made_list.time = self.tick()
@@ -339,3 +341,12 @@ KINDS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "raises": Library._none,
     "none": Library._none,
 }
+
+
+def _layer(part: Any) -> Any:
+    """What a network is made of is a layer, whatever gave it: a builder that is not understood, told some sizes."""
+    if not isinstance(part, Node):
+        return part
+    made = foreign("layers")
+    made.is_module = True
+    return made

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable
 
 from gradaudit.static.callers import Callers
+from gradaudit.static.drivers import concerned, drivers
 from gradaudit.static.entries import Entries
-from gradaudit.static.files import FRAMEWORKS, Files
+from gradaudit.static.files import FRAMEWORKS, Files, Module
 from gradaudit.static.hints import Hints
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.tape import Tape
@@ -37,11 +38,13 @@ class Recorder:
         self.callers = Callers(self.files)
         self.problems: list[str] = []
         self._driven: set[str] = set()
+        self._expected: frozenset[str] = frozenset()
 
     def expect(self, paths: Iterable[str]) -> int:
         """The files that are going to be recorded. How much text there is to follow, in characters."""
         files = [self._file(path) for path in paths]
         self.hints.expect(files)
+        self._expected = frozenset(files)
         seen: set[frozenset[str]] = set()
         size = 0
         for file in files:
@@ -81,7 +84,17 @@ class Recorder:
         entries = Entries(run, module, script=file not in self._driven)
         tapes = entries.record()
         self.problems += entries.problems
+        for driver in drivers(self.files, self.callers, module, self._expected):
+            tapes += self._driven_by(driver, module)
         return tapes
+
+    def _driven_by(self, driver: str, module: Module) -> list[Tape]:
+        """What another file that is not recorded itself does with this one."""
+        other = self.files.module(driver)
+        if other is None:
+            return []
+        run = Interpreter(self.files, self.hints, self.callers)
+        return concerned(Entries(run, other).record(), module.display)
 
     def _driven_parts(self, file: str, text: str) -> frozenset[str]:
         """The project's own parts that a script sets to work which differentiates nothing itself (an example, a
