@@ -40,6 +40,7 @@ from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
 from gradaudit.rules.criteria.teachers import Teacher, trained_labels, trained_teachers
+from gradaudit.tape import Location
 
 CODE, NAME = "GA302", "teacher"
 RANK = 130
@@ -49,15 +50,19 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if is_teacher(flow):
             yield _finding(flow)
-    told = set()
+    told: set[int] = set()
+    places: set[Location] = set()
     for teacher in trained_teachers(analysis):
         told.add(teacher.leaves)
         yield _trained(teacher)
     flows = [flow.leaves for flow in foreign_flows(analysis)]
     for teacher in trained_labels(analysis):
-        if teacher.leaves not in told and not any(teacher.leaves & leaves for leaves in flows):
-            told.add(teacher.leaves)
-            yield _labels(teacher)
+        if teacher.leaves in told or any(teacher.leaves & leaves for leaves in flows):
+            continue
+        finding = _labels(teacher)
+        if finding.location not in places:  # each of its views is to be stopped
+            places.add(finding.location)
+            yield finding
 
 
 def _finding(flow: Foreign) -> Finding:

@@ -1,7 +1,7 @@
 """The two halves check each other: what lint is to say of a fixture's text, check says of its run, and proves.
 
-check runs a fixture's loss on its inputs, or the whole program, without being told any role. What a run cannot show,
-and what the halves do not agree on yet, is listed here, each with its reason; what agrees must leave the list.
+check runs a fixture's loss on its inputs, or the whole program, without being told any role. What a run cannot show is
+listed in `agreement`, with its reason; what the halves call by different names here.
 
 Short torch programs are always compared and some that use jax, which takes seconds to compile; the others are where
 GRADAUDIT_ALL is set.
@@ -18,28 +18,6 @@ from test_fixtures import missing_frameworks, quick_compilation
 
 pytest.importorskip("torch")
 pytest.importorskip("jax")
-
-LIBRARY = "nothing is differentiated: it is a library's function, judged by its arguments, and has no loss to run"
-FOLLOWS = "that a copy follows its original is in an update, which a loss alone does not show"
-REWARD = "what a program's own environment computes as reward is told from what it returns by its text"
-CALLER = "lint stands at the call that makes the value, check at a line of the function that is called"
-ELSEWHERE = "that nothing else trains the parameters is not in the losses of this run"
-
-NOT_YET: dict[str, str] = {
-    "ga301/simsiam_torch_loss_crossed": "which values are of one view is in the tuples that they come in",
-    "ga101/a2c_torch_live_returns": REWARD,
-    "ga101/a3c_torch_live": REWARD,
-    "ga101/sac_v_torch_live_value_target": "both halves tell the helper that both losses use once more, as GA204",
-    "ga201/ppg_torch_old_logits_live": "the old logits are distilled in a phase that the first rounds do not reach",
-    "ga203/alpha_object_torch_live": "that the method's object owns the temperature, and not what it is given",
-    "ga204/shared_encoder_torch_actor_trains_encoder": "both losses are needed at once to see who trains the encoder",
-    "ga205/vae_sample_torch_sample": "what is drawn without gradient looks like data",
-    "ga302/ensemble_distill_torch_live": "that nobody trains the teachers is in their construction",
-    "ga301/dino_jax_live": "the two views of the teacher are two findings, where lint has one",
-    "ga401/value_jax_stopped": ELSEWHERE,
-    "language/switch_flag_live_by_flag": "the run takes the default of the switch",
-}
-"""Fixtures that the halves do not judge alike, by what was measured."""
 
 OTHER_NAMES = {
     "ga101/loss_class_torch_live": "the attribute that holds the network, and the variable that it comes from",
@@ -100,8 +78,6 @@ def quiet(fixture: Fixture, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("fixture", COMPARED, ids=lambda one: one.name)
 def test_agreement(fixture: Fixture, request: pytest.FixtureRequest) -> None:
     quiet(fixture, request)
-    if fixture.name in NOT_YET:
-        request.applymarker(pytest.mark.xfail(reason=NOT_YET[fixture.name], strict=True))
     findings = checked(fixture)
     problems = differences(fixture, findings)
     assert not problems, "\n".join([*problems, *map(str, findings)])
@@ -110,11 +86,5 @@ def test_agreement(fixture: Fixture, request: pytest.FixtureRequest) -> None:
 
 
 def test_every_listed_fixture_is_there() -> None:
-    assert NOT_YET.keys() | OTHER_NAMES.keys() | JAX <= {fixture.name for fixture in ALL}
+    assert OTHER_NAMES.keys() | JAX <= {fixture.name for fixture in ALL}
     assert all(code.startswith("GA") for code in OUTSIDE)
-
-
-def test_most_are_judged_alike() -> None:
-    """Of all torch programs nineteen of twenty at least."""
-    torch = {one.name for one in ALL if framework(one) == "torch"}
-    assert len(NOT_YET.keys() & torch) <= 0.05 * len(torch)

@@ -30,7 +30,6 @@ def known_codes() -> set[str]:
 
 
 KNOWN = {
-    "ga101/sac_v_torch_live_value_target": "the helper that both losses use is reported once more, as GA204",
     "language/switch_flag_live_by_flag": "the default of a flag that argparse makes is not seen: error instead of info",
 }
 """Fixtures that lint does not judge as they say; each fails here as soon as it does."""

@@ -65,7 +65,7 @@ class JaxLines(Lines):
         return self._location(*stack[0]) if stack else self.nowhere
 
     def call(self, stack: Stack) -> Call | None:
-        return self._call(list(stack)) if stack else None
+        return self._call([(code, offset, None) for code, offset in stack]) if stack else None
 
     def is_library(self, jaxpr: Any) -> bool | None:
         """Was this jaxpr traced from library code? None where it does not say."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from gradaudit.dynamic import environment
 from gradaudit.dynamic.aliases import aliases
+from gradaudit.dynamic.arguments import name_arguments
 from gradaudit.dynamic.beside import held_copies, place_optimizers
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import STARVING, by_rules, reached_past, roots_of, whole_update
@@ -35,6 +37,8 @@ NOTHING = (
 
 def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement]:
     """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains."""
+    name_arguments(recording.tape)
+    environment.mark(recording.tape)
     own(recording)
     case = Case(recording)
     place_optimizers(case)

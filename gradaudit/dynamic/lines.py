@@ -8,9 +8,11 @@ import os
 import re
 import sys
 import sysconfig
+from collections.abc import Callable
 from types import CodeType, FrameType
+from typing import Any
 
-from gradaudit.tape import Call, Location
+from gradaudit.tape import Call, Location, Network
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _STDLIB = sysconfig.get_paths()["stdlib"]
@@ -18,6 +20,8 @@ _INSTALLED = re.compile(r"^.*?[/\\](?:site|dist)-packages[/\\]")
 """Where packages are installed, in whichever of the environments that a Python may see at once."""
 
 Span = tuple[int, int, int, int]
+Step = tuple[CodeType, int, Network | None]
+"""A frame on the stack: its code, the instruction it is at, and the network whose method it is."""
 
 
 def user_roots(file: str, package: str = "") -> tuple[str, ...]:
@@ -32,15 +36,22 @@ def user_roots(file: str, package: str = "") -> tuple[str, ...]:
 
 
 class Lines:
-    """Where in the user's code are we? Caches by code object; `library` holds prefixes never reported."""
+    """Where in the user's code are we? Caches by code object; `library` holds prefixes never reported, `network_of`
+    says what network an object is."""
 
-    def __init__(self, roots: tuple[str, ...] = (), library: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        roots: tuple[str, ...] = (),
+        library: tuple[str, ...] = (),
+        network_of: Callable[[Any], Network | None] = lambda value: None,
+    ) -> None:
         self._roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
         self._library = tuple(library)
         self._user: dict[str, bool] = {}
         self._locations: dict[tuple[CodeType, int], Location] = {}
         self._positions: dict[CodeType, list[tuple[int | None, ...]]] = {}
-        self._calls: dict[tuple[CodeType, int, str, int], Call] = {}
+        self._network_of = network_of
+        self._calls: dict[tuple[CodeType, int, str, int, int], Call] = {}
         self.nowhere = Location("", 0)
 
     def is_user(self, filename: str) -> bool:
@@ -63,7 +74,7 @@ class Lines:
         """
         frame: FrameType | None = sys._getframe(depth)
         user = self._user
-        chain: list[tuple[CodeType, int]] = []
+        chain: list[Step] = []
         while frame is not None:
             code = frame.f_code
             if code is stop:
@@ -72,22 +83,39 @@ class Lines:
             if known is None:
                 known = self.is_user(code.co_filename)
             if known:
-                chain.append((code, frame.f_lasti))
+                chain.append((code, frame.f_lasti, self._receiver(frame)))
             frame = frame.f_back
         if not chain:
             return self.nowhere, None
-        return self._location(*chain[0]), self._call(chain)
+        return self._location(*chain[0][:2]), self._call(chain)
 
-    def _call(self, chain: list[tuple[CodeType, int]]) -> Call | None:
+    def variables(self, depth: int, stop: CodeType | None = None) -> list[tuple[str, Any]]:
+        """The variables of the user's functions on the stack, those of the outermost one first."""
+        frame: FrameType | None = sys._getframe(depth)
+        found: list[list[tuple[str, Any]]] = []
+        while frame is not None and frame.f_code is not stop:
+            if self.is_user(frame.f_code.co_filename):
+                found.append([(_kind(one) if name == "self" else name, one) for name, one in frame.f_locals.items()])
+            frame = frame.f_back
+        return [one for many in reversed(found) for one in many]
+
+    def _receiver(self, frame: FrameType) -> Network | None:
+        """The network whose method the frame runs, if it is one."""
+        code = frame.f_code
+        if not code.co_argcount or code.co_name[0] == "<" or "." not in code.co_qualname:
+            return None
+        return self._network_of(frame.f_locals.get(code.co_varnames[0]))
+
+    def _call(self, chain: list[Step]) -> Call | None:
         """The chain of calls around the innermost frame: each function with the place it was called from."""
         parent: Call | None = None
         for index in range(len(chain) - 1, 0, -1):
-            code, lasti = chain[index]
-            name = chain[index - 1][0].co_name
-            key = (code, lasti, name, id(parent))
+            code, lasti, _ = chain[index]
+            callee, _, receiver = chain[index - 1]
+            key = (code, lasti, callee.co_name, id(parent), id(receiver))
             call = self._calls.get(key)
             if call is None:
-                call = self._calls[key] = Call(self._location(code, lasti), name, parent)
+                call = self._calls[key] = Call(self._location(code, lasti), callee.co_name, parent, receiver)
             parent = call
         return parent
 
@@ -109,6 +137,10 @@ class Lines:
         start = _characters(code.co_filename, first, column)
         end = _characters(code.co_filename, end_line or first, end_column)
         return Location(path, first, start + 1, end_line or first, end + 1, name)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__.lower()
 
 
 def _characters(filename: str, line: int, offset: int | None) -> int:

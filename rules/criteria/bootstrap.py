@@ -122,8 +122,9 @@ def _likelihoods(view: View) -> list[Discrepancy]:
     found = []
     for node in view.slice:
         data = [edge for edge in node.inputs if edge.kind == DATA]
-        if node.op == "log_prob" and len(data) == 2:
-            found.append(Discrepancy(node, (data[1], data[0])))
+        if node.op == "log_prob" and len(data) > 1:  # a run has each parameter of the distribution
+            live = next((edge for edge in data[:-1] if edge.passes and view.live(edge.source)), data[0])
+            found.append(Discrepancy(node, (data[-1], live)))
     return found
 
 

@@ -4,6 +4,7 @@ a student and its teacher.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,6 +86,9 @@ def _bootstraps(view: View) -> bool:
     return False
 
 
+PART = re.compile(r"(\w+)\.(\d+)")
+
+
 class Twin(NamedTuple):
     """`value`, the projection that the predictor's output `other` is compared with at `node`, is live."""
 
@@ -121,15 +125,17 @@ def _crossed(view: View, pairs: list[_Pair]) -> Iterator[Twin]:
     """
     entries = [(pair, _entry(pair.operand), _entry(pair.against)) for pair in pairs if pair.node.op in LOSSES]
     for pair, mine, its in entries:
-        if mine is None or its is None or not pair.passes or mine[0] is its[0] or mine[1] == its[1]:
+        if mine is None or its is None or not pair.passes or mine[0] == its[0] or mine[1] == its[1]:
             continue
         if any(theirs == (its[0], mine[1]) and other == (mine[0], its[1]) for _, theirs, other in entries):
             if mine[1] < its[1]:  # the projection comes first: (z, p)
                 yield Twin(view, pair.node, pair.value, view.live(pair.operand))
 
 
-def _entry(node: Node) -> tuple[Node, str] | None:
+def _entry(node: Node) -> tuple[Node | str, str] | None:
     """Which part of which argument, or of which network's output, the value is."""
+    if (part := PART.fullmatch(node.leaf.path if node.leaf is not None else node.name)) is not None:
+        return part[1], part[2]  # of an argument of a run
     if node.op != "getitem" or not node.inputs:
         return None
     source = node.inputs[0].source

@@ -22,6 +22,7 @@ LOSSES = frozenset({
     "binary_cross_entropy_with_logits", "gaussian_nll_loss", "poisson_nll_loss", "pairwise_distance",
     "soft_margin_loss", "cosine_embedding_loss",
 })  # fmt: skip
+DIVERGENCES = frozenset({"kl_div", "kl_divergence"})
 ENTROPIES = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "kl_div"})
 SQUARES = frozenset({"square", "abs", "norm", "huber", "cosh", "logcosh", "log_cosh"})
 LOGS = frozenset({"log", "log_softmax", "logsigmoid"})
@@ -78,6 +79,8 @@ def meetings_at(analysis: Analysis, node: Node) -> list[Discrepancy]:
 def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
     data = [edge for edge in node.inputs if edge.kind == DATA]
     if node.op in LOSSES and len(data) >= 2:
+        if node.op in DIVERGENCES and len(data) % 2 == 0:  # a run has each parameter of both distributions
+            data = [data[0], data[len(data) // 2]]
         for one, other in ((data[0], data[1]), (data[1], data[0])):
             if constant(_bare(other.source)) is not None or other.source.op == "alloc":
                 return _difference(one.source)

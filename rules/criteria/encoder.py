@@ -82,7 +82,7 @@ def _paths(analysis: Analysis) -> Iterator[Shared]:
             continue
         reached = view.live(view.sink.loss)
         for leaves, makers in through_makers(view):
-            for other in analysis.views:
+            for other in analysis.every_view:
                 both = reached & view.own & (other.own or 0) & other.live(other.sink.loss)
                 if other is view or not both or not (other.own or 0) & leaves or (other.own or 0) == view.own:
                     continue

@@ -72,7 +72,7 @@ def _expand(facts: Marks, root: Node) -> Sum:
         seen.add(item)
         node, sign, factor = item
         if not facts.network(node):
-            if _is_flag(node) or _is_empty(node):
+            if "reward" not in node.marks and (_is_flag(node) or _is_empty(node)):
                 continue
             if facts.raw(node) or node.op == "leaf" or facts.reward(node):
                 atoms.append(Atom(node, sign, factor, node.op != "const" and node.op != "leaf" or facts.raw(node)))

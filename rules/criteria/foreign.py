@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import USED, deposit
 from gradaudit.rules.criteria.bootstrap import leaks
-from gradaudit.rules.criteria.discrepancy import LOSSES
+from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import parameters, roles
@@ -96,10 +96,28 @@ def _together(flows: list[Foreign]) -> list[Foreign]:
         if node.op not in SHAPES and all(node in way for way in ways) and private(view, node, joints):
             there = cut_at(view, node, leaves, joints, wrong)
             return [Foreign(view, leaves, node, flows[0].joint, flows[0].held, there)]
+    target = _target(view, leaves, joints)
+    if target is not None:
+        return [Foreign(view, leaves, target, flows[0].joint, flows[0].held, target.location)]
     call = one_call(view, leaves, joints, [flow.value for flow in flows], wrong)
     if call is not None:
         return [Foreign(view, leaves, flows[0].value, flows[0].joint, flows[0].held, call)]
     return flows
+
+
+def _target(view: View, leaves: int, joints: set[Node]) -> Node | None:
+    """What a regression is to reach, made of nothing that its prediction is made of, where all joints lie in it: the
+    whole of it is a constant."""
+    for meeting in discrepancies(view):
+        if len(meeting.sides) != 2 or not all(side.passes for side in meeting.sides):
+            continue
+        for side, other in (meeting.sides, meeting.sides[::-1]):
+            mine, its = view.live(side.source), view.live(other.source)
+            if leaves & ~mine or not its or its & mine or side.source.leaf is not None:
+                continue
+            if joints <= set(view.backward(side.source)):
+                return side.source
+    return None
 
 
 def owned(view: View) -> int:

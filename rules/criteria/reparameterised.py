@@ -12,10 +12,13 @@ from gradaudit.rules.criteria.foreign import covered
 from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.sites import frames
 from gradaudit.rules.criteria.weight import is_probability
-from gradaudit.tape import DATA, Node
+from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
+
+ENDS = frozenset("stop compare argmax argmin argsort sample cast shape one_hot round floor ceil sign".split())
+"""Operations that no gradient passes, or (a cast) that may be such."""
 
 DISCRETE = (
     "categorical",
@@ -101,13 +104,18 @@ def _forward(view: View, sample: Node) -> set[Node] | None:
         ends = ends or node is view.sink.loss
         for position in graph.users[graph.index[node]]:
             user = graph.nodes[position]
-            if user in seen or not any(
-                edge.passes and edge.source is node and edge.kind == DATA for edge in user.inputs
-            ):
+            if user in seen or not any(edge.source is node and _carries(view, user, edge) for edge in user.inputs):
                 continue
             seen.add(user)
             waiting.append(user)
     return seen if ends else None
+
+
+def _carries(view: View, user: Node, edge: Edge) -> bool:
+    """Whether gradient would pass here if the value had any: a run shows none where there is none to pass."""
+    if edge.kind != DATA or edge.passes:
+        return edge.passes and edge.kind == DATA
+    return user.grad_mode and user.op not in ENDS and not view.analysis.alive(edge.source)
 
 
 def _is_scored(view: View, sample: Node, dist: Node) -> bool:

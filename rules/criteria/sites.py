@@ -205,8 +205,8 @@ def _all_ways(analysis: Analysis) -> dict[tuple[Spot, ...], set[Node]]:
     if known is None:
         spots = sites(analysis)
         ways: dict[tuple[Spot, ...], set[Node]] = {}
-        told = {view.sink.loss.location for view in analysis.views if view.own is not None}
-        for view in analysis.views:
+        told = {view.sink.loss.location for view in analysis.every_view if view.own is not None}
+        for view in analysis.every_view:
             if view.own is None and view.sink.loss.location in told:
                 continue  # a round whose gradient is thrown away: the same loss with a step speaks for it
             for maker in _makers(view, view.live(view.sink.loss)):

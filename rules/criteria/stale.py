@@ -129,8 +129,13 @@ def _fetched(view: View, leaf: Node) -> list[Event]:
     return [
         event
         for event in analysis.tape.events
-        if event.kind == "copy" and leaf in event.leaves and loops.intersection(event.loops)
+        if event.kind == "copy" and leaf in event.leaves and _in_turn(loops, event)
     ]
+
+
+def _in_turn(loops: set[int], event: Event) -> bool:
+    """Whether the event comes in the rounds of the loss: in its loop, or in order where a run has none."""
+    return bool(loops.intersection(event.loops)) or not (loops or event.loops)
 
 
 def _is_stale(view: View, maker: Node, steps: list[Event]) -> bool:
@@ -208,8 +213,23 @@ def _use(node: Node, user: Node, kind: str) -> str:
         return OLD
     if user.op == "mul" and len(data) == 2:
         other = data[1] if data[0] is node else data[0]
+        if _is_divergence(node, other) or _is_divergence(other, node):
+            return OLD
         return ADVANTAGE if is_score(other) and not is_score(node) else ""
     return TARGET if user.op in LOSSES or user.op in ("square", "abs") else ""
+
+
+def _is_divergence(weight: Node, gap: Node) -> bool:
+    """`p * (log p - log q)`: probabilities of all classes weigh a difference of log-probabilities."""
+    return weight.op == "softmax" and gap.op == "sub" and all(map(is_log_softmax, gap.arguments()))
+
+
+def is_log_softmax(node: Node) -> bool:
+    """The logarithm of a softmax, or by hand: logits without the logarithm of the sum of their exponentials."""
+    if node.op == "log_softmax":
+        return True
+    data = node.arguments()
+    return node.op == "sub" and len(data) == 2 and data[1].op == "logsumexp" and data[0] in data[1].arguments()
 
 
 def _is_difference(node: Node) -> bool:

@@ -48,6 +48,7 @@ class Reach:
         self.generators: list[torch.Generator] = []
         self.optimizers: dict[int, tuple[torch.optim.Optimizer, str]] = {}
         self._names: dict[int, list[str]] = {}
+        self._nameless: set[Network] = set()
         self._visited: set[int] = set()
         self._imported = 0
         self._user_modules: list[tuple[str, ModuleType]] = []
@@ -142,6 +143,7 @@ class Reach:
             known = self.networks.get(id(module))
         if known is None:
             known = self.networks[id(module)] = Network(type(module).__name__.lower(), type(module).__name__)
+            self._nameless.add(known)
             self.modules[id(module)] = (module, known.name)
             self._adopt(module, known)
         return known
@@ -205,8 +207,31 @@ class Reach:
             if id(module) not in self.modules and any(one is parameter for one in module._parameters.values()):
                 root = _root(module)
                 self._walk(root, type(root).__name__.lower(), None, 0)
+                self._nameless.add(self.networks[id(root)])
                 return
         self.owned[id(parameter)] = Owned(parameter, f"parameter{tuple(parameter.shape)}".replace(" ", ""), None)
+
+    def name_by(self, variables: Iterable[tuple[str, Any]]) -> None:
+        """Name the networks that the run itself has made after the variables that hold them."""
+        for name, value in variables:
+            for path, module in _modules_in(value, name) if self._nameless else ():
+                network = self.networks.get(id(module))
+                if network is not None and list(network.chain())[-1] in self._nameless:
+                    self._rename(module, path, None, path)
+                    self._nameless.discard(network)
+
+    def _rename(self, module: torch.nn.Module, name: str, parent: Network | None, path: str) -> None:
+        network = self.networks.setdefault(id(module), Network(name, type(module).__name__))
+        network.name, network.parent = name, parent
+        self.modules[id(module)] = (module, path)
+        self._names.setdefault(id(module), []).append(path)
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in self.owned:
+                owned = self.owned[id(parameter)]
+                owned.name, owned.owner, owned.others = f"{path}.{key}", network, []
+        for key, child in module._modules.items():
+            if child is not None:
+                self._rename(child, key, network, f"{path}.{key}")
 
     def _elsewhere(self) -> Iterator[tuple[str, Any]]:
         if self._imported != len(sys.modules):
@@ -225,6 +250,15 @@ class Reach:
                 yield name, module
 
 
+def _modules_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The modules that a variable leads to, by their dotted names."""
+    if isinstance(value, torch.nn.Module):
+        yield name, value
+    elif depth < 3 and not isinstance(value, (*_ATOMS, torch.Tensor, torch.optim.Optimizer)):
+        for key, one in _children(value):
+            yield from _modules_in(one, f"{name}.{key}", depth + 1)
+
+
 def _holds(module: torch.nn.Module, parameter: torch.nn.Parameter) -> bool:
     return any(one is parameter for one in module.parameters())
 
@@ -239,7 +273,8 @@ def _root(module: torch.nn.Module) -> torch.nn.Module:
 def living(kind: type) -> list[Any]:
     """All living objects of a class. `type(o)`, not `isinstance`: weak proxies raise."""
     kinds = set(_kinds(kind))
-    return [value for value in gc.get_objects() if type(value) in kinds]
+    found = [value for value in gc.get_objects() if type(value) in kinds]
+    return [one for one in found if kind is not torch.nn.Module or "_parameters" in vars(one)]  # one that is being made
 
 
 def _kinds(kind: type) -> Iterator[type]:

@@ -36,7 +36,7 @@ from gradaudit.dynamic.torch_recorder.updates import (
 )
 from gradaudit.dynamic.torch_recorder.written import writes
 from gradaudit.errors import INPUTS, CheckError, UsageError, UserCodeError
-from gradaudit.tape import Edge, Event, Node, Sink, Tape
+from gradaudit.tape import Edge, Event, Network, Node, Sink, Tape
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
@@ -61,7 +61,7 @@ class Run:
         self.seen = seen
         self.roles = roles
         self.reach = Reach(call)
-        self.lines = Lines(call.roots, (_TORCH,))
+        self.lines = Lines(call.roots, (_TORCH,), self._network)
         self.tape = Tape(framework="torch", entry=call.target)
         self.notes: list[str] = []
         reach = self.reach
@@ -73,6 +73,7 @@ class Run:
         self.stated: dict[str, str] = {}
         self.leaf_nodes: dict[int, Node] = {}
         self.evaluating: frozenset[Node] = frozenset()
+        self.outside: list[torch.Tensor] = []
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -87,10 +88,12 @@ class Run:
         tracer = self.tracer
         with self._undisturbed():
             updates = tracer.updates
+            updates.reached = self._name_made
             with updates.watch(self.call.function), composites(tracer), tracer:
                 result = self._result()
+            self.outside = [tensor for _, tensor in tracer.unseen_leaves]
             if self.part is None and updates.taken(BACKWARD):
-                raise Differentiated(self._entries(), BACKWARD, tracer.place)
+                raise self._differentiated(BACKWARD)
             loss, note = self._loss(result)
             if note:
                 self.notes.append(note)
@@ -111,6 +114,12 @@ class Run:
             self.stated = self._assign()
         return self._recording(node, grads)
 
+    def _name_made(self) -> None:
+        self.reach.name_by(self.lines.variables(2, _invoke.__code__))
+
+    def _network(self, value: Any) -> Network | None:
+        return self.reach.networks.get(id(value)) if isinstance(value, torch.nn.Module) else None
+
     def _updates(self) -> Updates:
         return Updates(self.part, self.lines, BACKWARD if self.seen is None else self.seen.kind)
 
@@ -121,10 +130,10 @@ class Run:
             found = loss_of(result)
         except CheckError:
             if taken:
-                raise Differentiated(self._entries(), GRADIENT, self.tracer.place) from None
+                raise self._differentiated(GRADIENT) from None
             raise
         if taken and not found[0].requires_grad:
-            raise Differentiated(self._entries(), GRADIENT, self.tracer.place)
+            raise self._differentiated(GRADIENT)
         return found
 
     def _result(self) -> Any:
@@ -137,7 +146,7 @@ class Run:
             if self.part is not None or not self.tracer.updates.taken(BACKWARD):
                 raise
             # Perhaps what it does with gradient is why it raises: its losses are audited all the same.
-            raise Differentiated(self._entries(), BACKWARD, self.tracer.place) from error
+            raise self._differentiated(BACKWARD) from error
         if self.part is not None:
             raise CheckError("the function does not take its gradients as often as before; it cannot be audited")
         return result
@@ -290,8 +299,12 @@ class Run:
             return [], []
         before = self._entries()
         before.remove(self.tracer.updates.entries[-1])
-        after = [] if self.seen is None else self.seen.after(self.part)
+        after = [] if self.seen is None else self.seen.after(self.part, self.outside)
         return before, after
+
+    def _differentiated(self, kind: str) -> Differentiated:
+        outside = [tensor for _, tensor in self.tracer.unseen_leaves]
+        return Differentiated(self._entries(), kind, self.tracer.place, outside)
 
     def _again(self, entry: Entry) -> bool:
         return lines_of(entry) == lines_of(self.tracer.updates.entries[-1])
@@ -328,6 +341,8 @@ class Run:
         for node in self.tape.nodes:
             if node.leaf is None:
                 node.name = names.of(node.location)
+        for node, tensor in self.tracer.adopted:
+            node.name = self.reach.inputs.get(id(tensor), "") or node.name
 
     # -- gradients -----------------------------------------------------------------------------------------------
 
@@ -366,7 +381,7 @@ class Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                loss.backward()
+                loss.backward(retain_graph=bool(self.tracer.adopted))  # what inputs bring along is used again
             except RuntimeError as error:
                 raise CheckError(f"the loss cannot be differentiated: {_sentence(error)}") from error
         of = {}
@@ -417,7 +432,10 @@ class Run:
         with self._undisturbed():
             self._freeze(cut)
             with replay.updates.watch(self.call.function), composites(replay), replay:
-                result = self._result()
+                try:
+                    result = self._result()
+                except UserCodeError as error:
+                    return Proof(False, math.nan, note=f"with a stop here there is no loss to compare: {error}")
             if replay.strayed or replay.count != len(replay.sites):
                 return Proof(False, math.nan, note="the loss does not do the same twice, so there is no proof")
             if replay.failed:

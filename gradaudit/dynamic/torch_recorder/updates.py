@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
@@ -31,7 +31,9 @@ class Reached(BaseException):
 
 ROUNDS = 2
 """How often a loss that is differentiated in a loop is audited: the second time shows what the first one left."""
-
+FORMS = 3
+"""Of how many forms a loss on one line is audited: a setting may give it terms in one round that it has not in another.
+"""
 
 BACKWARD = "backward"
 GRADIENT = "gradient"
@@ -40,30 +42,43 @@ GRADIENT = "gradient"
 class Differentiated(Exception):
     """The function differentiates losses itself, by entries of this `kind`."""
 
-    def __init__(self, entries: list[Entry], kind: str, place: Mapping[Node, tuple[int, int]]) -> None:
+    def __init__(
+        self, entries: list[Entry], kind: str, place: Mapping[Node, tuple[int, int]], leaves: list[torch.Tensor]
+    ) -> None:
         super().__init__(kind)
         self.entries = entries
         self.kind = kind
         self.place = place
+        self.leaves = leaves
 
-    def after(self, part: int) -> list[Entry]:
-        """What happens after the `part`-th loss has been differentiated."""
+    def after(self, part: int, leaves: list[torch.Tensor]) -> list[Entry]:
+        """What happens after the `part`-th loss has been differentiated.
+
+        `leaves`: what another run took from outside, in order. What the function makes itself is made anew in it.
+        """
         places = [position for position, one in enumerate(self.entries) if one.kind == self.kind]
-        return self.entries[places[part] + 1 :]
+        known = {id(mine): its for mine, its in zip(self.leaves, leaves, strict=False) if mine.shape == its.shape}
+        return [_of_run(one, known) for one in self.entries[places[part] + 1 :]]
 
     def parts(self) -> list[int]:
-        """Which of its losses to audit: of each line that differentiates, the first few from one and the same place.
+        """Which of its losses to audit: of each line that differentiates, the first few of one form from one place.
 
         A helper that steps any optimizer differentiates on one line; whoever calls it is what tells its losses apart.
         """
-        places = [lines_of(one) for one in self.entries if one.kind == self.kind]
-        return [part for part, place in enumerate(places) if places[:part].count(place) < ROUNDS]
+        rounds = [(lines_of(one), one.form) for one in self.entries if one.kind == self.kind]
+        forms = [list(dict.fromkeys(form for other, form in rounds if other == place)) for place, _ in rounds]
+        return [
+            part
+            for part, one in enumerate(rounds)
+            if rounds[:part].count(one) < ROUNDS and one[1] in forms[part][:FORMS]
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """backward of `loss`; gradient for `tensors`, the parameters, step or clear of them; copy or soft_update of
-    `sources` into them, which keeps `weight` of what was there."""
+    `sources` into them, which keeps `weight` of what was there. `form`: the kinds of operations that a loss is made of,
+    and the sizes of its parameters."""
 
     kind: str
     time: int
@@ -74,6 +89,16 @@ class Entry:
     loss: Node | None = None
     sources: tuple[torch.Tensor, ...] = ()
     weight: float | None = None
+    form: frozenset[object] = frozenset()
+
+
+def _of_run(entry: Entry, known: Mapping[int, torch.Tensor]) -> Entry:
+    """The entry with the tensors of another run in the place of its own."""
+    return replace(
+        entry,
+        tensors=tuple(known.get(id(one), one) for one in entry.tensors),
+        sources=tuple(known.get(id(one), one) for one in entry.sources),
+    )
 
 
 def lines_of(entry: Entry | Node) -> list[tuple[str, int]]:
@@ -97,12 +122,15 @@ class Updates:
     plain_gradient: Callable[..., Any] = torch.autograd.grad
     now: Callable[[], int] = lambda: 0
     node_of: Callable[[torch.Tensor], Node] | None = None
+    reached: Callable[[], None] = lambda: None
+    """Called where the loss that is asked for is about to be differentiated, with its function still on the stack."""
 
     def backward(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In place of `Tensor.backward`."""
         location, call = self.lines.here(2)
         loss = self.node_of(args[0]) if self.node_of is not None and args[0].requires_grad else None
-        self._reach(Entry(BACKWARD, self.now(), location, call=call, loss=loss), args[0])
+        form = _form(args[0]) if self.part is None else frozenset()
+        self._reach(Entry(BACKWARD, self.now(), location, call=call, loss=loss, form=form), args[0])
         if self.part is not None and not args[0].requires_grad:
             return None  # a loss before the one that is asked for, and nothing to differentiate in it
         try:
@@ -137,6 +165,7 @@ class Updates:
         number = self.taken(entry.kind)
         self.entries.append(entry)
         if entry.kind == self.kind and number == self.part:
+            self.reached()
             raise Reached(loss)
 
     def _make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -191,6 +220,21 @@ class Updates:
             names.update(dict.fromkeys(own, self.plain_gradient))
             for hook in hooks:
                 hook.remove()
+
+
+def _form(loss: torch.Tensor) -> frozenset[object]:
+    found: set[object] = set()
+    seen, waiting = {loss.grad_fn}, [loss.grad_fn]
+    while waiting:
+        function = waiting.pop()
+        if function is None:
+            continue
+        variable = getattr(function, "variable", None)
+        found.add(function.name() if variable is None else tuple(variable.shape))
+        new = {below for below, _ in function.next_functions} - seen
+        seen |= new
+        waiting += new
+    return frozenset(found)
 
 
 def taken_by(loss: Node, place: Mapping[Node, tuple[int, int]], calls: int) -> set[tuple[int, int]]:

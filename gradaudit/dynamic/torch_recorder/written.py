@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradaudit.algebra import number
@@ -28,7 +29,7 @@ def writes(tracer: Tracer) -> list[Entry]:
     """An entry for every write into a parameter of what is computed from others, in order of time."""
     tensors = dict(tracer.unseen_leaves)
     storage = {node: node for node in tensors if node.leaf is not None and node.leaf.kind == "param"}
-    found: list[Entry] = []
+    found: list[tuple[Entry, bool]] = []
     kept: dict[Node, float | None] = {}  # what is left of a parameter's value since it was last written
     for node in sorted(tracer.place, key=lambda node: node.time):
         name = tracer.sites[tracer.place[node][0]]
@@ -38,17 +39,26 @@ def writes(tracer: Tracer) -> list[Entry]:
         kept[leaf] = _kept(node, name, kept, storage, leaf)
         storage[node] = leaf
         sources = {source for edge in node.inputs[1:] for source in _parameters(edge.source, storage)}
-        others = [source for source in sources if source is not leaf and source in tensors]
-        others = [one for one in others if tensors[one].shape == tensors[leaf].shape and not _beside(one, leaf)]
+        every = [source for source in sources if source is not leaf and source in tensors]
+        others = [one for one in every if tensors[one].shape == tensors[leaf].shape and not _beside(one, leaf)]
         if others and in_place(name):
             kind = "copy" if name in ("copy_", SET_DATA) and leaf not in sources else "soft_update"
             others.sort(key=lambda source: source.time)
             sources_of = tuple(tensors[one] for one in others)
             often = kind == "soft_update" and not in_branch(lines_of(node))  # what is made at times may keep little
             weight = kept[leaf] if often else None
-            found.append(Entry(kind, node.time, node.location, (tensors[leaf],), sources=sources_of, weight=weight))
+            flat = leaf in sources and len(others) < len(every)
+            entry = Entry(kind, node.time, node.location, (tensors[leaf],), sources=sources_of, weight=weight)
+            found.append((entry, flat))
             kept[leaf] = 1.0
-    return found
+    return [one for entry, flat in found if (one := _of_others(entry, found) if flat else entry).sources]
+
+
+def _of_others(entry: Entry, every: Sequence[tuple[Entry, bool]]) -> Entry:
+    """What is written out of one vector of all parameters, without those that the same statement writes: a parameter
+    comes out of the vector as it went in, and is no copy of its neighbours."""
+    written = {id(one.tensors[0]) for one, _ in every if one.location == entry.location}
+    return replace(entry, sources=tuple(one for one in entry.sources if id(one) not in written))
 
 
 def _beside(one: Node, other: Node) -> bool:

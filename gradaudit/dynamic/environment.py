@@ -1,0 +1,108 @@
+"""What a run's own environment answers, by the text that takes the answer.
+
+A reward that the program computes looks like any other value of a run, and one that is a Python number like a constant
+of the loss. The text tells both: `obs, reward, done, info = env.step(action)` and what that `step` returns there; a
+number that is read at a place which changes from round to round (`rewards[i]`, the variable of a loop).
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+
+from gradaudit.dynamic.arguments import Span, span, span_of
+from gradaudit.dynamic.lines import parsed
+from gradaudit.tape import Leaf, Node, Tape
+
+SUMS = (ast.Add, ast.Sub)
+ANSWERS = (4, 5)
+"""How many values `step` gives: with one flag for the end of an episode, or with two."""
+
+
+def mark(tape: Tape) -> None:
+    """Mark the rewards among the values of a run, and make data of the numbers that are data."""
+    for node in tape.nodes:
+        if _is_reward(node):
+            node.marks |= {"reward"}
+        elif node.op in ("add", "sub") and any(edge.source.op == "const" for edge in node.inputs):
+            _numbers(node)
+
+
+def _is_reward(node: Node) -> bool:
+    """Whether the value is the second one that an environment's `step` returns."""
+    place, call = node.location, node.call
+    while call is not None:
+        if call.function == "step" and place.line:
+            answered = span(call.location) in _taken(call.location.path)
+            return answered and span(place) in _rewards(place.path)
+        place, call = call.location, call.parent
+    return False
+
+
+def _numbers(node: Node) -> None:
+    """The constant operands of a sum that its text reads at a changing place."""
+    sides = _read(node.location.path).get(span(node.location)) if node.location.line else None
+    if sides is None or len(node.inputs) != 2:
+        return
+    for edge, name in zip(node.inputs, sides, strict=True):
+        if name and edge.source.op == "const" and edge.source.leaf is None:
+            edge.source.op, edge.source.leaf = "leaf", Leaf("input", name)
+
+
+@functools.lru_cache(maxsize=256)
+def _taken(path: str) -> frozenset[Span]:
+    """The calls whose result is unpacked like an environment's answer."""
+    return frozenset(
+        span_of(one.value)
+        for one in ast.walk(parsed(path))
+        if isinstance(one, ast.Assign) and isinstance(one.value, ast.Call)
+        if any(isinstance(target, ast.Tuple) and len(target.elts) in ANSWERS for target in one.targets)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _rewards(path: str) -> frozenset[Span]:
+    """What `step` functions return as the reward: the expression, or what its name is given."""
+    found: set[Span] = set()
+    for function in ast.walk(parsed(path)):
+        if isinstance(function, ast.FunctionDef) and function.name == "step":
+            for value in _second(function):
+                found.add(span_of(value))
+                if isinstance(value, ast.Name):
+                    found.update(_given(function, value.id))
+    return frozenset(found)
+
+
+def _second(function: ast.FunctionDef) -> Iterator[ast.expr]:
+    for one in ast.walk(function):
+        if isinstance(one, ast.Return) and isinstance(one.value, ast.Tuple) and len(one.value.elts) in ANSWERS:
+            yield one.value.elts[1]
+
+
+def _given(function: ast.FunctionDef, name: str) -> Iterator[Span]:
+    for one in ast.walk(function):
+        if isinstance(one, ast.Assign) and any(isinstance(each, ast.Name) and each.id == name for each in one.targets):
+            yield span_of(one.value)
+
+
+@functools.lru_cache(maxsize=256)
+def _read(path: str) -> dict[Span, tuple[str, str]]:
+    """The sums of a file: what each operand is read from, if that changes from round to round, else nothing."""
+    tree = parsed(path)
+    loops = [one.target for one in ast.walk(tree) if isinstance(one, ast.For | ast.comprehension)]
+    rounds = {one.id for target in loops for one in ast.walk(target) if isinstance(one, ast.Name)}
+    return {
+        span_of(one): (_changing(one.left, rounds), _changing(one.right, rounds))
+        for one in ast.walk(tree)
+        if isinstance(one, ast.BinOp) and isinstance(one.op, SUMS)
+    }
+
+
+def _changing(value: ast.expr, rounds: set[str]) -> str:
+    if isinstance(value, ast.Subscript) and not isinstance(value.slice, ast.Constant):
+        return ast.unparse(value)
+    root = value
+    while isinstance(root, ast.Attribute | ast.Subscript):
+        root = root.value
+    return ast.unparse(value) if isinstance(root, ast.Name) and root.id in rounds else ""
