@@ -43,7 +43,7 @@ from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import sites
-from gradaudit.tape import Edge, Node
+from gradaudit.tape import PARAMETER, Edge, Node
 
 CODE, NAME = "GA103", "online-bootstrap"
 RANK = 95
@@ -82,6 +82,9 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
     kept = [leaf for leaf, originals in copies.items() if originals & own]
     if not own or not kept or any(analysis.bit(leaf) & made_of for leaf in kept):
         return 0
+    last = _last_layers(view, total)
+    if last and not any(copies[leaf] & last & own for leaf in kept):
+        return 0  # what has a copy is the encoder: the value is another network's, which has none
     return own
 
 
@@ -89,6 +92,20 @@ def _values(view: View, total: Sum) -> int:
     mask = 0
     for atom in total.network():
         mask |= view.analysis.dep(atom.node)
+    return mask
+
+
+def _last_layers(view: View, total: Sum) -> int:
+    """The parameters of the layers that give the values, those before them left out."""
+    mask, seen = 0, {atom.node for atom in total.network()}
+    waiting = list(seen)
+    while waiting and len(seen) < 60:
+        node = waiting.pop()
+        own = [edge.source for edge in node.inputs if edge.kind == PARAMETER or edge.source.leaf is not None]
+        mask |= view.analysis.mask(own)
+        further = [] if own else [edge.source for edge in node.inputs if edge.source not in seen]
+        seen.update(further)
+        waiting += further
     return mask
 
 

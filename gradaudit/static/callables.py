@@ -94,7 +94,8 @@ class Callables(Machine):
         if name in NO_RESULT_IN:
             return self._foreign_result(function, name)
         if any(is_computed(node) for node in nodes) and (not _makes_object(name) or carries_gradient(nodes)):
-            result = self.node("call", [Edge(node) for node in nodes[:40]], detail=name)
+            receiver = f"{parent.name}." if isinstance(parent, Unknown) and parent.name else ""
+            result = self.node("call", [Edge(node) for node in nodes[:40]], detail=receiver + name)
             self._remember_call(result, function, args, keywords)
             return result
         made = Unknown(name)

@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from gradaudit.static.attributes import decorators_of, informed
-from gradaudit.static.classes import is_stub
+from gradaudit.static.classes import CALL_METHODS, is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.state import DEPTH, RECURSION, Scope
 from gradaudit.static.values import (
@@ -147,7 +147,7 @@ class Calls(Machine):
                 function, args = function.bind(args[0], function.owner), args[1:]
         if function.owner is not None and function.self_value is not None and is_stub(node):
             receiver = function.self_value
-            if self.is_module(receiver):
+            if self.is_module(receiver) and not self._is_filled_in(function):
                 return self.call_module_opaquely(receiver, args, keywords)
             return self.call_unknown(function.name, args, keywords)
         depth = self.stack.count(node)
@@ -172,6 +172,13 @@ class Calls(Machine):
             self.line_node = NOWHERE  # nobody's line: the entry itself calls it
         made = self._run(function, scope)
         return self.node("identity", [Edge(made)]) if self._gives_back(node, made) else made
+
+    def _is_filled_in(self, stub: Function) -> bool:
+        """Does a subclass in the project say what the method does? It is followed there, as that class's own."""
+        if stub.name in CALL_METHODS or stub.owner is None:
+            return False
+        subclasses = self.hints.subclasses(stub.owner.name, stub.module.file)
+        return any(f"def {stub.name}(" in (self.hints.files.text(file) or "") for _, file in subclasses)
 
     def _gives_back(self, node: ast.AST, made: Any) -> bool:
         """`(lambda x: x)(value)`: where the text has a function in the place of one that does something."""

@@ -36,6 +36,7 @@ TRANSPARENT_DECORATORS = frozenset({
     "getter", "wraps", "lru_cache", "cache", "jit", "compile", "compact", "nowrap", "contextmanager", "final",
     "dataclass", "singledispatch", "functools", "eval_mode", "train_api", "type_check", "typechecked", "jaxtyped",
 })  # fmt: skip
+CALL_METHODS = ("__call__", "forward", "call")
 
 
 class Classes(Machine):

@@ -18,7 +18,7 @@ from gradaudit.static.loss_methods import loss_methods, losses_in
 from gradaudit.static.losses import applied_argument, called_argument, holds_parameters, is_reduced
 from gradaudit.static.standins import drivers
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
-from gradaudit.static.syntax import walk
+from gradaudit.static.syntax import counted_with, walk
 from gradaudit.static.values import (
     MISSING,
     TRUE,
@@ -559,7 +559,8 @@ class Entries:
     def _library_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
         run = self.run
         annotation = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
-        if default is not None or any(word in annotation for word in ("Callable", "bool", "str", "int")):
+        no_tensor = any(word in annotation for word in ("Callable", "bool", "str", "int"))
+        if default is not None or no_tensor or parameter.arg in counted_with(function.node):
             made = run.entry_argument(parameter, default, function)
             if (
                 default is not None

@@ -104,7 +104,19 @@ class Items(Machine):
             if isinstance(index, Unknown) or isinstance(index.value, slice):
                 return value
         draw = self.draw_behind(index)
-        return self.element(value) if draw is None else self.drawn(self.element(value), draw)
+        found = self.element(value)
+        return self._one_of_any(found, index) if draw is None else self.drawn(found, draw)
+
+    def _one_of_any(self, any_of_them: Any, index: Any) -> Any:
+        """What stands for all items, asked for by a constant: another one is another value."""
+        if not isinstance(index, Const):
+            return any_of_them
+        if isinstance(any_of_them, Sequence):
+            items = [self._one_of_any(part, index) for part in any_of_them.items]
+            return Sequence(items, self._one_of_any(any_of_them.rest, index), any_of_them.kind)
+        if not isinstance(any_of_them, Node):
+            return any_of_them
+        return self.node("getitem", [Edge(any_of_them)], detail=f"[{index.value!r}]")
 
     def _of_mapping(self, value: Mapping, index: Any) -> Any:
         if isinstance(index, Const):
@@ -118,7 +130,7 @@ class Items(Machine):
             if isinstance(rest, Unknown) and isinstance(index.value, str):
                 return self.get_attribute(rest, index.value)
             if rest is not None:
-                return rest
+                return self._one_of_any(rest, index)
             return Unknown(str(index.value))
         joined = self.join([(part, ALWAYS) for part in value.entries.values()])
         return Unknown("item") if joined is MISSING else joined

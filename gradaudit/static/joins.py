@@ -45,8 +45,9 @@ class Joins(Machine):
         """What both arms of a switch give is still recorded as a join: a switch that does nothing is worth knowing."""
         if detail != "switch" or not isinstance(value, Node) or len(alternatives) != 2:
             return value
-        if any(other is MISSING for other, _ in alternatives):
-            return value  # it was made in one of them
+        if any(other is MISSING for other, _ in alternatives):  # it was made in one of them
+            made_in = next(guard for other, guard in alternatives if other is not MISSING)
+            return self.phi([(value, made_in)], name=value.name) if made_in and value.leaf is None else value
         guards = [guard for _, guard in alternatives]
         data = value.leaf is not None and value.leaf.kind not in ("param", "arg")
         if data or not all(guards) or join_guards(*guards) is not None:

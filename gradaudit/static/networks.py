@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from gradaudit.models import Row
-from gradaudit.static.classes import is_stub
+from gradaudit.static.classes import CALL_METHODS, is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.shapes import NORMALISERS
 from gradaudit.static.syntax import walk
@@ -28,7 +28,6 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import PARAMETER, Edge, Frame, Network, Node
 
-CALL_METHODS = ("__call__", "forward", "call")
 SETTINGS = re.compile(r"(^|_)(cfg|config|configuration|conf|hparams|h_?params|hyper_?params|settings)$")
 DICTIONARIES = frozenset({"dict", "Dict", "UserDict", "OrderedDict", "DictConfig", "ConfigDict", "EasyDict"})
 

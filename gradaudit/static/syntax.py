@@ -29,6 +29,17 @@ def names_on_self(method: ast.AST) -> set[str]:
     }
 
 
+def counted_with(function: ast.AST) -> set[str]:
+    """The names that `range` is called with: whole numbers."""
+    return {
+        argument.id
+        for node in walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"
+        for argument in node.args
+        if isinstance(argument, ast.Name)
+    }
+
+
 def parts(node: ast.AST) -> list[ast.AST]:
     """The statements, expressions and clauses directly below a node."""
     found: list[ast.AST] = []

@@ -113,7 +113,8 @@ def is_log_probability(node: Node) -> bool:
         current = waiting.pop()
         if current.op in LOG_PROBABILITIES or _is_log_of_probability(current):
             return True
-        if (current.op == "call" and NAMED.search(current.detail)) or (current.name and NAMED.search(current.name)):
+        callee = current.detail.split(".")[-1] if current.op == "call" else ""
+        if NAMED.search(callee) or NAMED.search(current.name):
             return True
         if current.op in THROUGH or current.op in ("add", "sub", "mul", "store", "pack"):
             for edge in current.inputs:

@@ -79,7 +79,7 @@ def _carried(analysis: Analysis) -> list[tuple[Node, Node, Node]]:
             for node in (analysis.tape.nodes if analysis.tape.framework == "torch" else ())
             if node.op in FORMS and node.grad_mode
             for edge in node.inputs
-            if edge.passes and _decays(node, edge.source)
+            if edge.passes and _decays(analysis, node, edge.source)
             for earlier in [_left_by(node, edge.source)]
             if earlier is not None
         ]
@@ -87,9 +87,11 @@ def _carried(analysis: Analysis) -> list[tuple[Node, Node, Node]]:
     return known
 
 
-def _decays(node: Node, old: Node) -> bool:
-    """`momentum * old + ...`, `old + momentum * (x - old)`: no accumulator."""
-    if old.op == "mul" or node.op == "lerp":
+def _decays(analysis: Analysis, node: Node, old: Node) -> bool:
+    """`momentum * old + ...`, `old + momentum * (x - old)`: no accumulator, and no gate, which is computed."""
+    if old.op == "mul":
+        return not all(edge.passes and analysis.alive(edge.source) for edge in old.inputs)
+    if node.op == "lerp":
         return True
     parts = [source for edge in node.inputs if edge.source.op == "mul" for source in edge.source.arguments()]
     return any(part.op == "sub" and any(source is old for source in part.arguments()) for part in parts)

@@ -189,7 +189,8 @@ def is_shift(analysis: Analysis, node: Node) -> bool:
 
 def _is_maximum(node: Node) -> bool:
     for _ in range(8):
-        if node.op in ("max", "amax", "pmax") or (node.op == "call" and "max" in node.detail.lower()):
+        callee = node.detail.rsplit(".", 1)[-1].lower() if node.op == "call" else ""
+        if node.op in ("max", "amax", "pmax") or "max" in callee:
             return True
         if node.op not in CARRIES or not node.inputs:
             return False

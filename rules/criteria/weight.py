@@ -247,17 +247,18 @@ def _main(view: View, node: Node) -> Node:
 
 def _beside(view: View, score: Node, weight: Node) -> int:
     """The leaves that gradient reaches from the weight without passing the distribution that is scored."""
-    blocked = _cores(score)
+    number = view.analysis.algebra.vn
+    blocked = {number(core) for core in _cores(score)}  # the logits may be computed once more for the weight
     area = view.backward(weight)
     seen = {weight}
-    waiting = [weight] if weight not in blocked else []
+    waiting = [weight] if number(weight) not in blocked else []
     mask = 0
     while waiting:
         node = waiting.pop()
         mask |= view.analysis.bit(node)
         for edge in node.inputs:
             source = edge.source
-            if edge.passes and source in area and source not in seen and source not in blocked:
+            if edge.passes and source in area and source not in seen and number(source) not in blocked:
                 seen.add(source)
                 waiting.append(source)
     return mask & view.live(weight)
@@ -418,6 +419,8 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
             node, inverted = data[0].source, True
         elif node.op in REDUCTIONS and len(data) == 1 and _is_full(node):
             return _bare(data[0].source) if inverted else None
+        elif _is_entry(node):
+            return None
         elif node.op in SHAPED:
             live = [edge for edge in data if edge.passes and edge.source.leaf is None and edge.source.op != "const"]
             if not live:
@@ -467,16 +470,22 @@ def _is_reduction(node: Node) -> bool:
     return False
 
 
+ENTRY = re.compile(r"""\[(['"].*|-?\d+\]$)""")
+
+
 def _is_full(node: Node) -> bool:
     """A reduction over everything: no axis is named."""
     return not re.search(r"dim=|axis=|\d", node.detail.replace("ord=1", "").replace("ord=2", "").replace("p=1", ""))
 
 
+def _is_entry(node: Node) -> bool:
+    return node.op == "getitem" and ENTRY.match(node.detail) is not None
+
+
 def _bare(node: Node) -> Node:
-    """The value behind shapes; an entry that was asked for by its name is a value of its own."""
+    """The value behind shapes; an entry that was asked for by its name or number is a value of its own."""
     for _ in range(10):
-        named = node.op == "getitem" and node.detail[1:2] in ("'", '"')
-        if node.op not in SHAPES | {"abs", "square", "neg"} or not node.inputs or named:
+        if node.op not in SHAPES | {"abs", "square", "neg"} or not node.inputs or _is_entry(node):
             break
         node = node.inputs[0].source
     return node
