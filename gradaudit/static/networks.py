@@ -267,6 +267,7 @@ class Networks(Machine):
     def _adopt_each(self, owner: Any, container: Any, name: str) -> None:
         if isinstance(container, Sequence):
             parts = [(str(index), part) for index, part in enumerate(container.items)]
+            parts += [("*", container.rest)] if container.rest is not None else []
         else:
             parts = [(str(key), part) for key, part in container.known().items()]
         for key, part in parts[:16]:
