@@ -225,6 +225,8 @@ class Attributes(Machine):
 
     # -- unknowns ----------------------------------------------------------------------------------------------------
     def _of_unknown(self, unknown: Unknown, name: str) -> Any:
+        if self.recognised and unknown.annotation is None:
+            self.recognise(unknown)
         if unknown.annotation is not None and unknown.instance is None:
             self.materialise(unknown)
         if unknown.instance is not None:

@@ -163,7 +163,12 @@ class Builtin(Machine):
         unnamed = args[0].attrs.get(UNNAMED) if args and isinstance(args[0], Instance) else None
         if unnamed is not None:
             return self.element(unnamed)
-        return self.element(args[0]) if args and isinstance(args[0], Mapping) else Unknown("attribute")
+        if args and isinstance(args[0], Mapping):
+            return self.element(args[0])
+        made = Unknown("attribute")
+        if args and isinstance(args[0], External) and args[0].path.startswith("torch.nn"):
+            made.flag_of = "torch.nn"
+        return made
 
     def _setattr(self, args: Args, keywords: Keywords) -> Any:
         if len(args) > 2 and isinstance(args[1], Const) and isinstance(args[1].value, str):

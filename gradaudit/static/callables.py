@@ -31,6 +31,8 @@ SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduc
            "summary")  # fmt: skip
 UPDATES = ("update", "sync", "soft", "hard", "copy", "polyak", "load", "ema", "assign")
 ITERATED = frozenset({"split", "minibatches", "iterate", "batches", "chunk", "get_batches", "sample_minibatches"})
+COMPARES = re.compile(r"(^|_)(loss|criterion)(_?(fn|fnc|func|function))?$")
+"""What is chosen by a configuration, and compares the two tensors that it is given."""
 AUGMENTS = re.compile(r"(^|_)(aug|augment(s|er|or|ation|ations)?|transforms?)\d*($|_)")
 """What makes a view of its input: two of them are two, whatever it is that makes them."""
 PARTS_OF = ITERATED | {"shuffle", "to", "copy", "clone", "flatten", "view", "reshape", "to_torch", "contiguous"}
@@ -74,6 +76,8 @@ class Callables(Machine):
             return args[0]
         if name == "prepare" and len(args) > 1:
             return Sequence(args)
+        if _compares(function, args, keywords):
+            return self.node("unknown_loss", [Edge(node) for node in nodes], detail=name)
         if nodes and function.leaf is None and AUGMENTS.search(name):
             return self.node("augment", [Edge(node) for node in nodes[:40]], detail=name)
         if isinstance(parent, Instance) and function.call and name in self.called_attributes(parent):
@@ -90,9 +94,12 @@ class Callables(Machine):
             or isinstance(parent, Instance)
             and self._opaque_owner(parent)
         ):
+            self.ask_in_vain(parent, name)
             return self._method_of_network(parent, name, args, keywords)
         if name in NO_RESULT_IN:
             return self._foreign_result(function, name)
+        if any(is_computed(node) for node in nodes):
+            self.ask_in_vain(parent, name)
         if any(is_computed(node) for node in nodes) and (not _makes_object(name) or carries_gradient(nodes)):
             receiver = f"{parent.name}." if isinstance(parent, Unknown) and parent.name else ""
             result = self.node("call", [Edge(node) for node in nodes[:40]], detail=receiver + name)
@@ -100,6 +107,7 @@ class Callables(Machine):
             return result
         made = Unknown(name)
         made.call = True
+        made.flag_of = "torch.nn" if function.flag_of == "torch.nn" else None
         self._remember_call(made, function, args, keywords)
         return made
 
@@ -278,8 +286,18 @@ class Callables(Machine):
         return None
 
 
+def _compares(function: Unknown, args: Args, keywords: Keywords) -> bool:
+    """Is it a loss of two tensors: of torch's own, or by its name?"""
+    given = [*args, *keywords.values()]
+    if function.leaf is not None or len(given) != 2 or not all(isinstance(value, Node) for value in given):
+        return False
+    return function.flag_of == "torch.nn" or bool(COMPARES.search(function.name.lower()))
+
+
 def _makes_object(name: str) -> bool:
     """A constructor or a factory, by its name."""
+    if name == "attribute":  # `getattr(nets, spec["type"])`: chosen by a configuration
+        return True
     return name[:1].isupper() or name.startswith(("make", "build", "create", "get_")) or name.endswith("_class")
 
 

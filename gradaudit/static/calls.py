@@ -343,6 +343,8 @@ class Calls(Machine):
 
     # -- what is not understood --------------------------------------------------------------------------------------
     def _call_unknown(self, function: Unknown, args: Args, keywords: Keywords, extra: Any) -> Any:
+        if self.recognised and function.annotation is None:
+            self.recognise(function)
         if function.annotation is not None and function.instance is None:
             self.materialise(function)
         if function.instance is not None:

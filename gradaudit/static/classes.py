@@ -28,6 +28,9 @@ MODULE_TAILS = frozenset({
     "Module", "Model", "LightningModule", "Layer", "Sequential", "PreTrainedModel", "TensorDictModule", "RNNBase",
     "Network", "DistributionalModel", "AbstractModule",
 })  # fmt: skip
+NO_NETWORKS = frozenset(
+    {"torch", "abc", "typing", "typing_extensions", "builtins", "dataclasses", "enum", "collections"}
+)
 RECORD_BASES = frozenset({"Protocol", "TypedDict"})
 ATTRIBUTE_PROTOCOL = frozenset({"__setattr__", "__getattr__", "__setitem__", "__getstate__"})
 GRAD_DECORATORS = frozenset({"no_grad", "inference_mode", "enable_grad", "set_grad_enabled"})
@@ -70,8 +73,13 @@ class Classes(Machine):
 
     def is_module_class(self, cls: ClassValue) -> bool:
         if cls.is_module is None:
-            cls.is_module = any(isinstance(base, External) and is_module_path(base.path) for base in self.mro(cls))
+            bases = [base for base in self.mro(cls) if isinstance(base, External)]
+            cls.is_module = any(is_module_path(base.path) for base in bases) or self._is_foreign_module(cls, bases)
         return cls.is_module
+
+    def _is_foreign_module(self, cls: ClassValue, bases: list[External]) -> bool:
+        """A class with a `forward` whose base comes from a library that we do not see: a network as that has them."""
+        return any(base.root not in NO_NETWORKS for base in bases) and self.member(cls, "forward")[1] is not None
 
     def is_record(self, cls: ClassValue) -> bool:
         """A dynamic bag of attributes (a Batch, a TensorDict of one's own): not entered, kept per key."""

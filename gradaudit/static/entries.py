@@ -152,10 +152,11 @@ class Entries:
         except (OutOfBudget, RecursionError):
             return
         if roots or returned or self._constructor_reaches_sink(cls):
-            self._entry(
-                cls.name, lambda: self._drive(cls, roots, returned, run.instantiate(cls, [], {}, entry=True)), "class"
-            )
+            alone = functools.partial(self._alone, cls, roots, returned)
+            self._entry(cls.name, alone, "class")
+            known = self._recognised(cls.name)
             self._as_built(cls, roots, returned)
+            self._as_recognised(known, cls.name, alone, "class")
             self._collected(cls, roots)
         elif self.module.framework == "jax":
             self._loss_methods(cls)
@@ -164,6 +165,9 @@ class Entries:
             called = set(run.called)
             self._entry(cls.name, lambda: self._losses(cls, losses))
             run.called = called  # what else may be judged of them is judged all the same
+
+    def _alone(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
+        self._drive(cls, roots, returned, self.run.instantiate(cls, [], {}, entry=True))
 
     def _losses(self, cls: ClassValue, names: list[str]) -> None:
         """Losses that somebody else differentiates: what is called to get each of them is all that is known."""
@@ -245,6 +249,32 @@ class Entries:
         built = self.tapes.pop() if len(self.tapes) > count else None
         if built is not None and known_optimizers(built) > known:
             self.tapes[count - (alone is not None) :] = [built]
+
+    def _recognised(self, name: str) -> dict[Any, ClassValue]:
+        """What the objects are that were asked in vain, where the entry may have lost a loss or a step with them."""
+        run = self.run
+        tape = self.tapes[-1] if self.tapes and self.tapes[-1].entry == name else None
+        asked = {method for methods in run.in_vain.values() for method in methods}
+        if not asked:
+            return {}
+        lost = tape is None or not tape.sinks or known_optimizers(tape) < len(tape.optimizers)
+        return run.fitting() if lost or asked & self._helpers() else {}
+
+    def _as_recognised(self, known: dict[Any, ClassValue], name: str, execute: Any, kind: str = "function") -> None:
+        """Once more, where objects were asked for what only a few classes of the project have."""
+        run = self.run
+        if not known:
+            return
+        before = self.tapes[-1] if self.tapes and self.tapes[-1].entry == name else None
+        count = len(self.tapes)
+        run.recognised = known
+        try:
+            self._entry(name, execute, kind)
+        finally:
+            run.recognised = {}
+        made = self.tapes.pop() if len(self.tapes) > count else None
+        if made is not None and _tells_more(made, before):
+            self.tapes[count - (before is not None) :] = [made]
 
     def _collected(self, cls: ClassValue, roots: list[str]) -> None:
         """Once more, after what gathers experience for the update, where nobody in sight calls the two in turn."""
@@ -495,7 +525,9 @@ class Entries:
             value = Function(statement, self.module, self.scope)
         function = value
         if self._reaches_sink(statement):
-            self._entry(statement.name, lambda: self.run.call_function(function, [], {}, entry=True))
+            execute = functools.partial(self.run.call_function, function, [], {}, entry=True)
+            self._entry(statement.name, execute)
+            self._as_recognised(self._recognised(statement.name), statement.name, execute)
         elif not statement.name.startswith("__") and _computes(statement):
             judge = self._differentiate if self._is_waiting_loss(function) else self._library_function
             self._entry(statement.name, lambda: judge(function), quiet=UNHEARD)
@@ -590,6 +622,12 @@ class Entries:
             elif field.value is None:
                 values[name] = Unknown(name)
         return run.call(cls, [], values) if values else None
+
+
+def _tells_more(tape: Tape, other: Tape | None) -> bool:
+    if other is None:
+        return bool(tape.sinks)
+    return len(tape.sinks) >= len(other.sinks) and known_optimizers(tape) >= known_optimizers(other)
 
 
 def known_optimizers(tape: Tape) -> int:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gradaudit.models import Models
-from gradaudit.static.files import Files
+from gradaudit.static.files import FRAMEWORKS, Files
 
 ASKED = re.compile(
     r"\.(parameters|named_parameters|state_dict|load_state_dict|trainable_variables|trainable_weights|step|zero_grad)\b"
@@ -29,6 +29,7 @@ NEVER_NETWORKS = re.compile(
 TAKES_GRADIENT = re.compile(r"(?<!autograd\.)\b(?:value_and_)?grad\(\s*(\w+)")
 TAKES_LOSS = re.compile(r"\b(\w+)\.backward\(")
 DEFINED = re.compile(r"^([ \t]*)def (\w+)\(([^)]*)\)", re.MULTILINE)
+METHOD = re.compile(r"^(?:class (\w+)|[ \t]{1,4}(?:async )?def (\w+)\(|(?=\w))", re.MULTILINE)
 SUBCLASS = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
 
 
@@ -54,6 +55,7 @@ class Hints:
         self._helpers: dict[tuple[str, str], frozenset[str]] = {}
         self._named: dict[str, bool] = {}
         self._asked: dict[str, list[tuple[str, str]]] = {}
+        self._methods: dict[str, dict[str, list[tuple[str, str]]]] = {}
         self._expected = Words()
         self.start()
 
@@ -108,6 +110,30 @@ class Hints:
             self._subclasses[root] = self._index(root)
         return self._subclasses[root].get(name, [])
 
+    def defining(self, method: str, file: str) -> list[tuple[str, str]]:
+        """(class, file) of those in the project whose text defines a method, the nearest first."""
+        root = self.files.project(file)
+        self.files.open_project(root)
+        if root not in self._methods:
+            self._methods[root] = self._methods_in(root)
+        folder = os.path.dirname(file)
+        found = self._methods[root].get(method, [])
+        return sorted(found, key=lambda place: (os.path.relpath(place[1], folder).count(os.sep), place[1]))
+
+    def _methods_in(self, root: str) -> dict[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for file in self.files.python_files(root):
+            text = self.files.peek(file) or ""
+            owner = ""
+            for match in METHOD.finditer(text) if FRAMEWORKS.search(text) else ():
+                if match.group(1):
+                    owner = match.group(1)
+                elif match.group(2) and owner:
+                    found.setdefault(match.group(2), []).append((owner, os.path.abspath(file)))
+                else:
+                    owner = ""
+        return found
+
     def gradient_helpers(self, file: str) -> frozenset[str]:
         """The project's functions that differentiate a function which they are given (`apply_gradient(loss_fn)`)."""
         return self._helpers_in(self.files.project(file), ("jax", "grad"), TAKES_GRADIENT)
@@ -156,8 +182,9 @@ def _functions_in(text: str) -> list[tuple[str, frozenset[str], str]]:
     for match in DEFINED.finditer(text):
         end = re.compile(rf"^[ \t]{{0,{len(match.group(1))}}}\S", re.MULTILINE).search(text, match.end() + 1)
         body = text[match.end() : end.start() if end is not None else len(text)]
-        names = (part.split(":")[0].split("=")[0].strip(" *\n\t") for part in match.group(3).split(","))
-        found.append((match.group(2), frozenset(names), body))
+        names = frozenset(part.split(":")[0].split("=")[0].strip(" *\n\t") for part in match.group(3).split(","))
+        if "..." not in names:  # one that only a docstring speaks of
+            found.append((match.group(2), names, body))
     return found
 
 

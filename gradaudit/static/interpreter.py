@@ -28,6 +28,7 @@ from gradaudit.static.names import Names
 from gradaudit.static.networks import Networks
 from gradaudit.static.nnx import Nnx
 from gradaudit.static.offers import Offers
+from gradaudit.static.receivers import Receivers
 from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
 from gradaudit.static.successions import Successions
@@ -62,6 +63,7 @@ class Interpreter(
     Trees,
     Successions,
     Offers,
+    Receivers,
     Functional,
     Nnx,
     Graphs,
@@ -74,6 +76,7 @@ class Interpreter(
         super().__init__(files)
         self.hints = hints
         self.callers = callers
+        self.recognised = {}
         self.start("")
 
     def start(self, framework: str) -> None:
@@ -106,6 +109,7 @@ class Interpreter(
         self.made_inside = {}
         self.declared = {}
         self.uncalled = {}
+        self.in_vain = {}
 
     def tape(self, framework: str, entry: str, path: str) -> Tape:
         made = super().tape(framework, entry, path)

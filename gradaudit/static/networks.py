@@ -28,7 +28,9 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import PARAMETER, Edge, Frame, Network, Node
 
-SETTINGS = re.compile(r"(^|_)(cfg|config|configuration|conf|hparams|h_?params|hyper_?params|settings)$")
+SETTINGS = re.compile(
+    r"(^|_)(cfg|config|configuration|conf|hparams|h_?params|hyper_?params|settings|specs?|args|opts|options)$"
+)
 DICTIONARIES = frozenset({"dict", "Dict", "UserDict", "OrderedDict", "DictConfig", "ConfigDict", "EasyDict"})
 
 
@@ -79,6 +81,8 @@ class Networks(Machine):
         elif isinstance(value, Instance):
             self._collect_instance(value, found, seen)
         elif isinstance(value, Unknown):
+            if self.recognised and value.annotation is None:
+                self.recognise(value)
             if value.annotation is not None and value.instance is None:
                 self.materialise(value)
             if value.instance is not None:
@@ -249,8 +253,9 @@ class Networks(Machine):
         elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:
             if value.network is not None and value.network.copied_from is not None and value.parent is None:
                 value.network.name = name or value.network.name  # a copy is called by where it is kept
-            value.name = name
-            value.parent = value.parent or (owner if isinstance(owner, Instance) else None)
+            if not isinstance(value.parent, Instance):  # it is called by where it was kept first
+                value.name = name
+                value.parent = value.parent or (owner if isinstance(owner, Instance) else None)
 
     adopting: tuple[Any, ...] = ()  # containers around us: one may hold itself
 

@@ -20,7 +20,7 @@ LOSSES = frozenset({
     "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "cross_entropy", "nll_loss", "binary_cross_entropy",
     "kl_div", "kl_divergence", "cosine_similarity", "squared_error", "l2_loss",
     "binary_cross_entropy_with_logits", "gaussian_nll_loss", "poisson_nll_loss", "pairwise_distance",
-    "soft_margin_loss", "cosine_embedding_loss",
+    "soft_margin_loss", "cosine_embedding_loss", "unknown_loss",
 })  # fmt: skip
 DIVERGENCES = frozenset({"kl_div", "kl_divergence"})
 ENTROPIES = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "kl_div"})
