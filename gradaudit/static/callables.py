@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gradaudit.static.calls import NO_RESULT_IN, carries_gradient, is_computed
+from gradaudit.static.calls import COMPARES, NO_RESULT_IN, carries_gradient, is_computed
 from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.networks import gives_parameters
@@ -23,16 +23,16 @@ from gradaudit.static.values import (
     Partial,
     Sequence,
     Unknown,
+    foreign,
 )
 from gradaudit.tape import Edge, Node, Optimizer
 
 SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduce", "broadcast", "random", "update",
            "register", "clear", "close", "log", "record", "seed", "share", "add_", "track", "watch",
            "summary")  # fmt: skip
+MAKERS = ("make", "build", "create")
 UPDATES = ("update", "sync", "soft", "hard", "copy", "polyak", "load", "ema", "assign")
 ITERATED = frozenset({"split", "minibatches", "iterate", "batches", "chunk", "get_batches", "sample_minibatches"})
-COMPARES = re.compile(r"(^|_)(loss|criterion)(_?(fn|fnc|func|function))?$")
-"""What is chosen by a configuration, and compares the two tensors that it is given."""
 AUGMENTS = re.compile(r"(^|_)(aug|augment(s|er|or|ation|ations)?|transforms?)\d*($|_)")
 """What makes a view of its input: two of them are two, whatever it is that makes them."""
 PARTS_OF = ITERATED | {"shuffle", "to", "copy", "clone", "flatten", "view", "reshape", "to_torch", "contiguous"}
@@ -168,6 +168,8 @@ class Callables(Machine):
             if sources:
                 self.event("soft_update", leaves=tuple(leaves), sources=tuple(sources))
                 return NONE
+        if name.lstrip("_").startswith(MAKERS) and not carries_gradient(self.argument_nodes(args, keywords)):
+            return foreign(name)  # `self.make_features_extractor()` of a base that we do not see: another object
         if name.startswith(SETTERS) or name in NO_RESULT_IN and name not in ("sample", "get"):
             made = Unknown(name)
             made.call = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 from gradaudit.static.attributes import decorators_of, informed
@@ -40,6 +41,8 @@ NO_RESULT_IN = frozenset({
     "track_data", "join", "keys", "items", "values", "format", "recv", "send", "start", "add_scalars", "log_metrics",
     "set_description", "set_postfix", "remember", "observe", "extend", "add_batch", "add_transition",
 })  # fmt: skip
+COMPARES = re.compile(r"(^|_)(loss|criterion)(_?(fn|fnc|func|function))?$")
+"""What compares the two tensors that it is given, chosen by a configuration or of a library that is not known."""
 MOST = 3  # alternatives of an undecided callee that are followed
 MOST_LOOKED_AT = 300  # nodes behind an argument
 NOWHERE = ast.Pass(lineno=0, col_offset=0, end_lineno=0, end_col_offset=0)

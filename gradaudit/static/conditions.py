@@ -85,10 +85,22 @@ class Conditions(Machine):
         default = None
         if left.default is not MISSING:
             default = left.default == right.value
-        truth, when_true, when_false = self._literal(f"u{left.key} == {right.value!r}", left.name, default, left)
+        key = f"u{left.key} == {right.value!r}"
+        others = self._other_texts(left, key) if isinstance(right.value, str) else ()
+        if any(self.assumed.get(other) for other in others):
+            truth, when_true, when_false = False, ALWAYS, ALWAYS
+        else:
+            truth, when_true, when_false = self._literal(key, left.name, default, left)
+            if truth is None:
+                when_true |= frozenset((other, False) for other in others)
         if kind in ("NotEq", "IsNot"):
             return (None if truth is None else not truth), when_false, when_true
         return truth, when_true, when_false
+
+    def _other_texts(self, value: Unknown, key: str) -> list[str]:
+        """The symbols that say that it is another text."""
+        start = f"u{value.key} == "
+        return [other for other in self.symbols if other != key and other.startswith((start + "'", start + '"'))]
 
     def _compound(self, kind: str, parts: tuple[Any, ...]) -> Condition:
         conditions: list[Condition] = []

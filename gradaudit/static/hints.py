@@ -23,7 +23,7 @@ NETWORK_WORDS = re.compile(
 )
 NEVER_NETWORKS = re.compile(
     r"(optim|lr|loss|class|kwargs|batch|buffer|_fn$|update|_path|config|cfg|freq|dim|size|_obs|obs_|action|std|name|state$"
-    r"|output|_out$|_id|count|step|type|dir$|file|param|key)",
+    r"|output|_out$|_id|count|step|type|dir$|file|param|key|^_*(make|build|create)_)",
     re.IGNORECASE,
 )
 TAKES_GRADIENT = re.compile(r"(?<!autograd\.)\b(?:value_and_)?grad\(\s*(\w+)")

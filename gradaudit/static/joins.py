@@ -70,6 +70,9 @@ class Joins(Machine):
                 return self._join_mappings(informative, detail)
             if kind is Const:
                 return _unknown_of(merged)
+            if kind is Parameters:
+                leaves = dict.fromkeys(leaf for value, _ in informative for leaf in value.leaves)
+                return Parameters(tuple(leaves), all(value.complete for value, _ in informative))
             if kind is Instance and not self.is_module(first := informative[0][0]):
                 if all(value.cls is not None and value.cls is first.cls for value, _ in informative):
                     return self._join_instances(informative, detail)

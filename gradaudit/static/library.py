@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradaudit.models import Row
-from gradaudit.static.calls import carries_gradient, is_computed
+from gradaudit.static.calls import COMPARES, carries_gradient, is_computed
 from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.networks import gives_parameters
@@ -43,6 +43,7 @@ FRAMEWORK_ROOTS = frozenset({
     "torch", "jax", "tensorflow", "tf", "flax", "haiku", "optax", "rlax", "equinox", "distrax", "einops", "keras",
     "tensordict", "torchrl", "kornia", "chex", "tensorflow_probability",
 })  # fmt: skip
+DIVERGENCES = frozenset({"kl_divergence", "kl_div"})
 SILENT_ROOTS = frozenset({
     "random", "time", "os", "logging", "warnings", "gym", "gymnasium", "sys", "json", "re", "pathlib", "argparse",
     "wandb",
@@ -95,7 +96,7 @@ class Library(Machine):
         nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
         made_of = carries_gradient(nodes) if tail[:1].isupper() and root not in FRAMEWORK_ROOTS else _computed(nodes)
         if nodes and (root in FRAMEWORK_ROOTS and not tail[:1].isupper() or made_of):
-            return self.node("call", [Edge(node) for node in nodes[:40]], detail=tail)
+            return self.node(_said(tail, args), [Edge(node) for node in nodes[:40]], detail=tail)
         made = foreign(tail)
         if tail[:1].isupper() and root not in FRAMEWORK_ROOTS:
             made.attrs.update(keywords)
@@ -350,3 +351,10 @@ def _layer(part: Any) -> Any:
     made = foreign("layers")
     made.is_module = True
     return made
+
+
+def _said(name: str, args: Args) -> str:
+    """What a function of a library that is not known computes of two tensors, if its name says it."""
+    if len(args) != 2 or not all(isinstance(value, Node) for value in args):
+        return "call"
+    return name if name in DIVERGENCES else "unknown_loss" if COMPARES.search(name) else "call"

@@ -127,7 +127,8 @@ class State:
     def heard(self) -> None:
         """Something happened that matters: it is worth going on."""
         self.patience = min(self.spent + self.evaluations + SILENCE, FILE)
-        self.limit = min(self.evaluations + QUIET, self.most, self.patience - self.spent)
+        quiet = 2 * QUIET if self.optimizers else QUIET  # who has an optimizer is going to use it
+        self.limit = min(self.evaluations + quiet, self.most, self.patience - self.spent)
 
     def reset_control(self) -> None:
         """Forget where we are; keep what was recorded."""

@@ -99,6 +99,10 @@ class Statements(Machine):
         if isinstance(current, Sequence) and isinstance(statement.op, ast.Add):
             self.call_method(current, "extend", [value], {})
             return GOES_ON
+        if isinstance(current, Parameters) and isinstance(value, (Parameters, Sequence)):  # two lists of them
+            leaves = dict.fromkeys((*current.leaves, *self.held_by(value)))
+            self.assign(statement.target, Parameters(tuple(leaves), current.complete, current.named), scope)
+            return GOES_ON
         if isinstance(current, (Parameters, StateDict)) and isinstance(statement.target, ast.Name):
             name = IN_PLACE_OPERATORS.get(type(statement.op), "")
             self.write_in_parameters(list(current.leaves), name, [value], {})
