@@ -305,6 +305,8 @@ class Tensors(Machine):
 
     # -- in place ----------------------------------------------------------------------------------------------------
     def _in_place(self, receiver: Node, node: Node, row: Row, args: Args, keywords: Keywords) -> Any:
+        if self.storage_of(receiver):
+            return receiver  # `weight.uniform_()`, `weight.clamp_()`: a parameter stays one
         written = [part for value in (*args, *keywords.values()) for part in self._operand(value, row.op)]
         whole = row.op in ("fill", "zero", "normal", "uniform", "copy") and not row.path.endswith("fill_diagonal_")
         if whole and not written:
