@@ -9,13 +9,14 @@ import ast
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from gradaudit.static.files import Files
 from gradaudit.static.syntax import walk
 
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
 MENTION = re.compile(r"\b(?<!def )(?<!class )([A-Za-z_]\w*+)\s*(?:[(,)\n]|as\b)")
+DEFINED = re.compile(r"^(?:class|def|async def) (\w+)", re.MULTILINE)
 TEST = re.compile(r"(^|_)tests?(_|$)")
 MOST_FILES = 60
 FEW = 40  # names that are looked for one by one; for more of them every file is read once for all
@@ -29,6 +30,7 @@ class Callers:
         self.files = files
         self._mentions: dict[str, dict[str, list[str]]] = {}
         self._asked: dict[tuple[str, str], list[str]] = {}
+        self._outsiders: dict[str, bool] = {}
         self._uses_of: dict[str, Uses] = {}
         self.references: dict[ast.AST, tuple[set[str], bool]] = {}
 
@@ -75,6 +77,25 @@ class Callers:
             return True
         stem = os.path.basename(file).removesuffix(".py")
         return any(imported.rsplit(".", 1)[-1] == stem for _, imported in uses.imported)
+
+    def outsiders(self, file: str, among: Collection[str]) -> bool:
+        """Does any file of the project that is not `among` these import from it? Tests left out."""
+        root = self.files.project(file)
+        self.files.open_project(root)
+        if root not in self._outsiders:
+            shipped = self._shipped(root)
+            outside = [path for path in shipped if path not in among]
+            names = (
+                {name for path in shipped for name in DEFINED.findall(self.files.peek(path) or "")} if outside else ()
+            )
+            self._outsiders[root] = any(self._imports_any(path, names, shipped) for path in outside)
+        return self._outsiders[root]
+
+    def _imports_any(self, path: str, names: Collection[str], shipped: list[str]) -> bool:
+        """Does a file import one of these, or one of the other files?"""
+        imported = {word.rsplit(".", 1)[-1] for pair in self._index(path).imported for word in pair}
+        modules = (os.path.basename(other).removesuffix(".py") for other in shipped if other != path)
+        return not imported.isdisjoint(names) or not imported.isdisjoint(modules)
 
     def files_with_several(self, names: Iterable[str], file: str, least: int) -> list[str]:
         """The other files of the project that mention at least so many of these, the nearest first."""

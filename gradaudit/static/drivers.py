@@ -27,7 +27,7 @@ SIZE = 150_000  # characters of one of them
 def drivers(files: Files, callers: Callers, module: Module, expected: Collection[str]) -> list[str]:
     """The other files that use what this one defines and differentiate something, or whose use of it does; the nearest
     first. None that is recorded anyway, and none where so many files are asked for that it would be."""
-    if len(expected) > FEW:
+    if len(expected) > FEW or not callers.outsiders(module.file, expected):
         return []
     works = bool(OPTIMIZES.search(files.peek(module.file) or ""))
     seen = {module.file}
@@ -68,17 +68,22 @@ def _users(
     for user in order:
         module = files.module(user) if len(files.peek(user) or "") < SIZE else None
         if module is not None:
-            found[user] = frozenset(used[user] if _is_package(user) else ()) | frozenset(_using(module, used[user]))
+            own = _using(module, files.peek(user) or "", used[user])
+            found[user] = frozenset(used[user] if _is_package(user) else ()) | frozenset(own)
     return found
 
 
-def _using(module: Module, names: set[str]) -> Iterator[str]:
+def _using(module: Module, text: str, names: set[str]) -> Iterator[str]:
     """The names of a file's own that are made of these: what calls one, a table that holds one."""
     mention = re.compile(rf"\b(?:{'|'.join(sorted(names))})\b")
+    lines = text.split("\n")
+    mentioned = [number for number, line in enumerate(lines, 1) if mention.search(line)]
     for statement in module.tree.body:
-        if isinstance(statement, DEFINITIONS) and mention.search(ast.unparse(statement)):
+        if not any(statement.lineno <= number <= (statement.end_lineno or 0) for number in mentioned):
+            continue
+        if isinstance(statement, DEFINITIONS):
             yield statement.name
-        elif isinstance(statement, ast.Assign) and mention.search(ast.unparse(statement.value)):
+        elif isinstance(statement, ast.Assign):
             yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
 
 
