@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
@@ -134,8 +135,19 @@ def _reached(view: View) -> Iterator[Discrepancy]:
                 waiting.append(edge.source)
     for node in sorted(seen, key=lambda node: node.time):
         for meeting in meetings_at(view.analysis, node):
-            if len(meeting.sides) == 2 and _is_term(view, meeting.node):
+            if len(meeting.sides) == 2 and _is_term(view, meeting.node) and not _is_entropy(meeting):
                 yield meeting
+
+
+def _is_entropy(meeting: Discrepancy) -> bool:
+    """`p * log(p + eps)`: how spread out a distribution is, compared with nothing."""
+    for value, other in permutations(edge.source for edge in meeting.sides):
+        node = other
+        while node.op in ("log", "add", "clamp") and node.inputs:
+            node = node.inputs[0].source
+        if node is value and other.op == "log":
+            return True
+    return False
 
 
 def _is_term(view: View, node: Node) -> bool:
