@@ -27,11 +27,12 @@ OTHER_NAMES = {
     "ga304/bounded_normal_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga105/a2c_lightning_style_torch_live": "layers that are made while the program runs are named by their kind",
     "ga105/model_loss_method_torch_live": "the part that is called, and the object that holds it",
-    "ga204/learner_as_built_torch_live": "layers that are made while the program runs are named by their kind",
+    "ga302/ensemble_distill_torch_live": "a network that a function makes, and the list that it is put into",
     "ga302/feature_distill_torch_live": "the part that is called, and the object that holds it",
     "language/comprehensions_lost": "the variable of a comprehension, and what it goes over",
+    "ga303/balanced_divergence_torch_live": "the parts that are compared, and the object that holds them",
+    "language/isinstance_arms_lost": "the part that is called, and the object that holds it",
     "language/several_backwards_lost": "the variable of a loop, and what it goes over",
-    "language/pkg_agents_lost": "layers that are made while the program runs are named by their kind",
 }
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""
 
