@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from gradaudit.dynamic.arguments import Span, span, span_of
 from gradaudit.dynamic.lines import parsed
@@ -41,13 +42,33 @@ def _is_reward(node: Node) -> bool:
 
 
 def _numbers(node: Node) -> None:
-    """The constant operands of a sum that its text reads at a changing place."""
+    """The constant operand of a sum that its text reads at a changing place. A run does not tell `1.0 + x` from
+    `x + 1.0`: the constant is what the other operand is not."""
     sides = _read(node.location.path).get(span(node.location)) if node.location.line else None
     if sides is None or len(node.inputs) != 2:
         return
-    for edge, name in zip(node.inputs, sides, strict=True):
-        if name and edge.source.op == "const" and edge.source.leaf is None:
-            edge.source.op, edge.source.leaf = "leaf", Leaf("input", name)
+    for edge, beside in (node.inputs, node.inputs[::-1]):
+        number = edge.source
+        if number.op != "const" or number.leaf is not None:
+            continue
+        for side, other in (sides, sides[::-1]):
+            if side.changing and other.makes(beside.source):
+                number.op, number.leaf = "leaf", Leaf("input", side.text)
+                return
+
+
+class Operand(NamedTuple):
+    """One side of a sum in the text. `changing`: what it reads changes from round to round."""
+
+    where: Span
+    text: str
+    changing: bool
+
+    def makes(self, node: Node) -> bool:
+        """Whether the value is computed in this text, or has its name."""
+        line, column, end_line, end_column = span(node.location)
+        inside = self.where[:2] <= (line, column) and (end_line, end_column) <= self.where[2:]
+        return inside or node.name == self.text
 
 
 @functools.lru_cache(maxsize=256)
@@ -87,22 +108,23 @@ def _given(function: ast.FunctionDef, name: str) -> Iterator[Span]:
 
 
 @functools.lru_cache(maxsize=256)
-def _read(path: str) -> dict[Span, tuple[str, str]]:
-    """The sums of a file: what each operand is read from, if that changes from round to round, else nothing."""
+def _read(path: str) -> dict[Span, tuple[Operand, Operand]]:
+    """The sums of a file, with both of their operands."""
     tree = parsed(path)
     loops = [one.target for one in ast.walk(tree) if isinstance(one, ast.For | ast.comprehension)]
     rounds = {one.id for target in loops for one in ast.walk(target) if isinstance(one, ast.Name)}
     return {
-        span_of(one): (_changing(one.left, rounds), _changing(one.right, rounds))
+        span_of(one): (_operand(one.left, rounds), _operand(one.right, rounds))
         for one in ast.walk(tree)
         if isinstance(one, ast.BinOp) and isinstance(one.op, SUMS)
     }
 
 
-def _changing(value: ast.expr, rounds: set[str]) -> str:
-    if isinstance(value, ast.Subscript) and not isinstance(value.slice, ast.Constant):
-        return ast.unparse(value)
+def _operand(value: ast.expr, rounds: set[str]) -> Operand:
+    """`rounds`: the variables of loops."""
     root = value
     while isinstance(root, ast.Attribute | ast.Subscript):
         root = root.value
-    return ast.unparse(value) if isinstance(root, ast.Name) and root.id in rounds else ""
+    counted = isinstance(value, ast.Subscript) and not isinstance(value.slice, ast.Constant)
+    changing = counted or (isinstance(root, ast.Name) and root.id in rounds)
+    return Operand(span_of(value), ast.unparse(value), changing)

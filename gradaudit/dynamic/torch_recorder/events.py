@@ -66,6 +66,9 @@ def add_events(
     tape.events.append(Event("backward", sink.time, nowhere, sink=sink))
     happened = [event for entry in before for event in _events(entry, entry.time, of, leaves)]
     happened += [event for entry in after for event in _events(entry, tick(), of, leaves)]
+    for event in happened:
+        if event.kind == "step" and event.optimizer is None:  # one of another run, which holds the same
+            event.optimizer = next((one for one in records if one.leaves == set(event.leaves)), None)
     tape.events += _together(happened)
     own = None if before or after or TRAINED in tape.roles.values() else _own(records, sink)
     if own is not None:

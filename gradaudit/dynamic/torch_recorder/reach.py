@@ -215,10 +215,29 @@ class Reach:
         """Name the networks that the run itself has made after the variables that hold them."""
         for name, value in variables:
             for path, module in _modules_in(value, name) if self._nameless else ():
-                network = self.networks.get(id(module))
-                if network is not None and list(network.chain())[-1] in self._nameless:
+                if self._is_nameless(module):
                     self._rename(module, path, None, path)
-                    self._nameless.discard(network)
+                    self._nameless.discard(self.networks[id(module)])
+
+    def is_made(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor that takes gradient is not known to be a parameter, or by its shape alone."""
+        known = self.owned.get(id(tensor))
+        nameless = known is None or (known.owner is None and known.name.startswith("parameter("))
+        return nameless and tensor.requires_grad and tensor.is_leaf
+
+    def adopt_held(self, tensor: torch.Tensor, variables: Iterable[tuple[str, Any]]) -> Leaf:
+        """The leaf of a tensor that the run has made and an optimizer holds: a parameter of no module."""
+        names = (path for name, value in variables for path, one in _tensors_in(value, name) if one is tensor)
+        name = next(names, f"parameter{tuple(tensor.shape)}".replace(" ", ""))
+        self.owned[id(tensor)] = Owned(tensor, name, None)
+        return Leaf("param", name, scalar=tensor.numel() == 1)
+
+    def _is_nameless(self, module: torch.nn.Module) -> bool:
+        """Whether the module is known by its kind alone; one that was never called itself, by its parts."""
+        known = self.networks.get(id(module))
+        if known is None:
+            return any(map(self._is_nameless, module.children()))
+        return list(known.chain())[-1] in self._nameless
 
     def _rename(self, module: torch.nn.Module, name: str, parent: Network | None, path: str) -> None:
         network = self.networks.setdefault(id(module), Network(name, type(module).__name__))
@@ -257,6 +276,15 @@ def _modules_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, to
     elif depth < 3 and not isinstance(value, (*_ATOMS, torch.Tensor, torch.optim.Optimizer)):
         for key, one in _children(value):
             yield from _modules_in(one, f"{name}.{key}", depth + 1)
+
+
+def _tensors_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that a variable leads to outside of modules, by their dotted names."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif depth < 3 and not isinstance(value, (*_ATOMS, torch.nn.Module, torch.optim.Optimizer)):
+        for key, one in _children(value):
+            yield from _tensors_in(one, f"{name}.{key}", depth + 1)
 
 
 def _holds(module: torch.nn.Module, parameter: torch.nn.Parameter) -> bool:

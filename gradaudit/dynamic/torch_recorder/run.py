@@ -20,7 +20,7 @@ from gradaudit.dynamic.torch_recorder import lightning, ranks
 from gradaudit.dynamic.torch_recorder.composites import composites
 from gradaudit.dynamic.torch_recorder.events import add_events
 from gradaudit.dynamic.torch_recorder.losses import loss_of
-from gradaudit.dynamic.torch_recorder.reach import Owned, Reach
+from gradaudit.dynamic.torch_recorder.reach import Owned, Reach, living
 from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import Copies, seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
@@ -31,6 +31,7 @@ from gradaudit.dynamic.torch_recorder.updates import (
     Entry,
     Reached,
     Updates,
+    held_by,
     lines_of,
     taken_by,
 )
@@ -74,6 +75,7 @@ class Run:
         self.leaf_nodes: dict[int, Node] = {}
         self.evaluating: frozenset[Node] = frozenset()
         self.outside: list[torch.Tensor] = []
+        self.takers: list[torch.optim.Optimizer] = []  # they live on when the function that made them is left
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -115,7 +117,13 @@ class Run:
         return self._recording(node, grads)
 
     def _name_made(self) -> None:
-        self.reach.name_by(self.lines.variables(2, _invoke.__code__))
+        variables = self.lines.variables(2, _invoke.__code__)
+        self.reach.name_by(variables)
+        self.takers = living(torch.optim.Optimizer)
+        for one in [one for taker in self.takers for one in held_by(taker)]:
+            if id(one) in self.tracer.known and self.reach.is_made(one):
+                node = self.tracer.known[id(one)][0]
+                node.op, node.inputs, node.leaf = "leaf", [], self.reach.adopt_held(one, variables)
 
     def _network(self, value: Any) -> Network | None:
         return self.reach.networks.get(id(value)) if isinstance(value, torch.nn.Module) else None

@@ -185,7 +185,7 @@ class Updates:
 
     def after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self.paused -= 1
-        self._log("step", _held(optimizer), optimizer)
+        self._log("step", held_by(optimizer), optimizer)
 
     def _log(self, kind: str, tensors: tuple[torch.Tensor, ...], optimizer: torch.optim.Optimizer | None) -> None:
         location, _ = self.lines.here(2)
@@ -201,7 +201,7 @@ class Updates:
         @wraps(plain)
         def clear(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
             plain(optimizer, *args, **kwargs)
-            self._log("clear", _held(optimizer), optimizer)
+            self._log("clear", held_by(optimizer), optimizer)
 
         @wraps(of_module)
         def clear_module(module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -269,5 +269,6 @@ def _flat(value: Any) -> list[torch.Tensor]:
     return [one for one in many if isinstance(one, torch.Tensor)]
 
 
-def _held(optimizer: torch.optim.Optimizer) -> tuple[torch.Tensor, ...]:
+def held_by(optimizer: torch.optim.Optimizer) -> tuple[torch.Tensor, ...]:
+    """The tensors that an optimizer steps."""
     return tuple(one for group in optimizer.param_groups for one in group["params"])
