@@ -96,6 +96,10 @@ class Successions(Machine):
         bases = self.mro(instance.cls) if instance.cls is not None else ()
         return any(isinstance(base, External) and base.path.startswith("equinox.") for base in bases)
 
+    def is_drawn(self, value: Any) -> bool:
+        """An array that was drawn at random: what holds it, an equinox module, learns it."""
+        return isinstance(value, Node) and value.leaf is None and _drawn(value, 0) and _is_random(value, 0)
+
     # -- one name, another tree --------------------------------------------------------------------------------------
     def succeeded(self, old: Any, new: Any, depth: int = 0) -> None:
         """What held the tree `old` holds `new` from here on."""
@@ -166,6 +170,10 @@ def _arrays(value: Any, depth: int) -> list[Any]:
     if isinstance(value, Mapping) and depth < DEPTH:
         return [part for entry in value.entries.values() for part in _arrays(entry, depth + 1)]
     return [value]
+
+
+def _is_random(node: Node, depth: int) -> bool:
+    return node.op == "random" or depth < DEPTH and any(_is_random(edge.source, depth + 1) for edge in node.inputs)
 
 
 def _drawn(node: Node, depth: int) -> bool:

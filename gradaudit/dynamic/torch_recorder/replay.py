@@ -15,7 +15,11 @@ from gradaudit.dynamic.torch_recorder.updates import Updates
 
 
 class Replay(TorchFunctionMode):
-    """`values`: call number -> outputs to stop (-1: all); `operands`: call number -> tensor operands to stop."""
+    """`values`: call number -> outputs to stop (-1: all); `operands`: call number -> tensor operands to stop.
+
+    `uses`: call number -> which operand is which parameter of the first run, of those that each run makes anew; they
+    are found in `made`.
+    """
 
     def __init__(
         self,
@@ -23,9 +27,12 @@ class Replay(TorchFunctionMode):
         operands: Mapping[int, set[int]],
         sites: list[str],
         updates: Updates,
+        uses: Mapping[int, Mapping[int, int]],
     ) -> None:
         super().__init__()
         self.updates = updates
+        self.uses = uses
+        self.made: dict[int, Tensor] = {}
         self.values = values
         self.stopped_operands = operands
         self.sites = sites
@@ -50,6 +57,9 @@ class Replay(TorchFunctionMode):
         self.count += 1
         if number >= len(self.sites) or self.sites[number] != kind.name:
             self.strayed = True
+        if number in self.uses:
+            operands = operands_of(args, kwargs)
+            self.made.update((key, operands[at]) for at, key in self.uses[number].items() if at < len(operands))
         stopped = self.stopped_operands.get(number)
         if stopped:
             args, kwargs = self.stop_operands(args, kwargs, stopped)

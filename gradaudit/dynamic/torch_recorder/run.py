@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,6 +43,9 @@ from gradaudit.tape import Edge, Event, Network, Node, Sink, Tape
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
 
+_NONE_MADE: Mapping[int, torch.Tensor] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class _Gradients:
     """The loss's value as bytes and as a number, and every leaf's gradient (None: no path)."""
@@ -62,6 +66,7 @@ class Run:
         self.seen = seen
         self.roles = roles
         self.reach = Reach(call)
+        self.lasting = frozenset(self.reach.owned)
         self.lines = Lines(call.roots, (_TORCH,), self._network)
         self.tape = Tape(framework="torch", entry=call.target)
         self.notes: list[str] = []
@@ -379,13 +384,15 @@ class Run:
         """Whether the run took a `.data` or wrote anywhere: then versions alone do not tell what changed."""
         return any(kind is not None and (kind.inplace or kind.name == "data") for kind in self.tracer.kinds.values())
 
-    def _differentiate(self, loss: torch.Tensor) -> _Gradients:
+    def _differentiate(self, loss: torch.Tensor, instead: Mapping[int, torch.Tensor] = _NONE_MADE) -> _Gradients:
+        """The gradients; `instead` are the tensors that stand for those of the first run."""
         exact, value = _exact(loss), float(loss.detach())
-        for owned in self.reach.owned.values():
-            if owned.tensor.is_leaf:
-                owned.tensor.grad = None
         leaves = {id(owned.tensor): owned.tensor for owned in self.reach.owned.values()}
         leaves.update((id(tensor), tensor) for _, tensor in self.tracer.unseen_leaves if tensor.is_leaf)
+        leaves.update(instead)
+        for key in (*self.reach.owned, *instead):
+            if leaves[key].is_leaf:
+                leaves[key].grad = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -436,7 +443,7 @@ class Run:
         values, operands, missing = self._places(cut)
         if missing:
             return Proof(False, math.nan, note=missing)
-        replay = Replay(values, operands, self.tracer.sites, self._updates())
+        replay = Replay(values, operands, self.tracer.sites, self._updates(), self._uses_of_made())
         with self._undisturbed():
             self._freeze(cut)
             with replay.updates.watch(self.call.function), composites(replay), replay:
@@ -451,9 +458,21 @@ class Run:
             loss, _ = loss_of(result)
             after = _Gradients(_exact(loss), float(loss.detach()), {})
             if loss.requires_grad:
-                after = self._differentiate(loss)
+                after = self._differentiate(loss, replay.made)
         assert self.gradients is not None
         return self._compare(recording, self.gradients, after)
+
+    def _uses_of_made(self) -> dict[int, dict[int, int]]:
+        """Where each parameter that the run makes itself is first an operand: call number -> operand -> parameter."""
+        keys = {
+            node: key for key, node in self.leaf_nodes.items() if key in self.reach.owned and key not in self.lasting
+        }
+        found: dict[int, dict[int, int]] = {}
+        for node, positions in self.tracer.operands.items() if keys else ():
+            for edge, position in zip(node.inputs, positions, strict=False):
+                if position >= 0 and edge.source in keys:
+                    found.setdefault(self.tracer.place[node][0], {})[position] = keys.pop(edge.source)
+        return found
 
     def _freeze(self, cut: Cut) -> None:
         tensors = {self.leaf_nodes[key]: owned.tensor for key, owned in self.reach.owned.items()}
