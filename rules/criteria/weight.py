@@ -40,6 +40,7 @@ ERRORS = frozenset({
 })  # fmt: skip
 """Library functions that give the temporal-difference errors of a value network."""
 ADVANTAGE, IMPORTANCE, NORM, BALANCE = "advantage", "importance", "norm", "balance"
+MOST_SHIFTS = 40
 
 
 class Weight(NamedTuple):
@@ -111,6 +112,8 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
         return (
             Weight(view, node, weight, score, IMPORTANCE, view.live(weight)) if _is_gap(view, weight, score) else None
         )
+    if _is_shifted(weight) and not is_likelihood(view, score):
+        return None
     kind = IMPORTANCE if is_dual_weight(view, weight) else rating(view, weight)
     if not kind and view.sink.kind != "library" and is_likelihood(view, score):
         kind = _rating_by_structure(view, score, weight)
@@ -142,6 +145,25 @@ def _is_gap(view: View, weight: Node, score: Node) -> bool:
     form = view.analysis.algebra.lin(weight)
     parts = {term.vn for term in view.analysis.algebra.lin(score).terms}
     return len(form.terms) > 1 and _is_bare(view, score) and any(term.vn in parts for term in form.terms)
+
+
+def _is_shifted(node: Node) -> bool:
+    """exp(x - max(x)): the numerator of a softmax written out, as in attention; what it weighs are no scores."""
+    while node.op in SHAPES and node.inputs:
+        node = node.inputs[0].source
+    if node.op != "exp" or node.inputs[0].source.op != "sub":
+        return False
+    shifted, shift = (edge.source for edge in node.inputs[0].source.inputs[:2])
+    seen, waiting = {shift}, [shift]
+    while waiting and len(seen) < MOST_SHIFTS:
+        current = waiting.pop()
+        if current.op in ("max", "maximum", "amax") and any(edge.source is shifted for edge in current.inputs):
+            return True
+        for edge in current.inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def _is_bare(view: View, node: Node) -> bool:
