@@ -10,7 +10,7 @@ from typing import Any
 
 from gradaudit.static.builders import build
 from gradaudit.static.calls import is_named_tuple
-from gradaudit.static.collecting import Methods, collectors, returned
+from gradaudit.static.collecting import Methods, collectors, given_later, returned
 from gradaudit.static.files import Module
 from gradaudit.static.forward import constructed, entry_methods, follow, is_distribution
 from gradaudit.static.interpreter import Interpreter
@@ -23,6 +23,7 @@ from gradaudit.static.values import (
     MISSING,
     TRUE,
     ClassValue,
+    Const,
     External,
     Function,
     Gradient,
@@ -167,7 +168,13 @@ class Entries:
             run.called = called  # what else may be judged of them is judged all the same
 
     def _alone(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
-        self._drive(cls, roots, returned, self.run.instantiate(cls, [], {}, entry=True))
+        instance = self.run.instantiate(cls, [], {}, entry=True)
+        if isinstance(instance, Instance):
+            for name in given_later(self._methods(cls), [*roots, *returned]):
+                value = instance.attrs.get(name)
+                if isinstance(value, Const) and value.value is None:
+                    instance.attrs[name] = Unknown(name, instance)
+        self._drive(cls, roots, returned, instance)
 
     def _losses(self, cls: ClassValue, names: list[str]) -> None:
         """Losses that somebody else differentiates: what is called to get each of them is all that is known."""
