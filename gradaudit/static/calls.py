@@ -168,12 +168,15 @@ class Calls(Machine):
             args = [function.self_value, *args]
             scope.self_value = function.self_value
         self._bind_arguments(function, scope, args, keywords, entry, extra)
+        managed = self.managed(function, scope)
+        if managed is not None:
+            return managed
         inside: Any = function.self_value
         if isinstance(inside, Instance) and self._enters(inside, function.name):
             return self._run_inside(function, scope, inside, args[1:], keywords)
         if entry and self.call_site is None:
             self.line_node = NOWHERE  # nobody's line: the entry itself calls it
-        made = self._run(function, scope)
+        made = self.run_function(function, scope)
         return self.node("identity", [Edge(made)]) if self._gives_back(node, made) else made
 
     def _is_filled_in(self, stub: Function) -> bool:
@@ -204,7 +207,7 @@ class Calls(Machine):
         nodes = [node for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
         self.frame = Frame(receiver.network, tuple(nodes[:40]), frame)
         try:
-            return self._run(function, scope)
+            return self.run_function(function, scope)
         finally:
             self.frame = frame
 
@@ -221,7 +224,7 @@ class Calls(Machine):
             return self._carries(args, keywords)
         return any(isinstance(value, (Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
 
-    def _run(self, function: Function, scope: Scope) -> Any:
+    def run_function(self, function: Function, scope: Scope) -> Any:
         node = function.node
         saved = (self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site)
         assumed = dict(self.assumed)

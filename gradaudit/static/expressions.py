@@ -485,7 +485,11 @@ class Expressions(Machine):
         return self.evaluate(expression.value, scope)
 
     def _yield(self, expression: ast.Yield, scope: Scope) -> Any:
-        scope.yields.append(self.value(expression.value, scope) if expression.value is not None else NONE)
+        given = self.value(expression.value, scope) if expression.value is not None else NONE
+        if scope.around is not None:
+            scope.around(given)
+            return NONE
+        scope.yields.append(given)
         return Unknown("sent")
 
     def _yield_from(self, expression: ast.YieldFrom, scope: Scope) -> Any:

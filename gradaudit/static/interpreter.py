@@ -11,6 +11,7 @@ from gradaudit.static.callers import Callers
 from gradaudit.static.calls import Calls
 from gradaudit.static.classes import Classes
 from gradaudit.static.conditions import Conditions
+from gradaudit.static.contexts import Contexts
 from gradaudit.static.control import Control
 from gradaudit.static.copies import Copies
 from gradaudit.static.differentiation import Differentiation
@@ -44,6 +45,7 @@ class Interpreter(
     Expressions,
     Conditions,
     Statements,
+    Contexts,
     Joins,
     Names,
     Classes,

@@ -10,7 +10,7 @@ from typing import Any
 from gradaudit.models import Row
 from gradaudit.static.files import Files, Module
 from gradaudit.static.state import Scope, State
-from gradaudit.static.values import ClassValue, Function, Gradient, Instance, Transformed, Union, Unknown
+from gradaudit.static.values import ClassValue, Function, Gradient, GradMode, Instance, Transformed, Union, Unknown
 from gradaudit.tape import Guard, Node, Symbol
 
 Args = list[Any]
@@ -91,6 +91,12 @@ class Machine(State):
         self, function: Function, args: Args, keywords: Keywords, entry: bool = False, extra: Any = None
     ) -> Any: ...
     def call_unknown(self, name: str, args: Args, keywords: Keywords, receiver: list[Node] | None = None) -> Any: ...
+
+    def run_function(self, function: Function, scope: Scope) -> Any: ...
+
+    # contexts.py
+    def managed(self, function: Function, scope: Scope) -> Any: ...
+    def switch_grad(self, mode: GradMode) -> None: ...
 
     # builtin.py
     def call_builtin(self, name: str, args: Args, keywords: Keywords) -> Any: ...

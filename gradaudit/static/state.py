@@ -6,6 +6,7 @@ Every write to the heap goes through `put`, so that a branch can be run, undone 
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +62,8 @@ class Scope:
     """The names of a function call, a module or a comprehension."""
 
     __slots__ = (
-        "assumed_at_entry", "captured", "cls", "function", "globals", "jumps", "local", "module", "parent", "returns",
-        "self_value", "vars", "yields",
+        "around", "assumed_at_entry", "captured", "cls", "function", "globals", "jumps", "local", "module", "parent",
+        "returns", "self_value", "vars", "yields",
     )  # fmt: skip
 
     def __init__(self, parent: Scope | None, module: Module, function: str = "") -> None:
@@ -78,6 +79,7 @@ class Scope:
         self.globals: set[str] = set()
         self.assumed_at_entry: frozenset[str] = frozenset()
         self.captured = False  # by a function or lambda defined in it
+        self.around: Callable[[Any], None] | None = None  # of a context manager: the block that it runs around
 
 
 @dataclass(slots=True)

@@ -8,6 +8,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from gradaudit.static.contexts import Contexts
+from gradaudit.static.joins import GOES_ON
 from gradaudit.static.machine import Machine
 from gradaudit.static.state import Loop, Scope
 from gradaudit.static.syntax import parts
@@ -16,7 +18,6 @@ from gradaudit.static.values import (
     NONE,
     ClassValue,
     Const,
-    External,
     Function,
     Gradient,
     GradMode,
@@ -32,7 +33,6 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import ALWAYS, Edge, Guard, Node
 
-GOES_ON = ""
 IN_PLACE_OPERATORS: dict[type, str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
 
 
@@ -54,21 +54,10 @@ class Statements(Machine):
         if not isinstance(statement.value, ast.Constant):
             value = self.value(statement.value, scope)
             if isinstance(value, GradMode) and isinstance(statement.value, ast.Call):
-                self._switch_grad(value)  # torch.set_grad_enabled(False) as a statement
+                self.switch_grad(value)  # torch.set_grad_enabled(False) as a statement
             elif isinstance(value, Node) and value.op == "stop" and _is_stop_call(statement.value):
                 value.marks = value.marks | {"discarded"}
         return GOES_ON
-
-    def _switch_grad(self, mode: GradMode) -> None:
-        if mode.condition is not None:
-            truth, when_true, _ = self.condition_of(mode.condition)
-            if truth is None:
-                self.grad_on, self.grad_guard = True, when_true
-                return
-            mode = GradMode("on" if truth else "off")
-        elif mode.mode == "off-block":
-            return  # a bare `torch.no_grad()` does nothing
-        self.grad_on, self.grad_guard = mode.mode == "on", ALWAYS
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
         value = self.value(statement.value, scope)
@@ -298,45 +287,6 @@ class Statements(Machine):
         final = self.block(statement.finalbody, scope) if statement.finalbody else GOES_ON
         return final or ending
 
-    def _with(self, statement: ast.With | ast.AsyncWith, scope: Scope) -> str:
-        saved = self.grad_on, self.grad_guard
-        managers: list[Any] = []
-        for item in statement.items:
-            value = self.value(item.context_expr, scope)
-            entered = self._enter(value)
-            managers.append(value)
-            if item.optional_vars is not None:
-                self.assign(item.optional_vars, entered, scope)
-        ending = self.block(statement.body, scope)
-        for value in reversed(managers):
-            self._leave(value)
-        self.grad_on, self.grad_guard = saved
-        return ending
-
-    def _leave(self, value: Any) -> None:
-        if isinstance(value, Instance) and value.cls is not None:
-            method, owner = self.member(value.cls, "__exit__")
-            if isinstance(method, Function):
-                self.call_function(method.bind(value, owner), [NONE, NONE, NONE], {})
-
-    def _enter(self, value: Any) -> Any:
-        if isinstance(value, GradMode):
-            if value.condition is None:
-                self.grad_on, self.grad_guard = value.mode == "on", ALWAYS
-            else:
-                self._switch_grad(value)
-            return NONE
-        if isinstance(value, External) and value.path.rsplit(".", 1)[-1] in ("no_grad", "inference_mode"):
-            self.grad_on, self.grad_guard = False, ALWAYS
-            return NONE
-        if isinstance(value, Instance) and value.cls is not None:
-            method, owner = self.member(value.cls, "__enter__")
-            if isinstance(method, Function):
-                return self.call_function(method.bind(value, owner), [], {})
-        if isinstance(value, Sequence) and value.kind == "generator":  # a @contextmanager of the project
-            return self.element(value)
-        return value
-
     # -- loops -------------------------------------------------------------------------------------------------------
     def _for(self, statement: ast.For | ast.AsyncFor, scope: Scope) -> str:
         items, rest = self.iterate(self.value(statement.iter, scope))
@@ -557,8 +507,8 @@ HANDLERS: dict[type, Callable[[Any, Any, Scope], str]] = {
     ast.If: Statements._if,
     ast.Match: Statements._match,
     ast.Try: Statements._try,
-    ast.With: Statements._with,
-    ast.AsyncWith: Statements._with,
+    ast.With: Contexts.enter,
+    ast.AsyncWith: Contexts.enter,
     ast.For: Statements._for,
     ast.AsyncFor: Statements._for,
     ast.While: Statements._while,

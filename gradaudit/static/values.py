@@ -369,6 +369,16 @@ class Super(Value):
         self.self_value = self_value
 
 
+class Managed(Value):
+    """The call of a generator that is to run around a block, its arguments bound in `scope`."""
+
+    __slots__ = ("function", "scope")
+
+    def __init__(self, function: Function, scope: Any) -> None:
+        self.function = function
+        self.scope = scope
+
+
 class GradMode(Value):
     """A context manager or decorator that switches gradient: "off", "on", or a symbol's literal."""
 
