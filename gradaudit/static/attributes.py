@@ -29,6 +29,7 @@ from gradaudit.static.values import (
     Transformed,
     Union,
     Unknown,
+    foreign,
     plain,
 )
 from gradaudit.tape import Edge, Node
@@ -354,6 +355,9 @@ class Attributes(Machine):
             self.put(value.entries, name, new)
 
     def _set_on_instance(self, instance: Instance, name: str, new: Any) -> None:
+        if isinstance(new, Node) and new.op == "module_call" and self.hints.has_parameters(name):
+            new = foreign(name)  # `self.net = q(size)`: what is asked for its parameters is a network, q makes it
+            new.is_module = True
         if instance.cls is not None and instance.cls.members is not None:
             setter = self._setter(instance.cls, name)
             if setter is not None:

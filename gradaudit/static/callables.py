@@ -190,6 +190,8 @@ class Callables(Machine):
     def _optimizer_like(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Who is given parameters and is no clipping or counting function is an optimizer."""
         given = [value for value in (*args, *keywords.values()) if gives_parameters(value)]
+        if not given and "lr" in keywords:
+            given = [value for value in args[:1] if _are_parameters(value)]
         name = function.name.lower()
         if not given or any(word in name for word in NOT_OPTIMIZERS):
             for value in args:
@@ -286,6 +288,14 @@ class Callables(Machine):
                 if row is not None and row.op == "dist":
                     return base
         return None
+
+
+def _are_parameters(value: Any) -> bool:
+    """A list of tensors that are trained: `[self.log_alpha]`."""
+    items = value.items if isinstance(value, Sequence) and value.rest is None else ()
+    return bool(items) and all(
+        isinstance(item, Node) and item.leaf is not None and item.leaf.kind == "param" for item in items
+    )
 
 
 def _compares(function: Unknown, args: Args, keywords: Keywords) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gradaudit.static.attributes import decorators_of, informed
@@ -51,6 +52,9 @@ NAMELESS = frozenset({"random", "alloc", "const"})
 
 
 class Calls(Machine):
+    given: dict[tuple[int, str], Unknown]
+    """What the constructors of this entry were given from outside, by the object and the parameter's name."""
+
     def call(self, function: Any, args: Args, keywords: Keywords, extra: Any = None) -> Any:
         handler = CALLEES.get(type(function))
         if handler is not None:
@@ -322,8 +326,13 @@ class Calls(Machine):
 
     def entry_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
         """An argument of a function that nobody calls: its default is only what happens unless someone asks."""
+        given = self._given_before(function, parameter.arg)
+        if given is not None:
+            return given
         annotation = self.class_from_annotation(parameter.annotation, function.scope)
         made = Unknown(parameter.arg, annotation=annotation)
+        if function.name == "__init__":
+            self.given[id(function.self_value), parameter.arg] = made
         if default is not None and annotation is None:
             value = self.evaluate(default, function.scope)
             if isinstance(value, Const):
@@ -336,6 +345,13 @@ class Calls(Machine):
             return value if not isinstance(value, Unknown) else made
         made.parameter = _is_flag(parameter.annotation)
         return made
+
+    def _given_before(self, method: Function, name: str) -> Unknown | None:
+        """What the constructor took under this name, if networks are in it: `__init__(self, model)`, `step(self, model)`."""
+        known = self.given.get((id(method.self_value), name)) if method.name != "__init__" else None
+        if known is None or not any(part.leaf is not None for part in (known, *_unknowns(known.attrs.values()))):
+            return None
+        return known
 
     def _declare(self, made: Unknown, parameter: ast.arg, function: Function) -> None:
         """A flag's symbol stands where the function declares it."""
@@ -368,6 +384,10 @@ class Calls(Machine):
         made = Unknown(name)
         made.call = True
         return made
+
+
+def _unknowns(values: Iterable[Any]) -> Iterator[Unknown]:
+    return (value for value in values if isinstance(value, Unknown))
 
 
 def is_computed(node: Node) -> bool:

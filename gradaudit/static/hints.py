@@ -70,10 +70,14 @@ class Hints:
         self._seen = 0
         self._opened = Words()
 
+    def has_parameters(self, name: str) -> bool:
+        """Is anything of this name asked for its parameters in a file that was read?"""
+        self._catch_up()
+        return name in self._expected.networks or name in self._opened.networks
+
     def is_network_name(self, name: str) -> bool:
         """Is anything of this name asked for its parameters in a file that was read, or named like a network?"""
-        self._catch_up()
-        if name in self._expected.networks or name in self._opened.networks:
+        if self.has_parameters(name):
             return name not in ("self", "cls", "module")
         known = self._named.get(name)
         if known is None:

@@ -112,6 +112,7 @@ class Interpreter(
         self.declared = {}
         self.uncalled = {}
         self.in_vain = {}
+        self.given = {}
 
     def tape(self, framework: str, entry: str, path: str) -> Tape:
         made = super().tape(framework, entry, path)
