@@ -347,7 +347,7 @@ class Calls(Machine):
         return made
 
     def _given_before(self, method: Function, name: str) -> Unknown | None:
-        """What the constructor took under this name, if networks are in it: `__init__(self, net)`, `step(self, net)`."""
+        """What the constructor took under this name, if networks are in it: `__init__(self, q)`, `step(self, q)`."""
         known = self.given.get((id(method.self_value), name)) if method.name != "__init__" else None
         if known is None or not any(part.leaf is not None for part in (known, *_unknowns(known.attrs.values()))):
             return None
