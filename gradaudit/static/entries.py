@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import ast
 import functools
-import re
-from collections.abc import Iterable
 from typing import Any
 
 from gradaudit.static.builders import build
-from gradaudit.static.calls import is_named_tuple
-from gradaudit.static.collecting import Methods, collectors, given_later, returned
+from gradaudit.static.collecting import collectors, given_later, returned
 from gradaudit.static.files import Module
 from gradaudit.static.forward import constructed, entry_methods, follow, is_distribution
 from gradaudit.static.interpreter import Interpreter
+from gradaudit.static.library_functions import LibraryFunctions
 from gradaudit.static.loss_methods import loss_methods, losses_in
 from gradaudit.static.losses import applied_argument, called_argument, holds_parameters, is_reduced
+from gradaudit.static.reach import Reach
 from gradaudit.static.standins import drivers
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
-from gradaudit.static.syntax import counted_with, walk
+from gradaudit.static.syntax import walk
 from gradaudit.static.values import (
     MISSING,
     TRUE,
@@ -35,26 +34,19 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import Event, Node, Tape
 
-SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "manual_backward", "filter_grad",
-                             "filter_value_and_grad", "vjp", "linearize"})  # fmt: skip
-RETURNED_LOSSES = {"LightningModule": ("training_step",), "Trainer": ("compute_loss",)}
 UPDATES = frozenset({"backward", "step", "clear", "copy", "soft_update"})
 BEFORE = ("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start")
 AFTER = ("on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end")
 """Hooks that the framework calls around its step: where copies follow and networks are put into evaluation mode."""
-DIFFERENTIATES = re.compile(
-    r"backward|minimize|value_and_grad|filter_grad|vjp|linearize|grad\b|apply_gradients|(?i:optim|_opt\b)"
-)
 LIBRARY_SIZE = 5_000  # statements and expressions
 
 
-class Entries:
+class Entries(Reach, LibraryFunctions):
     """The entries of one file, one after the other, each a tape."""
 
     def __init__(self, run: Interpreter, module: Module, script: bool = True) -> None:
-        self.run = run
+        super().__init__(run, module)
         self.script = script
-        self.module = module
         self.scope: Scope = run.module_scope(module)
         self.tapes: list[Tape] = []
         self.problems: list[str] = []
@@ -80,7 +72,7 @@ class Entries:
                 self._class_entry(statement)
         functions = [each for each in body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
         # what differentiates comes first: the losses that it calls are then judged by that, and not by their arguments
-        for statement in sorted(functions, key=lambda each: not self._reaches_sink(each)):
+        for statement in sorted(functions, key=lambda each: not self.reaches_sink(each)):
             if statement not in run.called:
                 run.allow()
                 self._function_entry(statement)
@@ -130,7 +122,7 @@ class Entries:
             for gradient in waiting:
                 gradient.called = True
                 run.call_gradient(gradient, run.unknown_arguments(gradient.function), {})
-            closures = [made for node, made in run.uncalled.items() if self._reaches_sink(node)]
+            closures = [made for node, made in run.uncalled.items() if self.reaches_sink(node)]
             for closure in closures:
                 if closure.node not in run.called:
                     run.file = closure.module.display
@@ -148,8 +140,8 @@ class Entries:
     def _class_entry(self, statement: ast.ClassDef) -> None:
         run, cls = self.run, self._class_of(statement)
         try:
-            roots = self._roots(cls) if self._may_differentiate(cls) else []
-            returned = self._returned_losses(cls)
+            roots = self.roots(cls) if self.may_differentiate(cls) else []
+            returned = self.returned_losses(cls)
         except (OutOfBudget, RecursionError):
             return
         if roots or returned or self._constructor_reaches_sink(cls):
@@ -170,7 +162,7 @@ class Entries:
     def _alone(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         instance = self.run.instantiate(cls, [], {}, entry=True)
         if isinstance(instance, Instance):
-            for name in given_later(self._methods(cls), [*roots, *returned]):
+            for name in given_later(self.methods(cls), [*roots, *returned]):
                 value = instance.attrs.get(name)
                 if isinstance(value, Const) and value.value is None:
                     instance.attrs[name] = Unknown(name, instance)
@@ -229,7 +221,7 @@ class Entries:
             for name in names:
                 run.allow(UNHEARD)
                 parts = follow(run, instance, name, self._library_argument)
-                self._library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
+                self.library_sinks(parts, f"{cls.name}.{name}", cls.name, cls.node)
 
     def _set_mode(self, instance: Instance, cls: ClassValue) -> None:
         """`train()` of the class's own: which parts stay in evaluation mode while the rest learns."""
@@ -265,7 +257,7 @@ class Entries:
         if not asked:
             return {}
         lost = tape is None or not tape.sinks or known_optimizers(tape) < len(tape.optimizers)
-        return run.fitting() if lost or asked & self._helpers() else {}
+        return run.fitting() if lost or asked & self.helpers() else {}
 
     def _as_recognised(self, known: dict[Any, ClassValue], name: str, execute: Any, kind: str = "function") -> None:
         """Once more, where objects were asked for what only a few classes of the project have."""
@@ -287,7 +279,7 @@ class Entries:
         """Once more, after what gathers experience for the update, where nobody in sight calls the two in turn."""
         if self.module.framework != "torch" or not roots:
             return
-        methods = self._methods(cls)
+        methods = self.methods(cls)
         first = collectors(methods, roots, self.run.callers, self.module.file)
         if first:
             made = {name: returned(methods.nodes[name][0]) for name in first}
@@ -352,7 +344,7 @@ class Entries:
     def _constructor_reaches_sink(self, cls: ClassValue) -> bool:
         """A graph that is built once (TensorFlow 1), an update function that is made and kept (`jax.jit(update)`)."""
         constructor, _ = self.run.member(cls, "__init__")
-        return isinstance(constructor, Function) and self._reaches_sink(constructor.node)
+        return isinstance(constructor, Function) and self.reaches_sink(constructor.node)
 
     def _call_member(self, instance: Instance, cls: ClassValue, name: str, values: dict[str, Any] | None = None) -> Any:
         """Calls a method; `values` are for those of its arguments that have their names."""
@@ -412,110 +404,6 @@ class Entries:
             run.call_method(optimizer, "step", [], {})
             run.call_method(optimizer, "zero_grad", [], {})
 
-    def _returned_losses(self, cls: ClassValue) -> list[str]:
-        found = []
-        for base in self.run.mro(cls):
-            if isinstance(base, External):
-                for tail, names in RETURNED_LOSSES.items():
-                    if base.tail == tail or tail == "Trainer" and base.tail.endswith("Trainer"):
-                        found += [name for name in names if isinstance(self.run.member(cls, name)[0], Function)]
-        return list(dict.fromkeys(found))
-
-    def _roots(self, cls: ClassValue) -> list[str]:
-        """The methods that reach a sink and that no other such method calls."""
-        methods = self._methods(cls)
-        mentions = {
-            name: {other for node in nodes for other in self._references(node)[0]}
-            for name, nodes in methods.nodes.items()
-        }
-        reaches = {name for name, nodes in methods.nodes.items() if any(self._reaches_sink(node) for node in nodes)}
-        self._grow(reaches, mentions)
-        kept = self._kept_by_constructor(methods.nodes.get("__init__", []), reaches)
-        if kept:
-            reaches |= {name for name, names in mentions.items() if names & kept and name != "__init__"}
-            self._grow(reaches, mentions)
-        refers = methods.refers
-        roots = [
-            name
-            for name in methods.nodes
-            if name in reaches
-            and not any(name in refers[other] for other in reaches if other != name)
-            and (not name.startswith("__") or name == "__call__")
-        ]
-        return roots or [name for name in methods.nodes if name in reaches and name != "__init__"][:3]
-
-    def _may_differentiate(self, cls: ClassValue) -> bool:
-        """Whether the text of the class or of one that it derives from has a word of it at all."""
-        files = {base.module.file for base in self.run.mro(cls) if isinstance(base, ClassValue)}
-        texts = [self.run.files.peek(file) or "" for file in sorted(files)]
-        return any(_speaks_of_gradient(text) or any(name in text for name in self._helpers()) for text in texts)
-
-    def _methods(self, cls: ClassValue) -> Methods:
-        nodes: dict[str, list[ast.AST]] = {}
-        for base in self.run.mro(cls):
-            if isinstance(base, ClassValue):
-                for statement in base.node.body:
-                    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                        nodes.setdefault(statement.name, []).append(statement)
-        refers: dict[str, set[str]] = {}
-        for name, mine in nodes.items():
-            refers[name] = {other for node in mine for other in self._references(node)[0] & nodes.keys()} - {name}
-        return Methods(nodes, refers)
-
-    def _grow(self, reaches: set[str], mentions: dict[str, set[str]]) -> None:
-        """Who names a method that reaches a sink reaches it, too."""
-        growing = True
-        while growing:
-            found = {name for name, names in mentions.items() if name not in reaches and names & reaches}
-            reaches |= found
-            growing = bool(found)
-
-    def _kept_by_constructor(self, constructors: list[ast.AST], reaches: set[str]) -> set[str]:
-        """The attributes that a constructor keeps an update or a gradient in: `self._grad = jax.grad(self.loss)`."""
-        if self.module.framework != "jax":
-            return set()
-        found = set()
-        for constructor in constructors:
-            for statement in walk(constructor):
-                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
-                    names, sink = self._references(statement.value)
-                    if sink or names & reaches:
-                        found |= {target.attr for target in statement.targets if isinstance(target, ast.Attribute)}
-        return found
-
-    def _references(self, function: ast.AST) -> tuple[set[str], bool]:
-        """The methods that a function names on self or super, and whether it differentiates something itself."""
-        known = self.run.callers.references.get(function)
-        if known is None:
-            names: set[str] = set()
-            sink = False
-            differentiating = self._helpers()
-            for node in walk(function):
-                if isinstance(node, ast.Call):
-                    sink = sink or _calls_optimizer(node.func) or _name(node.func) in differentiating
-                elif isinstance(node, ast.Attribute):
-                    owner = node.value
-                    if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
-                        names.add(node.attr)
-                    elif isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super":
-                        names.add(node.attr)
-                    sink = sink or _differentiates(node)
-                elif isinstance(node, ast.Name) and node.id in ("value_and_grad", "vjp"):
-                    sink = True
-            known = self.run.callers.references[function] = (names, sink)
-        return known
-
-    def _helpers(self) -> frozenset[str]:
-        """The names of what differentiates for its caller."""
-        if self.module.framework == "jax":
-            return self.run.hints.gradient_helpers(self.module.file)
-        if self.module.framework == "torch":
-            return self.run.hints.backward_helpers(self.module.file)
-        return frozenset({"GradientTape"})
-
-    def _reaches_sink(self, node: ast.AST) -> bool:
-        return self._references(node)[1]
-
     # -- functions ---------------------------------------------------------------------------------------------------
     def _function_entry(self, statement: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         value = self.run.module_name(self.module, statement.name)
@@ -531,12 +419,12 @@ class Entries:
         if not isinstance(value, Function) or value.node is not statement:
             value = Function(statement, self.module, self.scope)
         function = value
-        if self._reaches_sink(statement):
+        if self.reaches_sink(statement):
             execute = functools.partial(self.run.call_function, function, [], {}, entry=True)
             self._entry(statement.name, execute)
             self._as_recognised(self._recognised(statement.name), statement.name, execute)
         elif not statement.name.startswith("__") and _computes(statement):
-            judge = self._differentiate if self._is_waiting_loss(function) else self._library_function
+            judge = self._differentiate if self._is_waiting_loss(function) else self.library_function
             self._entry(statement.name, lambda: judge(function), quiet=UNHEARD)
 
     def _is_waiting_loss(self, function: Function) -> bool:
@@ -564,72 +452,6 @@ class Entries:
         if any(not is_reduced(sink.loss) for sink in made):
             del run.sinks[before[0] :], run.events[before[1] :]
 
-    def _library_function(self, function: Function) -> None:
-        """Nobody calls it: it is judged by its arguments, each a leaf; what it returns is the sink."""
-        run = self.run
-        keywords: dict[str, Any] = {}
-        spec = function.node.args
-        parameters = [*spec.posonlyargs, *spec.args]
-        defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
-        for parameter, default in [
-            *zip(parameters, defaults, strict=True),
-            *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
-        ]:
-            keywords[parameter.arg] = self._library_argument(parameter, default, function)
-        run.line_node = function.node
-        result = run.settle(run.call_function(function, [], keywords))
-        parts = result.items if isinstance(result, Sequence) and result.items else [result]
-        parts = [part for place, part in enumerate(parts) if not (place and isinstance(part, Mapping))]  # no metrics
-        self._library_sinks(parts, function.name, function.name, function.node)
-
-    def _library_sinks(self, parts: Iterable[Any], name: str, mentioned: str, at: ast.AST) -> None:
-        """Every tensor of what is returned is a sink: nobody knows which of them the caller differentiates."""
-        run = self.run
-        run.line_node = at
-        run.file, run.function = self.module.display, name
-        for part in list(parts)[:6]:
-            for node in run.nodes_of(part)[:4]:
-                if node.leaf is None:
-                    run.make_sink(node, "library", None)
-        uses = functools.cache(functools.partial(run.callers.internal, mentioned, self.module.file))
-        for sink in run.sinks:
-            sink.uses = uses
-
-    def _library_argument(self, parameter: ast.arg, default: ast.expr | None, function: Function) -> Any:
-        run = self.run
-        annotation = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
-        no_tensor = any(word in annotation for word in ("Callable", "bool", "str", "int"))
-        if default is not None or no_tensor or parameter.arg in counted_with(function.node):
-            made = run.entry_argument(parameter, default, function)
-            if (
-                default is not None
-                and isinstance(default, ast.Constant)
-                and default.value is None
-                and "Array" in annotation
-            ):
-                return run.leaf("arg", parameter.arg)
-            return made
-        cls = run.class_from_annotation(parameter.annotation, function.scope)
-        if cls is not None and not (isinstance(cls, ClassValue) and is_distribution(run, cls)):
-            return self._library_struct(cls, parameter) or run.entry_argument(parameter, default, function)
-        run.line_node = parameter
-        run.file = self.module.display
-        return run.leaf("arg", parameter.arg)
-
-    def _library_struct(self, cls: Any, parameter: ast.arg) -> Any:
-        """A struct of arrays (a NamedTuple or dataclass whose fields are annotated): each array is a leaf."""
-        run = self.run
-        if not isinstance(cls, ClassValue) or not (is_named_tuple(cls, run) or _is_dataclass(cls)):
-            return None
-        values: dict[str, Any] = {}
-        run.line_node, run.file = parameter, self.module.display
-        for name, field, _ in run.fields(cls):
-            if any(word in ast.unparse(field.annotation) for word in ("Array", "Tensor", "ndarray")):
-                values[name] = run.leaf("arg", f"{parameter.arg}.{name}")
-            elif field.value is None:
-                values[name] = Unknown(name)
-        return run.call(cls, [], values) if values else None
-
 
 def _tells_more(tape: Tape, other: Tape | None) -> bool:
     if other is None:
@@ -640,36 +462,6 @@ def _tells_more(tape: Tape, other: Tape | None) -> bool:
 def known_optimizers(tape: Tape) -> int:
     """How many of a tape's optimizers are known to hold something."""
     return sum(optimizer.complete and bool(optimizer.leaves) for optimizer in tape.optimizers)
-
-
-def _is_dataclass(cls: ClassValue) -> bool:
-    return any("dataclass" in ast.unparse(decorator) for decorator in cls.node.decorator_list)
-
-
-@functools.lru_cache(maxsize=256)
-def _speaks_of_gradient(text: str) -> bool:
-    return DIFFERENTIATES.search(text) is not None
-
-
-def _calls_optimizer(function: ast.expr) -> bool:
-    """`self.actor_opt(loss, ...)`: an optimizer of the project that does the whole step."""
-    name = _name(function)
-    made = name.startswith(("get", "make", "create", "build", "set"))
-    return name.lower().endswith(("_opt", "_optim", "_optimizer")) and not made
-
-
-def _name(expression: ast.expr) -> str:
-    return expression.attr if isinstance(expression, ast.Attribute) else getattr(expression, "id", "")
-
-
-def _differentiates(node: ast.Attribute) -> bool:
-    if node.attr in SINK_ATTRIBUTES:
-        return True
-    owner = node.value
-    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
-    if node.attr == "grad":
-        return name in ("jax", "autograd", "nnx", "eqx", "hk")
-    return node.attr in ("step", "apply_gradients") and "optim" in name.lower()
 
 
 def _computes(statement: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> bool:
