@@ -87,12 +87,11 @@ class Conditions(Machine):
             default = left.default == right.value
         key = f"u{left.key} == {right.value!r}"
         others = self._other_texts(left, key) if isinstance(right.value, str) else ()
+        truth, when_true, when_false = self._literal(key, left.name, default, left)
         if any(self.assumed.get(other) for other in others):
             truth, when_true, when_false = False, ALWAYS, ALWAYS
-        else:
-            truth, when_true, when_false = self._literal(key, left.name, default, left)
-            if truth is None:
-                when_true |= frozenset((other, False) for other in others)
+        elif truth is None:
+            when_true |= frozenset((other, False) for other in others)
         if kind in ("NotEq", "IsNot"):
             return (None if truth is None else not truth), when_false, when_true
         return truth, when_true, when_false

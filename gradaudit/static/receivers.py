@@ -54,8 +54,8 @@ class Receivers(Machine):
         if asked >= ENVIRONMENT:
             return None
         defining = [self.hints.defining(method, self.main_file) for method in sorted(methods)]
-        rarest = min(filter(None, defining), key=len, default=[])
-        if not 0 < len(rarest) <= MOST_DEFINING:
+        rarest = min((places for places in defining if places), key=len, default=None)
+        if rarest is None or len(rarest) > MOST_DEFINING:
             return None
         classes = [cls for cls in self._with_heirs(rarest) if self._has_all(cls, asked, methods)]
         roots = [cls for cls in classes if not any(other is not cls and other in self.mro(cls) for other in classes)]
