@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,6 +22,12 @@ KINDS = {
     "GA204": ("foreign-gradient", "warning"),
     "GA403": ("discarded-stop", "warning"),
 }
+
+
+class Tape(NamedTuple):
+    path: str
+    line: int
+    text: str
 
 
 class Recorder:
@@ -47,10 +53,10 @@ class Recorder:
             compile(text, path, "exec")
         except SyntaxError as error:
             self.syntax_errors[path] = (error.lineno or 1, error.offset or 1, error.msg)
-        return [(path, line, text) for line, text in enumerate(text.splitlines(), 1)]
+        return [Tape(path, line, text) for line, text in enumerate(text.splitlines(), 1)]
 
 
-def judge(tape: tuple[str, int, str], rules: list[Rule], failed: object) -> list[Finding]:
+def judge(tape: Tape, rules: list[Rule], failed: object) -> list[Finding]:
     path, line, text = tape
     found = []
     for code in re.findall(r"=> (GA\d+)", text):
