@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
-from gradaudit.rules.criteria.expand import Atom, Sum, expand
+from gradaudit.rules.criteria.expand import Atom, Sum, expand, is_drawn
 from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import activations, private
 from gradaudit.rules.criteria.roles import parameters, related, roles
@@ -148,7 +148,7 @@ def _target(view: View, meeting: Discrepancy) -> tuple[Edge, Node | None, int] |
         if not leaves or not _predicts(view, other):
             continue
         total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
-        if is_bootstrap(view, total, against, meeting.entropy, meeting.node.op == "mul"):
+        if is_bootstrap(view, total, against, meeting.entropy, meeting.node.op == "mul") and not is_drawn(edge.source):
             return edge, other.source, leaves
     return None
 

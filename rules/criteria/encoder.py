@@ -17,7 +17,7 @@ from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.foreign import through_makers
 from gradaudit.rules.criteria.sites import frames, made_at, sites, takers
-from gradaudit.tape import PARAMETER, Frame, Location, Network, Node
+from gradaudit.tape import PARAMETER, Frame, Location, Network, Node, join_guards
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -57,9 +57,17 @@ def _siblings(analysis: Analysis) -> Iterator[Shared]:
         stopped = {entry.behind: entry for entry in found if entry.behind and not entry.live & entry.behind}
         for entry in found:
             other = stopped.get(entry.behind)
-            if other is not None and entry.live & entry.behind and other.view.own == entry.view.own:
+            trained = entry.live & entry.behind
+            if other is not None and trained and other.view.own == entry.view.own and _in_one_run(entry, other):
                 where = sites(analysis).beside(entry.node, analysis.leaves(entry.behind)).location
-                yield Shared(entry.view, entry.live & entry.behind, entry.node, where, "sibling")
+                yield Shared(entry.view, trained, entry.node, where, "sibling")
+
+
+def _in_one_run(entry: _Prediction, other: _Prediction) -> bool:
+    """Can both be predictions of one configuration? What a setting keeps apart proves nothing about each other."""
+    guards = entry.view.guards(entry.node, entry.behind)
+    others = other.view.down[other.node]
+    return any(join_guards(mine, guard) is not None for mine in guards for guard in others)
 
 
 def _predictions(view: View) -> Iterator[tuple[_Prediction, int]]:

@@ -172,6 +172,39 @@ def constant(node: Node) -> float | None:
         return None
 
 
+def is_drawn(root: Node) -> bool:
+    """A reparameterised draw `mean + std * noise`, shifted by others: where a walk goes, and nothing that is estimated
+    of it. Discounted noise (a value that is drawn from its distribution) is a summand of a return like any other."""
+    seen, waiting = {root}, [root]
+    while waiting and len(seen) < 80:
+        current = waiting.pop()
+        data = [edge.source for edge in current.inputs if edge.kind == DATA]
+        if current.op == "mul" and any(_is_noise(one) for one in data) and not all(map(_is_settled, data)):
+            return True
+        for source in data if current.op in SHIFTS or current.op in SHAPES else ():
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return False
+
+
+SHIFTS = frozenset({"add", "sub", "neg", "phi"})
+NORMAL = frozenset({"randn", "randn_like", "normal", "standard_normal"})
+
+
+def _is_noise(node: Node) -> bool:
+    for _ in range(6):
+        if node.op not in SHAPES or not node.inputs:
+            break
+        node = node.inputs[0].source
+    return node.op == "random" and node.detail in NORMAL
+
+
+def _is_settled(node: Node) -> bool:
+    """Noise and its scale, where neither was computed."""
+    return _is_noise(node) or not node.inputs and (node.leaf is None or node.leaf.kind != "param")
+
+
 def is_negative(node: Node) -> bool:
     value = constant(node)
     return value is not None and value < 0
