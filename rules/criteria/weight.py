@@ -172,6 +172,9 @@ def _is_bare(view: View, node: Node) -> bool:
         if node.op in ("mul", "div") and sum(bool(view.live(source)) for source in node.arguments()) == 1:
             node = _main(view, node)
             continue
+        if node.op == "add" and _is_scaled(node):  # log(p + epsilon)
+            node = _main(view, node)
+            continue
         if node.op in LOG_PROBABILITIES or (node.name and NAMED.search(node.name)):
             return True
         if node.op not in SHAPES | {"neg", "clamp", "cat", "stack", "sum", "mean", "log"} or not node.inputs:
@@ -198,7 +201,7 @@ def _is_exponential_of(view: View, weight: Node, score: Node) -> bool:
     for _ in range(8):
         if weight.op == "exp":
             return view.analysis.algebra.same(weight.inputs[0].source, score)
-        if weight.op not in PEELED or not weight.inputs:
+        if weight.op not in PEELED or (weight.op == "div" and _is_quotient(view, weight)) or not weight.inputs:
             return False
         weight = _main(view, weight)
     return False
@@ -228,7 +231,15 @@ def _is_quotient(view: View, node: Node) -> bool:
     over, under = node.inputs[0].source, node.inputs[-1].source
     if view.live(under) or over is under:
         return constant(over) is not None and is_probability(under)
-    return is_probability(over) and not view.analysis.dep(over) & view.analysis.dep(under) & view.live(over)
+    if not is_probability(over):
+        return False
+    return not view.analysis.dep(over) & view.analysis.dep(under) & view.live(over) or _is_of_before(over, under)
+
+
+def _is_of_before(over: Node, under: Node) -> bool:
+    """Whether it is divided by what the same network said another time: neither it nor anything made of it."""
+    new, old = _probability(over), _probability(under)
+    return new is not None and old is not None and new is not old
 
 
 def is_label(view: View, node: Node) -> bool:
@@ -244,15 +255,23 @@ def is_label(view: View, node: Node) -> bool:
 
 def is_probability(node: Node) -> bool:
     """A softmax or sigmoid output, or the exponential of a log-probability, behind shapes and choices."""
+    return _probability(node) is not None
+
+
+def _probability(node: Node) -> Node | None:
+    """The softmax, or the log-probability whose exponential it is."""
     for _ in range(8):
         if node.op in ("softmax", "sigmoid"):
-            return True
+            return node
         if node.op == "exp":
-            return is_log_probability(node.inputs[0].source)
+            inner = node.inputs[0].source
+            while inner.op in SHAPES and inner.inputs:
+                inner = inner.inputs[0].source
+            return inner if is_log_probability(inner) else None
         if node.op not in SHAPES | {"clamp", "phi"} or not node.inputs:
-            return False
+            return None
         node = node.inputs[0].source
-    return False
+    return None
 
 
 def _is_scaled(node: Node) -> bool:
