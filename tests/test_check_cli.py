@@ -335,6 +335,34 @@ def test_integer_parameters(run: Run) -> None:
     assert result.code == 2 and "holds int64: only floating-point" in result.err
 
 
+@pytest.mark.parametrize(("made", "code"), [("copy.deepcopy(q)", "GA102"), ("nn.Linear(4, 1)", "GA302")])
+def test_expectile(run: Run, made: str, code: str) -> None:
+    """Values that a copy made are a target's, another network's may be a teacher's."""
+    program = extended(
+        """
+        import copy
+        q, v = nn.Linear(4, 1), nn.Linear(4, 1, bias=False)
+        guide = MADE
+        def value_loss(x):
+            error = guide(x) - v(x)
+            return (abs(0.8 - (error < 0).float()) * error**2).mean()
+        def make_inputs(): return torch.ones(2, 4)
+    """.replace("MADE", made)
+    )
+    result = run(program, "--frozen", "guide", "--trained", "v", target="value_loss")
+    assert result.code == 1 and f"{code} [error] `guide`, stated as frozen" in result.out
+
+
+def test_unused_argument(run: Run) -> None:
+    """What a loss takes it is to train, in torch as in jax; what only lies about in the module is no finding."""
+    program = extended("""
+        def loss_fn(model, x): return x.mean()
+        def make_inputs(): return nn.Linear(4, 1), torch.ones(2, 4)
+    """)
+    result = run(program)
+    assert result.code == 1 and "GA402 [error] `model` is not used by this loss" in result.out
+
+
 def test_frozen_by_flag(run: Run) -> None:
     program = extended("net.requires_grad_(False)")
     result = run(program, "--trained", "net")

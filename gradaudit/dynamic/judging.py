@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
 from gradaudit.dynamic.owner import own
 from gradaudit.dynamic.placing import outside
-from gradaudit.dynamic.recording import NONE, Recording
+from gradaudit.dynamic.recording import NONE, Group, Recording
 from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import raw_inputs
 from gradaudit.dynamic.starved import starved
@@ -75,10 +76,17 @@ def _untrained(case: Case) -> Iterator[Judgement]:
     used = [group for group in case.groups if case.mask([group]) & depends or case.recording.escapes_of(group)]
     if case.recording.tape.framework == "jax":  # asked for by name
         used = [group for group in used if group.differentiated] or asked
+    used = used or _handed_in(case)
     if not used:
         raise CheckError(NOTHING)
     held = {leaf for one in case.recording.tape.optimizers for leaf in one.leaves}
     yield from starved(case, [group for group in used if not held.isdisjoint(group.leaves)] or used)
+
+
+def _handed_in(case: Case) -> list[Group]:
+    """Groups that the loss takes as arguments, as jax's are, and does not use: it was to train them."""
+    handed = case.recording.call.arguments()
+    return [one for one in case.groups if one.trainable and not one.role and re.split(r"[.\[]", one.name)[0] in handed]
 
 
 def _left_out(case: Case, trained: Collection[str]) -> Iterator[Judgement]:

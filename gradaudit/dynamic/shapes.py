@@ -113,7 +113,16 @@ def leak_code(case: Case, spot: Spot, groups: list[Group]) -> str:
     probable = any(meet.op in PROBABLE for meet in meets) or _past(spot.nodes, "softmax", "log_softmax")
     if probable:
         return "GA302"
+    if all(map(_is_copy, groups)) and all(_is_value(case, node) for node in spot.nodes):
+        return "GA102"
     return "GA301" if has_twin(case, groups) else "GA302"
+
+
+def _is_copy(group: Group) -> bool:
+    """Whether its networks were made as copies: of a value that is regressed on, a target network and no teacher."""
+    owners = {leaf.leaf.owner for leaf in group.leaves if leaf.leaf is not None}
+    chains = [owner.chain() if owner is not None else () for owner in owners]
+    return bool(chains) and all(any(one.copied_from is not None for one in chain) for chain in chains)
 
 
 def _is_value(case: Case, node: Node) -> bool:
