@@ -39,8 +39,9 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.scale import ADVANTAGE, Weight
 from gradaudit.rules.criteria.severity import decided, severity
-from gradaudit.rules.criteria.weight import ADVANTAGE, Weight, live_weights, says_advantage, weighs_by_residual
+from gradaudit.rules.criteria.weight import live_weights, says_advantage, weighs_by_residual
 from gradaudit.tape import Location, Node
 
 CODE, NAME = "GA105", "advantage"

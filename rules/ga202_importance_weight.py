@@ -40,8 +40,9 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.scale import ADVANTAGE, BALANCE, NORM, Weight, scale_of
 from gradaudit.rules.criteria.severity import severity
-from gradaudit.rules.criteria.weight import ADVANTAGE, BALANCE, NORM, Weight, live_weights, scale_of
+from gradaudit.rules.criteria.weight import live_weights
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
