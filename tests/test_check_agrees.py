@@ -29,12 +29,17 @@ OTHER_NAMES = {
     "ga105/model_loss_method_torch_live": "the part that is called, and the object that holds it",
     "ga302/ensemble_distill_torch_live": "a network that a function makes, and the list that it is put into",
     "ga302/feature_distill_torch_live": "the part that is called, and the object that holds it",
-    "language/comprehensions_lost": "the variable of a comprehension, and what it goes over",
     "ga303/balanced_divergence_torch_live": "the parts that are compared, and the object that holds them",
     "language/isinstance_arms_lost": "the part that is called, and the object that holds it",
     "language/several_backwards_lost": "the variable of a loop, and what it goes over",
 }
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""
+
+DIFFER = {
+    "ga101/bridge_torch_ok": "check takes a product with drawn noise for a reward",
+    "ga204/shared_encoder_torch_modes_live": "a run has one mode: check sees the probe's stop alone",
+}
+"""Fixtures on which the halves differ; each fails here as soon as they do not."""
 
 SHORT = 40
 """Lines of a torch program that is always compared."""
@@ -64,6 +69,12 @@ def always(fixture: Fixture) -> bool:
 COMPARED = [fixture for fixture in ALL if always(fixture) or os.environ.get("GRADAUDIT_ALL")]
 
 
+def marked(fixture: Fixture) -> object:
+    if fixture.name not in DIFFER:
+        return fixture
+    return pytest.param(fixture, marks=pytest.mark.xfail(reason=DIFFER[fixture.name], strict=True))
+
+
 def quiet(fixture: Fixture, request: pytest.FixtureRequest) -> None:
     if missing := missing_frameworks(fixture.source):
         pytest.skip(f"not installed: {', '.join(missing)}")
@@ -76,7 +87,7 @@ def quiet(fixture: Fixture, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("fixture", COMPARED, ids=lambda one: one.name)
+@pytest.mark.parametrize("fixture", [marked(each) for each in COMPARED], ids=lambda one: one.name)
 def test_agreement(fixture: Fixture, request: pytest.FixtureRequest) -> None:
     quiet(fixture, request)
     findings = checked(fixture)
@@ -87,5 +98,5 @@ def test_agreement(fixture: Fixture, request: pytest.FixtureRequest) -> None:
 
 
 def test_every_listed_fixture_is_there() -> None:
-    assert OTHER_NAMES.keys() | JAX <= {fixture.name for fixture in ALL}
+    assert OTHER_NAMES.keys() | DIFFER.keys() | JAX <= {fixture.name for fixture in ALL}
     assert all(code.startswith("GA") for code in OUTSIDE)
