@@ -105,8 +105,7 @@ class Callables(Machine):
             result = self.node("call", [Edge(node) for node in nodes[:40]], detail=receiver + name)
             self._remember_call(result, function, args, keywords)
             return result
-        made = Unknown(name)
-        made.call = True
+        made = foreign(name)
         made.flag_of = "torch.nn" if function.flag_of == "torch.nn" else None
         self._remember_call(made, function, args, keywords)
         return made
@@ -310,7 +309,7 @@ def _makes_object(name: str) -> bool:
     """A constructor or a factory, by its name."""
     if name == "attribute":  # `getattr(nets, spec["type"])`: chosen by a configuration
         return True
-    return name[:1].isupper() or name.startswith(("make", "build", "create", "get_")) or name.endswith("_class")
+    return name[:1].isupper() or name.startswith((*MAKERS, "get_")) or name.endswith("_class")
 
 
 def _only_optimizers(value: Any) -> Any:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from gradaudit.static.files import Files
+from gradaudit.static.files import Files, distance
 from gradaudit.static.syntax import walk
 
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
@@ -68,7 +68,7 @@ class Callers:
     def files_with(self, name: str, file: str) -> list[str]:
         """The files of the project that call something of this name, the nearest first, tests left out."""
         folder = os.path.dirname(file)
-        return sorted(self._files(name, file), key=lambda path: _distance(path, folder))[:MOST_FILES]
+        return sorted(self._files(name, file), key=lambda path: distance(path, folder))[:MOST_FILES]
 
     def imports(self, path: str, name: str, file: str) -> bool:
         """Whether `path` has a name, or the module that `file` is, from an import."""
@@ -102,7 +102,7 @@ class Callers:
         counted = Counter(path for name in names for path in self._files(name, file))
         found = [path for path, times in counted.items() if times >= least and path != file]
         folder = os.path.dirname(file)
-        return sorted(found, key=lambda path: _distance(path, folder))[:MOST_FILES]
+        return sorted(found, key=lambda path: distance(path, folder))[:MOST_FILES]
 
     def _uses(self, path: str, name: str, file: str) -> list[ast.expr]:
         """The uses in `path` of what `file` defines as `name`: by its name if it is imported, else by its module's."""
@@ -145,10 +145,6 @@ class Callers:
     def _shipped(self, root: str) -> list[str]:
         paths = self.files.python_files(root)
         return [path for path in paths if not TEST.search(os.path.basename(path).removesuffix(".py"))]
-
-
-def _distance(path: str, folder: str) -> tuple[int, str]:
-    return os.path.relpath(path, folder).count(os.sep), path
 
 
 class Uses:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 from gradaudit.static.callers import DEFINITIONS, Callers
-from gradaudit.static.files import Files, Module
+from gradaudit.static.files import Files, Module, distance
 from gradaudit.tape import Tape
 
 DIFFERENTIATES = re.compile(
@@ -63,7 +63,7 @@ def _users(
                     used.setdefault(user, set()).add(name)
                     counted[user] += 1
     folder = os.path.dirname(start)
-    order = sorted(used, key=lambda user: (-counted[user], os.path.relpath(user, folder).count(os.sep), user))
+    order = sorted(used, key=lambda user: (-counted[user], *distance(user, folder)))
     found = {}
     for user in order:
         module = files.module(user) if len(files.peek(user) or "") < SIZE else None

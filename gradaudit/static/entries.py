@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from gradaudit.static.builders import build
@@ -239,20 +240,32 @@ class Entries(Reach, LibraryFunctions):
 
     def _as_built(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         """Where a class does not tell who steps and with what: once more, with the object that the project makes."""
-        alone = self.tapes[-1] if self.tapes and self.tapes[-1].entry == cls.name else None
+        alone = self._last(cls.name)
         known = known_optimizers(alone) if alone is not None else 0
         if alone is not None and alone.optimizers and known == len(alone.optimizers):
             return
-        count = len(self.tapes)
-        self._entry(cls.name, lambda: self._drive(cls, roots, returned, build(self.run, cls)), "class")
-        built = self.tapes.pop() if len(self.tapes) > count else None
-        if built is not None and known_optimizers(built) > known:
-            self.tapes[count - (alone is not None) :] = [built]
+        execute = functools.partial(self._built, cls, roots, returned)
+        self._again(cls.name, execute, "class", lambda made, _: known_optimizers(made) > known)
+
+    def _built(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
+        self._drive(cls, roots, returned, build(self.run, cls))
+
+    def _last(self, name: str) -> Tape | None:
+        """The tape of this entry, if it has just left one."""
+        return self.tapes[-1] if self.tapes and self.tapes[-1].entry == name else None
+
+    def _again(self, name: str, execute: Any, kind: str, better: Callable[[Tape, Tape | None], bool]) -> None:
+        """The entry once more: its tape takes the place of the one before it, if there is one, where it is better."""
+        before, count = self._last(name), len(self.tapes)
+        self._entry(name, execute, kind)
+        made = self.tapes.pop() if len(self.tapes) > count else None
+        if made is not None and better(made, before):
+            self.tapes[count - (before is not None) :] = [made]
 
     def _recognised(self, name: str) -> dict[Any, ClassValue]:
         """What the objects are that were asked in vain, where the entry may have lost a loss or a step with them."""
         run = self.run
-        tape = self.tapes[-1] if self.tapes and self.tapes[-1].entry == name else None
+        tape = self._last(name)
         asked = {method for methods in run.in_vain.values() for method in methods}
         if not asked:
             return {}
@@ -264,16 +277,11 @@ class Entries(Reach, LibraryFunctions):
         run = self.run
         if not known:
             return
-        before = self.tapes[-1] if self.tapes and self.tapes[-1].entry == name else None
-        count = len(self.tapes)
         run.recognised = known
         try:
-            self._entry(name, execute, kind)
+            self._again(name, execute, kind, _tells_more)
         finally:
             run.recognised = {}
-        made = self.tapes.pop() if len(self.tapes) > count else None
-        if made is not None and _tells_more(made, before):
-            self.tapes[count - (before is not None) :] = [made]
 
     def _collected(self, cls: ClassValue, roots: list[str]) -> None:
         """Once more, after what gathers experience for the update, where nobody in sight calls the two in turn."""

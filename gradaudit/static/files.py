@@ -300,3 +300,8 @@ IMPORTS = {
     "jax": "jax", "flax": "jax", "haiku": "jax", "optax": "jax", "rlax": "jax", "equinox": "jax", "distrax": "jax",
     "tensorflow": "tensorflow", "keras": "tensorflow", "tf_keras": "tensorflow",
 }  # fmt: skip
+
+
+def distance(path: str, folder: str) -> tuple[int, str]:
+    """How far a file is from a folder, to sort by: the nearest first, then by name."""
+    return os.path.relpath(path, folder).count(os.sep), path

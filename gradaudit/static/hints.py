@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gradaudit.models import Models
-from gradaudit.static.files import FRAMEWORKS, Files
+from gradaudit.static.files import FRAMEWORKS, Files, distance
 
 ASKED = re.compile(
     r"\.(parameters|named_parameters|state_dict|load_state_dict|trainable_variables|trainable_weights|step|zero_grad)\b"
@@ -122,7 +122,7 @@ class Hints:
             self._methods[root] = self._methods_in(root)
         folder = os.path.dirname(file)
         found = self._methods[root].get(method, [])
-        return sorted(found, key=lambda place: (os.path.relpath(place[1], folder).count(os.sep), place[1]))
+        return sorted(found, key=lambda place: distance(place[1], folder))
 
     def _methods_in(self, root: str) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}
