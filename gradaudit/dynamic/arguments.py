@@ -9,10 +9,8 @@ from __future__ import annotations
 import ast
 import functools
 
-from gradaudit.dynamic.lines import parsed
+from gradaudit.dynamic.lines import Span, parsed
 from gradaudit.tape import Call, Location, Tape
-
-Span = tuple[int, int, int, int]
 
 
 def name_arguments(tape: Tape) -> None:

@@ -12,8 +12,8 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gradaudit.dynamic.arguments import Span, span, span_of
-from gradaudit.dynamic.lines import parsed
+from gradaudit.dynamic.arguments import span, span_of
+from gradaudit.dynamic.lines import Span, parsed
 from gradaudit.tape import Leaf, Node, Tape
 
 SUMS = (ast.Add, ast.Sub)

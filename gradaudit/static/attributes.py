@@ -29,7 +29,7 @@ from gradaudit.static.values import (
     Transformed,
     Union,
     Unknown,
-    foreign,
+    foreign_network,
     plain,
 )
 from gradaudit.tape import Edge, Node
@@ -356,8 +356,7 @@ class Attributes(Machine):
 
     def _set_on_instance(self, instance: Instance, name: str, new: Any) -> None:
         if isinstance(new, Node) and new.op == "module_call" and self.hints.has_parameters(name):
-            new = foreign(name)  # `self.net = q(size)`: what is asked for its parameters is a network, q makes it
-            new.is_module = True
+            new = foreign_network(name)  # `self.net = q(size)`: what is asked for its parameters is one, q makes it
         if instance.cls is not None and instance.cls.members is not None:
             setter = self._setter(instance.cls, name)
             if setter is not None:

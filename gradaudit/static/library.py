@@ -25,6 +25,7 @@ from gradaudit.static.values import (
     Sequence,
     StateDict,
     foreign,
+    foreign_network,
     plain,
 )
 from gradaudit.tape import Edge, Network, Node
@@ -346,11 +347,7 @@ KINDS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
 
 def _layer(part: Any) -> Any:
     """What a network is made of is a layer, whatever gave it: a builder that is not understood, told some sizes."""
-    if not isinstance(part, Node):
-        return part
-    made = foreign("layers")
-    made.is_module = True
-    return made
+    return foreign_network("layers") if isinstance(part, Node) else part
 
 
 def _said(name: str, args: Args) -> str:

@@ -101,6 +101,13 @@ def foreign(name: str) -> Unknown:
     return made
 
 
+def foreign_network(name: str) -> Unknown:
+    """A network that something not understood makes."""
+    made = foreign(name)
+    made.is_module = True
+    return made
+
+
 class Elements(Value):
     """In an annotation: a list, tuple or dict of instances of a class."""
 

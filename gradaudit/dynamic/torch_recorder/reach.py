@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +16,7 @@ from gradaudit.dynamic.recording import LossCall
 from gradaudit.tape import Leaf, Network
 
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, FunctionType, ModuleType)
+T = TypeVar("T")
 _WRAPPERS = frozenset(("DistributedDataParallel", "DataParallel", "OptimizedModule", "FullyShardedDataParallel"))
 _INNER = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module"))
 _FOREIGN = ("torch.", "numpy", "builtins", "jax", "gradaudit.", "_", "logging", "threading", "multiprocessing")
@@ -209,12 +210,12 @@ class Reach:
                 self._walk(root, type(root).__name__.lower(), None, 0)
                 self._nameless.add(self.networks[id(root)])
                 return
-        self.owned[id(parameter)] = Owned(parameter, f"parameter{tuple(parameter.shape)}".replace(" ", ""), None)
+        self.owned[id(parameter)] = Owned(parameter, _by_shape(parameter), None)
 
     def name_by(self, variables: Iterable[tuple[str, Any]]) -> None:
         """Name the networks that the run itself has made after the variables that hold them."""
         for name, value in variables:
-            for path, module in _modules_in(value, name) if self._nameless else ():
+            for path, module in _held_in(value, name, torch.nn.Module) if self._nameless else ():
                 if self._is_nameless(module):
                     self._rename(module, path, None, path)
                     self._nameless.discard(self.networks[id(module)])
@@ -227,8 +228,10 @@ class Reach:
 
     def adopt_held(self, tensor: torch.Tensor, variables: Iterable[tuple[str, Any]]) -> Leaf:
         """The leaf of a tensor that the run has made and an optimizer holds: a parameter of no module."""
-        names = (path for name, value in variables for path, one in _tensors_in(value, name) if one is tensor)
-        name = next(names, f"parameter{tuple(tensor.shape)}".replace(" ", ""))
+        names = (
+            path for name, value in variables for path, one in _held_in(value, name, torch.Tensor) if one is tensor
+        )
+        name = next(names, _by_shape(tensor))
         self.owned[id(tensor)] = Owned(tensor, name, None)
         return Leaf("param", name, scalar=tensor.numel() == 1)
 
@@ -269,22 +272,18 @@ class Reach:
                 yield name, module
 
 
-def _modules_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The modules that a variable leads to, by their dotted names."""
-    if isinstance(value, torch.nn.Module):
+def _held_in(value: Any, name: str, kind: type[T], depth: int = 0) -> Iterator[tuple[str, T]]:
+    """The modules, or the tensors outside of modules, that a variable leads to, by their dotted names."""
+    if isinstance(value, kind):
         yield name, value
-    elif depth < 3 and not isinstance(value, (*_ATOMS, torch.Tensor, torch.optim.Optimizer)):
+    elif depth < 3 and not isinstance(value, (*_ATOMS, torch.Tensor, torch.nn.Module, torch.optim.Optimizer)):
         for key, one in _children(value):
-            yield from _modules_in(one, f"{name}.{key}", depth + 1)
+            yield from _held_in(one, f"{name}.{key}", kind, depth + 1)
 
 
-def _tensors_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors that a variable leads to outside of modules, by their dotted names."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif depth < 3 and not isinstance(value, (*_ATOMS, torch.nn.Module, torch.optim.Optimizer)):
-        for key, one in _children(value):
-            yield from _tensors_in(one, f"{name}.{key}", depth + 1)
+def _by_shape(parameter: torch.Tensor) -> str:
+    """What a parameter is called that nothing holds."""
+    return f"parameter{tuple(parameter.shape)}".replace(" ", "")
 
 
 def _holds(module: torch.nn.Module, parameter: torch.nn.Parameter) -> bool:
