@@ -38,11 +38,12 @@ from gradaudit.finding import Finding
 from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import discrepancies
-from gradaudit.rules.criteria.expand import Sum, expand
+from gradaudit.rules.criteria.expand import Sum, expand, summands
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import sites
+from gradaudit.rules.criteria.trees import backs_up, marks_of_trees, passed
 from gradaudit.tape import PARAMETER, Edge, Node
 
 CODE, NAME = "GA103", "online-bootstrap"
@@ -70,13 +71,29 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copies: dict[Node, int]) -> int:
     """The leaves of the trained network that the target's value comes from, if its copy has no part in it."""
-    analysis = view.analysis
     if view.live(edge.source) and edge.passes:
         return 0
     trained = view.live(other.source) if other.passes else 0
-    total = expand(analysis, edge.source)
-    if not trained or not is_bootstrap(view, total, expand(analysis, other.source), entropy):
+    if not trained:
         return 0
+    analysis = view.analysis
+    total, against = expand(analysis, edge.source), expand(analysis, other.source)
+    if is_bootstrap(view, total, against, entropy):
+        return _uncopied(view, total, trained, copies)
+    trees = passed(view, trained)
+    if not trees:
+        return 0
+    facts = marks_of_trees(analysis)
+    total, against = summands(facts, edge.source), summands(facts, other.source)
+    if not backs_up(total, against) or _outputs(total).isdisjoint(_outputs(against)):
+        return 0  # a tree may hold several networks: what values come from is told by the modules
+    found = _uncopied(view, total, trees, copies)
+    return analysis.mask(leaf for leaf in analysis.leaves(trained) if passed(view, analysis.bit(leaf)) & found)
+
+
+def _uncopied(view: View, total: Sum, trained: int, copies: dict[Node, int]) -> int:
+    """Those of the trained leaves that the values come from, if the copy of these is in none of them."""
+    analysis = view.analysis
     made_of = _values(view, total)
     own = made_of & trained
     kept = [leaf for leaf, originals in copies.items() if originals & own]
@@ -88,6 +105,11 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
     return own
 
 
+def _outputs(total: Sum) -> set[str]:
+    """The modules that give the values: by name, for what a function makes it makes anew in each call."""
+    return {call.frame.network.path for call in _last_calls(total) if call.frame is not None}
+
+
 def _values(view: View, total: Sum) -> int:
     mask = 0
     for atom in total.network():
@@ -96,17 +118,28 @@ def _values(view: View, total: Sum) -> int:
 
 
 def _last_layers(view: View, total: Sum) -> int:
-    """The parameters of the layers that give the values, those before them left out."""
-    mask, seen = 0, {atom.node for atom in total.network()}
-    waiting = list(seen)
+    """The parameters of the layers that give the values."""
+    inputs = [edge for node in _last_calls(total) for edge in node.inputs]
+    return view.analysis.mask(edge.source for edge in inputs if _is_parameter(edge))
+
+
+def _last_calls(total: Sum) -> list[Node]:
+    """The layers that give the values, those before them left out."""
+    seen = {atom.node for atom in total.network()}
+    waiting, found = list(seen), []
     while waiting and len(seen) < 60:
         node = waiting.pop()
-        own = [edge.source for edge in node.inputs if edge.kind == PARAMETER or edge.source.leaf is not None]
-        mask |= view.analysis.mask(own)
-        further = [] if own else [edge.source for edge in node.inputs if edge.source not in seen]
+        if any(map(_is_parameter, node.inputs)):
+            found.append(node)
+            continue
+        further = [edge.source for edge in node.inputs if edge.source not in seen]
         seen.update(further)
         waiting += further
-    return mask
+    return found
+
+
+def _is_parameter(edge: Edge) -> bool:
+    return edge.kind == PARAMETER or edge.source.leaf is not None
 
 
 def _finding(view: View, target: Node, leaves: int) -> Finding:

@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.lagging import Lagging, called, lagging
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.update_report import update_finding
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if event.kind != "hold" or optimizer is None or event.location in told:
             continue
         mine = [leaf for leaf in event.leaves if leaf in followers and _follows(facts, followers[leaf], optimizer)]
-        mine = [leaf for leaf in mine if not _frozen(analysis, leaf)]
+        mine = [leaf for leaf in mine if not _frozen(analysis, leaf) and not _stopped(analysis, leaf, optimizer)]
         if mine:
             told.add(event.location)
             yield _finding(analysis, event, mine, followers[mine[0]])
@@ -91,11 +92,27 @@ def _frozen(analysis: Analysis, leaf: Node) -> bool:
     return any(event.kind == "freeze" and leaf in event.leaves for event in analysis.tape.events)
 
 
+def _stopped(analysis: Analysis, leaf: Node, optimizer: Optimizer) -> bool:
+    """JAX: is it differentiated with the rest of its tree, and does a stop keep its gradient zero: no step moves it."""
+    differentiated = leaf in roles(analysis).versions.values()
+    return differentiated and not _decays(optimizer) and not _reached(analysis, [leaf])
+
+
+def _decays(optimizer: Optimizer) -> bool:
+    return bool(DECAYING & set(optimizer.name.split()))
+
+
+def _reached(analysis: Analysis, leaves: list[Node]) -> bool:
+    """Does gradient of some loss get into one of these, or into an argument that one of these was passed for?"""
+    mask = analysis.mask(leaves) | analysis.mask(
+        one for one, tree in roles(analysis).versions.items() if tree in leaves
+    )
+    return any(view.sink.kind != "library" and view.live(view.sink.loss) & mask for view in analysis.views)
+
+
 def _finding(analysis: Analysis, event: Event, leaves: list[Node], update: Event) -> Finding:
     who = called(leaves)
-    mask = analysis.mask(leaves)
-    moved = event.optimizer is not None and bool(DECAYING & set(event.optimizer.name.split()))
-    moved = moved or any(view.sink.kind != "library" and view.live(view.sink.loss) & mask for view in analysis.views)
+    moved = event.optimizer is not None and _decays(event.optimizer) or _reached(analysis, leaves)
     what = "and moves it at every step" if moved else "and trains it as soon as gradient reaches it"
     return update_finding(
         analysis,

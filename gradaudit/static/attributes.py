@@ -129,12 +129,14 @@ class Attributes(Machine):
             made = self.leaf("arg", str(key), owner)
             self.loop_keys = keys
             parts[key] = made
+            self.part_of[made] = self.part_of.get(node, node)
             for group in self.differentiated_groups:
                 if node in group:
                     group.add(made)
         return parts[key]
 
     leaf_parts: dict[Node, dict[object, Node]]
+    part_of: dict[Node, Node]  # an entry, or one of an entry -> the argument
     leaf_networks: dict[Node, Any]
     differentiated_groups: list[set[Node]]
 

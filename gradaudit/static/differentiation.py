@@ -122,7 +122,7 @@ class Differentiation(Machine):
             given = [
                 (leaf, original)
                 for leaf in sorted(group, key=lambda leaf: leaf.time)
-                if (original := self.trees.get(leaf) or self.stands_for.get(leaf)) is not None
+                if (original := self._given_for(leaf)) is not None
             ]
             self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
         grads: Any = _gradients()
@@ -141,6 +141,11 @@ class Differentiation(Machine):
         return Sequence([grads, extra]) if gradient.has_aux else grads
 
     gradient_sinks: list[tuple[Sink, set[Node]]]
+
+    def _given_for(self, leaf: Node) -> Node | None:
+        """The tree that was passed for a differentiated argument, or for the one that it is an entry of."""
+        whole = self.part_of.get(leaf, leaf)
+        return self.trees.get(whole) or self.stands_for.get(whole)
 
     def _differentiable(self, value: Any, name: str, group: set[Node]) -> Any:
         if isinstance(value, Mapping):

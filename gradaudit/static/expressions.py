@@ -162,14 +162,16 @@ class Expressions(Machine):
                     rest = inner_rest if rest is None else self.join([(rest, ALWAYS), (inner_rest, ALWAYS)])
             else:
                 items.append(self.value(part, scope))
-        made = Sequence(self.distinct(items), rest, "tuple" if isinstance(expression, ast.Tuple) else "list")
+        if not self.is_snapshot(expression):
+            items = self.distinct(items)
+        made = Sequence(items, rest, "tuple" if isinstance(expression, ast.Tuple) else "list")
         made.time = self.tick()
         return made
 
     def _eval_dict(self, expression: ast.Dict, scope: Scope) -> Any:
         made = Mapping()
-        for key_expression, value_expression in zip(expression.keys, expression.values, strict=True):
-            value = self.value(value_expression, scope)
+        values = self.distinct([self.value(part, scope) for part in expression.values])
+        for key_expression, value in zip(expression.keys, values, strict=True):
             if key_expression is None:
                 if isinstance(value, Mapping):
                     made.entries.update(value.entries)
@@ -180,6 +182,8 @@ class Expressions(Machine):
             if isinstance(key, Const) and _hashable(key.value):
                 if isinstance(key.value, str) and isinstance(value, Instance):
                     self.adopt(made, key.value, value)
+                if self.originals and isinstance(key.value, str):
+                    self.named_tree(value, key.value)
                 made.entries[key.value] = value
             else:
                 self._add_rest(made, value)

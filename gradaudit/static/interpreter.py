@@ -104,6 +104,7 @@ class Interpreter(
         self.made_by = {}
         self.engines = {}
         self.leaf_parts: dict[Node, dict[object, Node]] = {}
+        self.part_of: dict[Node, Node] = {}
         self.leaf_networks: dict[Node, Any] = {}
         self.differentiated_groups: list[set[Node]] = []
         self.gradient_sinks: list[tuple[Sink, set[Node]]] = []

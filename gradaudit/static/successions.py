@@ -36,10 +36,19 @@ class Successions(Machine):
 
     def is_own(self, name: str, scope: Scope) -> bool:
         """Was it made by the function that is running? What that was given it may be given again: a snapshot."""
+        return name in scope.vars and not self._is_given(name)
+
+    def _is_given(self, name: str) -> bool:
+        """Is it an argument of the function that is running?"""
         function = self.stack[-1] if self.stack else None
         arguments = function.args if isinstance(function, (ast.FunctionDef, ast.Lambda)) else None
         given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs] if arguments is not None else []
-        return name in scope.vars and all(argument.arg != name for argument in given)
+        return any(argument.arg == name for argument in given)
+
+    def is_snapshot(self, expression: ast.Tuple | ast.List | ast.Set) -> bool:
+        """`args = (state.params, state.params, batch)`: what the state that a function is given has now."""
+        parts = [part.value for part in expression.elts if isinstance(part, ast.Attribute)]
+        return any(isinstance(part, ast.Name) and self._is_given(part.id) for part in parts)
 
     def distinct(self, values: list[Any]) -> list[Any]:
         """What is kept together: a tree that is there twice is two trees."""
@@ -49,7 +58,7 @@ class Successions(Machine):
         found = []
         for value in values:
             twice = id(value) in seen and self._initial(value)
-            seen.add(id(value))
+            seen.update(map(id, _with_parts(value, 0)))
             found.append(self.copied_tree(value) if twice else value)
         return found
 
@@ -164,6 +173,14 @@ def _fields(old: Any, new: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(old, (Instance, Unknown)) and isinstance(new, (Instance, Unknown)):
         return [(part, new.attrs[name]) for name, part in list(old.attrs.items()) if name in new.attrs]
     return ()
+
+
+def _with_parts(value: Any, depth: int) -> Iterable[Any]:
+    """A value, and the trees inside of it: `{"online": online, "target": online["encoder"]}` has one twice."""
+    yield value
+    for part in value.entries.values() if isinstance(value, Mapping) and depth < DEPTH else ():
+        if isinstance(part, (Unknown, Mapping)):
+            yield from _with_parts(part, depth + 1)
 
 
 def _arrays(value: Any, depth: int) -> list[Any]:

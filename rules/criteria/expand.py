@@ -51,11 +51,12 @@ def expand(analysis: Analysis, root: Node) -> Sum:
     cache = analysis.cache.setdefault("sums", {})
     assert isinstance(cache, dict)
     if root not in cache:
-        cache[root] = _expand(marks(analysis), root)
+        cache[root] = summands(marks(analysis), root)
     return cache[root]
 
 
-def _expand(facts: Marks, root: Node) -> Sum:
+def summands(facts: Marks, root: Node) -> Sum:
+    """The same, for those who know of more networks than the tape's parameters."""
     home = set()
     frame = root.frame
     while frame is not None:

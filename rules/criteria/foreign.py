@@ -160,7 +160,7 @@ def _groups(analysis: Analysis, foreign: int) -> list[int]:
     facts = roles(analysis)
     groups: dict[object, int] = {}
     for leaf in analysis.leaves(foreign):
-        if leaf.leaf is None or leaf.leaf.kind != "param":
+        if leaf.leaf is None or leaf.leaf.kind != "param" and leaf not in facts.updated:
             continue
         holders = frozenset(number for number, held in enumerate(analysis.tape.optimizers) if leaf in held.leaves)
         if not holders and not facts.complete and not facts.originals(leaf) and not facts.stated(leaf):

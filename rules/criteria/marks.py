@@ -38,10 +38,11 @@ def _roles() -> dict[str, dict[str, str]]:
 
 
 class Marks:
-    """Facts about the values of one tape, found in one pass each."""
+    """Facts about the values of one tape, found in one pass each. `trees`: inputs that are a network's parameters."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, trees: frozenset[Node] = frozenset()) -> None:
         graph = analysis.graph
+        self._trees = trees
         self.index = graph.index
         nodes = graph.nodes
         self._network = [False] * len(nodes)
@@ -56,8 +57,8 @@ class Marks:
         for position, node in enumerate(nodes):
             leaf = node.leaf
             if leaf is not None:
-                network[position] = leaf.kind in ("param", "arg") and node in trainable
-                sourced[position] = leaf.kind == "input"
+                network[position] = leaf.kind in ("param", "arg") and node in trainable or node in self._trees
+                sourced[position] = leaf.kind == "input" and node not in self._trees
             elif node.op in SOURCES:
                 sourced[position] = True
             if node.marks and node.marks & ENVIRONMENT:

@@ -39,7 +39,24 @@ class Roles:
                 copies[leaf] = copies.get(leaf, 0) + 1
                 if event.kind == "soft_update" or event.loops or copies[leaf] > 1:
                     self.updated.add(leaf)
+        self.versions: dict[Node, Node] = {}
+        """JAX: a differentiated argument, or an entry of it -> the tree that was passed for it."""
+        for event in tape.events:
+            if event.kind == "backward":
+                self.versions.update(zip(event.leaves, event.sources, strict=True))
+                self._follow(list(zip(event.leaves, event.sources, strict=True)))
         self._by_leaf = {node.leaf: node for node in tape.nodes if node.leaf is not None}
+
+    def _follow(self, passed: list[tuple[Node, Node]]) -> None:
+        """What is differentiated follows what the tree that was passed for it follows."""
+        given: dict[Node, set[Node]] = {}
+        for leaf, tree in passed:
+            given.setdefault(tree, set()).add(leaf)
+        for leaf, tree in passed:
+            followed = {one for source in self.sources.get(tree, ()) for one in given.get(source, ())}
+            if followed:
+                self.sources.setdefault(leaf, set()).update(followed)
+                self.updated.update((leaf,) if tree in self.updated else ())
 
     def originals(self, leaf: Node) -> set[Node]:
         """The leaves that this one is a copy of."""

@@ -1,0 +1,39 @@
+"""JAX: trees of parameters that a loss reads as constants, beside the arguments that it is differentiated by.
+
+To a loss they are data. What a network computes of them is a network's value all the same, and the tree that was passed
+for an argument holds the very parameters that the loss trains.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.marks import Marks
+from gradaudit.rules.criteria.roles import roles
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+    from gradaudit.rules.criteria.expand import Sum
+
+
+def passed(view: View, arguments: int) -> int:
+    """The trees that were passed for these arguments."""
+    versions, analysis = roles(view.analysis).versions, view.analysis
+    return analysis.mask(versions[leaf] for leaf in analysis.leaves(arguments) if leaf in versions) if versions else 0
+
+
+def marks_of_trees(analysis: Analysis) -> Marks:
+    """What values are made of, where all trees that are trained or follow another one are networks."""
+    known = analysis.cache.get("marks of trees")
+    if not isinstance(known, Marks):
+        facts = roles(analysis)
+        followers = [leaf for pair in facts.sources.items() for leaf in (pair[0], *pair[1])]
+        trees = frozenset((*facts.versions.values(), *followers))
+        known = analysis.cache["marks of trees"] = Marks(analysis, trees)
+    return known
+
+
+def backs_up(total: Sum, against: Sum) -> bool:
+    """Data and a network's value times a factor, of one sign, and no data beside the prediction."""
+    rewards = {atom.sign for atom in total.raw()}
+    return not against.raw() and any(atom.factor and atom.sign in rewards for atom in total.network())
