@@ -68,14 +68,71 @@ def test_off_policy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GA101" in {finding.code for finding in unstated.findings}
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["A2C", "PPO"])
-def test_on_policy(name: str) -> None:
+def on_policy(name: str) -> Any:
+    """A small agent that has collected one rollout."""
     env = gymnasium.make("CartPole-v1")
-    options = {"n_steps": 32} | ({"batch_size": 16, "n_epochs": 1} if name == "PPO" else {})
+    options = {"n_steps": 16} | ({"batch_size": 16, "n_epochs": 1, "clip_range_vf": 0.2} if name == "PPO" else {})
     model = getattr(sb3, name)("MlpPolicy", env, seed=0, device="cpu", **options)
     _, callback = model._setup_learn(64)
     callback.on_training_start({}, {})
-    model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=32)
-    report = gradaudit.check(model.train, ())
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=16)
+    return model
+
+
+LIVE: dict[str, Any] = {
+    "old_log_prob": lambda data, values, log_prob: log_prob,
+    "old_values": lambda data, values, log_prob: values,
+    "advantages": lambda data, values, log_prob: data.returns - values,
+    "returns": lambda data, values, log_prob: data.returns + 0.9 * values,
+}
+"""What a rollout holds, as the policy of this moment says it: with its graph."""
+
+
+def keep_graph(model: Any, field: str) -> None:
+    """The rollout's batches bring this field with the graph of the networks that made it."""
+    collected = model.rollout_buffer.get
+
+    def get(batch_size: int | None = None) -> Any:
+        for data in collected(batch_size):
+            actions = data.actions.long().flatten()
+            values, log_prob, _ = model.policy.evaluate_actions(data.observations, actions)
+            yield data._replace(**{field: LIVE[field](data, values.flatten(), log_prob)})
+
+    model.rollout_buffer.get = get
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["A2C", "PPO"])
+def test_on_policy(name: str) -> None:
+    report = gradaudit.check(on_policy(name).train, ())
     assert not report.findings, str(report)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "field", "code"),
+    [
+        ("PPO", "old_log_prob", "GA201"),
+        ("PPO", "old_values", "GA201"),
+        ("PPO", "advantages", "GA105"),
+        ("A2C", "advantages", "GA105"),
+        ("A2C", "returns", "GA101"),
+    ],
+)
+def test_on_policy_with_a_live_rollout(name: str, field: str, code: str) -> None:
+    """The rollout buffer is of numpy arrays, which refuse a graph; a buffer of tensors keeps it."""
+    model = on_policy(name)
+    keep_graph(model, field)
+    report = gradaudit.check(model.train, ())
+    assert [finding.code for finding in report.findings] == [code], str(report)
+    source = open(report.findings[0].location.path).read().splitlines()[report.findings[0].location.line - 1]
+    places = ("yield data._replace(", "for rollout_data in ", "advantages = ")
+    assert source.strip().startswith(places), source
+    assert report.proofs[0] is not None and report.proofs[0].identical
+
+
+def test_the_rollout_buffer_refuses_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why nothing can be lost in the collection itself: the run ends where the stop was taken away."""
+    without_stops(monkeypatch, "common.on_policy_algorithm")
+    with pytest.raises(RuntimeError, match="requires grad"):
+        on_policy("A2C")

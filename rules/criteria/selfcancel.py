@@ -349,6 +349,9 @@ def older_side(found: Cancellation) -> Node:
             return copy
     if found.surrogate:  # the side that holds more than the value itself
         return max((first, second), key=lambda side: len(found.view.analysis.algebra.lin(side).terms))
+    bases = [side for side in (first, second) if _is_base(found, side)]
+    if len(bases) == 1:
+        return bases[0]
     alone = [side for side in (first, second) if private(found.view, side, {found.node})]
     if len(alone) == 1:  # what the loss uses elsewhere is the policy that it trains
         return alone[0]
@@ -358,6 +361,12 @@ def older_side(found: Cancellation) -> Node:
     if found.kind == "quotient" or (found.kind == "difference" and _is_exponent(found.view, found.node, THROUGH)):
         return second  # new - old, new / old
     return first if first.time < second.time else second
+
+
+def _is_base(found: Cancellation, side: Node) -> bool:
+    """Whether the clipped difference is added to this side: `old + clamp(new - old)` stays near the older one."""
+    clipped = {user for user, _ in found.view.consumers(found.node) if user.op == "clamp"}
+    return any(user.op == "add" and clipped.intersection(user.arguments()) for user, _ in found.view.consumers(side))
 
 
 def _origin(node: Node) -> Node:
