@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.encoder import Shared, shared_encoders
+from gradaudit.rules.criteria.expected import Expected, expected_values
 from gradaudit.rules.criteria.features import is_backbone
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
 from gradaudit.rules.criteria.maximised import Maximised, maximised_critics
@@ -62,6 +63,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _shared(shared)
     for raised in maximised_critics(analysis):
         yield _raised(raised)
+    for expected in expected_values(analysis):
+        yield _expected(expected)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -128,6 +131,22 @@ def _raised(raised: Maximised) -> Finding:
         fix=f"apply {who} here with parameters that this loss does not train: {stop_call(analysis)}",
         leaves=raised.leaves,
         through=(raised.maker,),
+    )
+
+
+def _expected(found: Expected) -> Finding:
+    analysis = found.view.analysis
+    who = names_of(analysis, found.leaves)
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"the value that this policy is to expect trains {who}, which the same loss fits to what was returned",
+        "error",
+        found.location,
+        fix=f"make the values constants where the policy follows them: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.node, found.values),
     )
 
 

@@ -17,6 +17,7 @@ from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.starved import starved_predictions
 from gradaudit.speaker import who_speaks
 from gradaudit.tape import Node
 
@@ -47,7 +48,19 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
             continue
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
-        yield Judgement(_moved(case, _placed(finding), cut), cut, _lost_groups(case, cut), nodes=tuple(_nodes(cut)))
+        moved, lost = _moved(case, _placed(finding), cut), _lost_groups(case, cut)
+        yield Judgement(moved, cut, lost, starved=_starved(case, finding, roots), nodes=tuple(_nodes(cut)))
+
+
+def _starved(case: Case, finding: Finding, roots: int) -> tuple[str, ...]:
+    """The groups that a comparison leaves out beside those that it trains: another loss of the run may train them."""
+    if finding.code != "GA401" or not any(
+        case.analysis.alive(found.meeting)
+        for found in starved_predictions(case.analysis)
+        if found.event.location == finding.location
+    ):
+        return ()
+    return tuple(group.name for group in case.groups if case.mask([group]) & roots)
 
 
 def _applied(case: Case, rule: Rule) -> list[Finding]:

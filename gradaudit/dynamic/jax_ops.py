@@ -86,7 +86,7 @@ def _closed(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
     op = CLOSED.get(name, "call")
     first = 1 if op in ("gather", "getitem") else len(step.operands)
     inputs = [(i, i >= first or (op == "where" and i == 0)) for i in range(len(step.operands))]
-    detail = "" if op == name else name
+    detail = "" if op == name else name.removeprefix("_")
     if op in REDUCTIONS:
         before, after = (step.operands[0].aval.shape, step.results[0].aval.shape)
         kept = [size for size in after if size != 1]

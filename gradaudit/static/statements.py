@@ -63,6 +63,8 @@ class Statements(Machine):
         value = self.value(statement.value, scope)
         source = statement.value
         named = self.current_framework == "jax" and isinstance(source, ast.Name) and self.is_own(source.id, scope)
+        if isinstance(value, Node) and value.op == "stop" and _is_stop_call(source) and self._is_lost(statement, scope):
+            value.marks = value.marks | {"overwritten"}
         for target in reversed(statement.targets):
             self.line_node = statement
             if named and isinstance(target, ast.Name):
@@ -70,6 +72,14 @@ class Statements(Machine):
             self.assign(target, value, scope)
             named = True
         return GOES_ON
+
+    def _is_lost(self, statement: ast.Assign, scope: Scope) -> bool:
+        """Does the block that it stands in write the name anew before anybody reads it?"""
+        target = statement.targets[0]
+        if len(statement.targets) > 1 or not isinstance(target, ast.Name) or target.id in scope.globals:
+            return False
+        around = next((one for one in reversed(self.stack) if isinstance(one, ast.FunctionDef)), scope.module.tree)
+        return _rewritten(around, statement, target.id)
 
     def _annotated(self, statement: ast.AnnAssign, scope: Scope) -> str:
         if statement.value is None:
@@ -478,6 +488,28 @@ def _is_stop_call(expression: ast.expr) -> bool:
     function = expression.func if isinstance(expression, ast.Call) else None
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     return name in ("detach", "stop_gradient")
+
+
+@functools.lru_cache(maxsize=512)
+def _rewritten(around: ast.AST, statement: ast.Assign, name: str) -> bool:
+    """Is the next statement of its block that has the name one that writes it? What an inner function has, it reads."""
+    if any(_has(name, one) for one in ast.walk(around) if isinstance(one, FUNCTIONS) and one is not around):
+        return False
+    blocks = (block for one in ast.walk(around) for _, block in ast.iter_fields(one) if isinstance(block, list))
+    block = next((block for block in blocks if statement in block), [])
+    for later in block[block.index(statement) + 1 :] if block else ():
+        uses = [type(one.ctx) for one in ast.walk(later) if isinstance(one, ast.Name) and one.id == name]
+        if uses:
+            targets = later.targets if isinstance(later, ast.Assign) else ()
+            return uses == [ast.Store] and any(isinstance(one, ast.Name) and one.id == name for one in targets)
+    return False
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def _has(name: str, around: ast.AST) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == name for one in ast.walk(around))
 
 
 def _defined(scope: Scope, statement: Any) -> bool:

@@ -49,13 +49,13 @@ def shared_encoders(analysis: Analysis) -> Iterator[Shared]:
 
 def _siblings(analysis: Analysis) -> Iterator[Shared]:
     heads: dict[int, list[_Prediction]] = {}
-    for view in analysis.views:
+    for view in analysis.every_view:
         if view.own:
             for prediction, head in _predictions(view):
                 heads.setdefault(head, []).append(prediction)
     for found in heads.values():
         stopped = {entry.behind: entry for entry in found if entry.behind and not entry.live & entry.behind}
-        for entry in found:
+        for entry in (one for one in found if one.view.sink in analysis.tape.sinks):
             other = stopped.get(entry.behind)
             trained = entry.live & entry.behind
             if other is not None and trained and other.view.own == entry.view.own and _in_one_run(entry, other):

@@ -418,7 +418,9 @@ def _key(tensor: Tensor) -> Any:
 
 
 def _detail(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The constants of a call, short."""
+    """The constants of a call, short; of a draw, what it is drawn from."""
+    if kind.op == "random":
+        return kind.name
     if kind.subscript:
         return f"[{_text(args[1])}]"
     rest = [_text(value) for value in args if not isinstance(value, Tensor)]

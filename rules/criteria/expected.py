@@ -1,0 +1,102 @@
+"""A critic of discrete actions that one loss fits and raises at once.
+
+An actor's objective `sum(pi * q)` follows the values of all actions. Where one of these very values, `q[action]`, is
+regressed on constants in the same loss, the values are the critic's to fit: here they have to be constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.expand import constant
+from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.sites import stop_at
+from gradaudit.rules.criteria.weight import is_probability
+from gradaudit.tape import DATA, INDEX, Edge, Location, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+MOST = 40
+
+
+class Expected(NamedTuple):
+    """At `node` the loss of `view` weighs `values`, which it regresses as well, with probabilities that it trains."""
+
+    view: View
+    leaves: int
+    node: Node
+    values: Node
+    location: Location
+
+
+def expected_values(analysis: Analysis) -> Iterator[Expected]:
+    """Every such product, once for a place in the text."""
+    told: set[Location] = set()
+    for view in analysis.views:
+        fitted, behind = _fitted(view) if view.sink.kind != "library" else ({}, set())
+        for node in view.slice if fitted else ():
+            edges = [edge for edge in node.inputs if edge.kind == DATA and edge.passes and view.live(edge.source)]
+            if node.op != "mul" or len(edges) != 2 or node in behind:
+                continue
+            for policy, rated in (edges, edges[::-1]):
+                values = _values(view, rated.source, fitted) if is_probability(policy.source) else None
+                leaves = view.live(values) & ~view.live(policy.source) if values is not None else 0
+                if values is None or not leaves:
+                    continue
+                where = stop_at(view, node, values, leaves)
+                if where not in told:
+                    told.add(where)
+                    yield Expected(view, leaves, node, values, where)
+
+
+def _fitted(view: View) -> tuple[dict[int, Node], set[Node]]:
+    """The values, by number, of which chosen ones are regressed on constants, and all that is behind a regression."""
+    number = view.analysis.algebra.vn
+    fitted: dict[int, Node] = {}
+    behind: set[Node] = set()
+    for meeting in discrepancies(view):
+        for side in meeting.sides:
+            behind |= view.backward(side.source)
+        for prediction, target in zip(meeting.sides, meeting.sides[::-1], strict=True):
+            constant_target = not (target.passes and view.live(target.source))
+            if len(meeting.sides) == 2 and not meeting.entropy and prediction.passes and constant_target:
+                whole = _chosen_from(prediction.source)
+                if whole is not None and view.live(whole):
+                    fitted[number(whole)] = whole
+    return fitted, behind
+
+
+def _chosen_from(node: Node) -> Node | None:
+    """What the prediction is one entry of, for each example."""
+    chosen = False
+    while node.op in SHAPES and node.inputs:
+        chosen = chosen or node.op == "gather" or any(edge.kind == INDEX for edge in node.inputs)
+        node = node.inputs[0].source
+    return node if chosen else None
+
+
+def _values(view: View, weight: Node, fitted: dict[int, Node]) -> Node | None:
+    """The summand of a weight that is one of these."""
+    number = view.analysis.algebra.vn
+    seen, waiting = {weight}, [weight]
+    while waiting and len(seen) < MOST:
+        node = waiting.pop()
+        if number(node) in fitted:
+            return node
+        if node.op in SHAPES | {"add", "sub", "neg"} or node.op == "mul" and _is_scaled(node):
+            for edge in node.inputs:
+                if _flows(view, edge) and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return None
+
+
+def _is_scaled(node: Node) -> bool:
+    return any(constant(source) is not None for source in node.arguments())
+
+
+def _flows(view: View, edge: Edge) -> bool:
+    return edge.kind == DATA and edge.passes and bool(view.live(edge.source))
