@@ -40,6 +40,7 @@ from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.severity import decided, severity
+from gradaudit.rules.criteria.sites import made_at, takers
 from gradaudit.tape import PARAMETER, Network, Node
 
 CODE, NAME = "GA102", "target-network"
@@ -50,6 +51,41 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if not flow.held and _role(flow) and not is_branch(flow) and not is_teacher(flow):
             yield _finding(flow)
+    for view in analysis.views:
+        leaves = _stepped_followers(view)
+        if leaves:
+            yield _stepped(view, leaves)
+
+
+def _stepped_followers(view: View) -> int:
+    """What this loss goes through and steps, though an average makes it follow what another loss trains."""
+    facts, analysis = roles(view.analysis), view.analysis
+    if not view.own or view.sink.kind == "library":
+        return 0
+    reached = view.live(view.sink.loss)
+    return analysis.mask(
+        leaf
+        for leaf in analysis.leaves(view.own & reached)
+        if leaf in facts.averaged
+        and facts.averaged[leaf] & facts.held
+        and not analysis.mask(facts.averaged[leaf]) & reached
+    )
+
+
+def _stepped(view: View, leaves: int) -> Finding:
+    makers = takers(view, leaves, view.down)
+    who = names_of(view.analysis, leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss trains the target network {who}, which only its update should change",
+        "error",
+        made_at(view, makers, view.sink.loss)[0].location,
+        fix=f"leave {who} out of the optimizer",
+        leaves=leaves,
+        through=makers[:1],
+    )
 
 
 def _role(flow: Foreign) -> str:

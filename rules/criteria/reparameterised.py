@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.discrepancy import meetings_at
 from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.foreign import covered
+from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.sites import frames
 from gradaudit.rules.criteria.weight import is_probability
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ENDS = frozenset("stop compare argmax argmin argsort sample cast shape one_hot round floor ceil sign".split())
 """Operations that no gradient passes, or (a cast) that may be such."""
+
+LINEAR = SHAPES | {"add", "sub", "neg", "mean", "sum"}
 
 DISCRETE = (
     "categorical",
@@ -57,7 +60,10 @@ def _in_view(view: View) -> Iterator[tuple[View, Node, int]]:
         if not leaves or discrete or analysis.alive(node):
             continue
         area = _forward(view, node)
-        if area is None or _is_scored(view, node, dist):
+        if area is None:
+            continue
+        scores = _scores(view, node, dist)
+        if scores and not (all(_is_summand(view, one) for one in scores) and _enters(node, _worth(view, area))):
             continue
         if not _enters(node, area):
             leaves &= ~_fed(analysis)  # a draw that is regressed: another loss may be there to train its maker
@@ -118,13 +124,50 @@ def _carries(view: View, user: Node, edge: Edge) -> bool:
     return user.grad_mode and user.op not in ENDS and not view.analysis.alive(edge.source)
 
 
-def _is_scored(view: View, sample: Node, dist: Node) -> bool:
-    """Whether the loss has the log-probability of the draw: then it is a score function's draw."""
-    return any(
-        node.op == "log_prob"
-        and (node.inputs[0].source is dist or any(_from(edge.source, sample) for edge in node.inputs))
+def _scores(view: View, sample: Node, dist: Node) -> list[Node]:
+    """The log-probabilities of the draw in the loss. Weighed with something, they make it a score function's draw; one
+    that is only added, as an entropy is, follows nothing that the draw is worth."""
+    return [
+        node
         for node in view.slice
-    )
+        if node.op == "log_prob"
+        and (node.inputs[0].source is dist or any(_from(edge.source, sample) for edge in node.inputs))
+    ]
+
+
+def _worth(view: View, area: set[Node]) -> set[Node]:
+    """What is made of the draw and reaches the loss past its log-probability."""
+    seen, waiting = {view.sink.loss}, [view.sink.loss]
+    while waiting:
+        node = waiting.pop()
+        for edge in node.inputs:
+            if edge.source in area and edge.source not in seen and edge.source.op != "log_prob":
+                if _carries(view, node, edge):
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return seen
+
+
+def _is_summand(view: View, node: Node) -> bool:
+    """Whether all ways of this value to the loss are sums, means and constant factors."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for user, edge in view.consumers(waiting.pop()):
+            others = [each.source for each in user.inputs if each is not edge]
+            if user.op not in LINEAR and not (user.op in ("mul", "div") and all(map(_is_setting, others))):
+                return False
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return True
+
+
+def _is_setting(node: Node) -> bool:
+    """A number, or a free scalar: a temperature and what is made of it."""
+    while node.op in ("exp", "stop", "softplus", "neg", "clamp", "getitem", "reshape") and node.inputs:
+        node = node.inputs[0].source
+    scalar = node.leaf is not None and node.leaf.kind == "param" and node.leaf.scalar
+    return constant(node) is not None or scalar
 
 
 def _from(node: Node, origin: Node) -> bool:

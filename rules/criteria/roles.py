@@ -20,6 +20,8 @@ class Roles:
         """Leaf -> the leaves it was copied from (deepcopy, load_state_dict, hard or soft update)."""
         self.updated: set[Node] = set()
         """Leaves that a soft update writes, or that are copied again and again."""
+        self.averaged: dict[Node, set[Node]] = {}
+        """Leaf -> the leaves that soft updates make it follow."""
         self.held: set[Node] = set()
         self.complete = all(optimizer.complete for optimizer in tape.optimizers)
         for optimizer in tape.optimizers:
@@ -36,6 +38,8 @@ class Roles:
                 continue
             for leaf in event.leaves:
                 self.sources.setdefault(leaf, set()).update(event.sources)
+                if event.kind == "soft_update":
+                    self.averaged.setdefault(leaf, set()).update(event.sources)
                 copies[leaf] = copies.get(leaf, 0) + 1
                 if event.kind == "soft_update" or event.loops or copies[leaf] > 1:
                     self.updated.add(leaf)
