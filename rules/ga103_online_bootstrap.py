@@ -33,12 +33,14 @@ van Hasselt et al. 2016, Deep reinforcement learning with double Q-learning.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import Sum, expand, summands
+from gradaudit.rules.criteria.lagging import lagging
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.roles import roles
@@ -50,10 +52,17 @@ CODE, NAME = "GA103", "online-bootstrap"
 RANK = 95
 
 
+class Copy(NamedTuple):
+    """What a network's parameter may be a copy of, and what it is one of where both are taken in order."""
+
+    originals: int
+    own: int
+
+
 def check(analysis: Analysis) -> Iterator[Finding]:
-    facts = roles(analysis)
+    facts, ordered = roles(analysis), lagging(analysis).originals
     copies = {
-        leaf: analysis.mask(facts.originals(leaf))
+        leaf: Copy(originals := analysis.mask(facts.originals(leaf)), analysis.mask(ordered.get(leaf, ())) or originals)
         for leaf in {*facts.sources, *facts.updated}
         if leaf not in facts.held and (leaf in facts.updated or facts.named(leaf, "target"))
     }
@@ -69,7 +78,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
                     yield _finding(view, edge.source, found)
 
 
-def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copies: dict[Node, int]) -> int:
+def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copies: dict[Node, Copy]) -> int:
     """The leaves of the trained network that the target's value comes from, if its copy has no part in it."""
     if view.live(edge.source) and edge.passes:
         return 0
@@ -91,16 +100,17 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
     return analysis.mask(leaf for leaf in analysis.leaves(trained) if passed(view, analysis.bit(leaf)) & found)
 
 
-def _uncopied(view: View, total: Sum, trained: int, copies: dict[Node, int]) -> int:
+def _uncopied(view: View, total: Sum, trained: int, copies: dict[Node, Copy]) -> int:
     """Those of the trained leaves that the values come from, if the copy of these is in none of them."""
     analysis = view.analysis
-    made_of = _values(view, total)
+    made_of, last = _values(view, total), _last_layers(view, total)
     own = made_of & trained
-    kept = [leaf for leaf, originals in copies.items() if originals & own]
+    kept = [leaf for leaf, copy in copies.items() if copy.own & own]
     if not own or not kept or any(analysis.bit(leaf) & made_of for leaf in kept):
         return 0
-    last = _last_layers(view, total)
-    if last and not any(copies[leaf] & last & own for leaf in kept):
+    if any(analysis.bit(leaf) & last and copy.originals & own for leaf, copy in copies.items()):
+        return 0  # both are asked
+    if last and not any(copies[leaf].own & last & own for leaf in kept):
         return 0  # what has a copy is the encoder: the value is another network's, which has none
     return own
 
