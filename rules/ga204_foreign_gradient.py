@@ -43,6 +43,7 @@ from gradaudit.rules.criteria.encoder import Shared, shared_encoders
 from gradaudit.rules.criteria.expected import Expected, expected_values
 from gradaudit.rules.criteria.features import is_backbone
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
+from gradaudit.rules.criteria.idle import Idle, idle_terms
 from gradaudit.rules.criteria.maximised import Maximised, maximised_critics
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
@@ -65,6 +66,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _raised(raised)
     for expected in expected_values(analysis):
         yield _expected(expected)
+    for idle in idle_terms(analysis):
+        yield _idle(idle)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -147,6 +150,22 @@ def _expected(found: Expected) -> Finding:
         fix=f"make the values constants where the policy follows them: {stop_call(analysis)}",
         leaves=found.leaves,
         through=(found.node, found.values),
+    )
+
+
+def _idle(idle: Idle) -> Finding:
+    analysis = idle.view.analysis
+    who = names_of(analysis, idle.leaves)
+    return make_finding(
+        idle.view,
+        CODE,
+        NAME,
+        f"this part of the loss trains {who} alone, which another optimizer steps, and is cleared before it does",
+        "warning",
+        idle.location,
+        fix=f"add it to the loss that {who} is stepped with",
+        leaves=idle.leaves,
+        through=(idle.term,),
     )
 
 
