@@ -56,6 +56,7 @@ NETWORK_METHODS = frozenset({
     "parameters", "state_dict", "load_state_dict", "named_parameters", "trainable_variables", "trainable_weights",
     "requires_grad_", "get_weights", "set_weights", "zero_grad",
 })  # fmt: skip
+KERAS_VARIABLES = frozenset({"weights", "variables"})
 TENSOR_METHODS = frozenset({
     "unsqueeze", "squeeze", "expand_as", "masked_fill", "clamp", "long", "gather", "index_select", "argmax", "astype",
     "type_as",
@@ -248,6 +249,8 @@ class Attributes(Machine):
             return self.get_attribute(answer, name)
         if name in NETWORK_METHODS or name == "step" and self.looks_like_optimizer(unknown):
             return Bound(unknown, name)
+        if name in KERAS_VARIABLES and unknown.leaf is not None and self.current_framework == "tensorflow":
+            return Bound(unknown, name)  # of a network, that is; a batch may have `weights`, too
         if name == "step" and id(unknown) in self.engines or name == "backward" and self.unknown_is_module(unknown):
             return Bound(unknown, name)
         if name in ("get", "pop", "to", "cuda", "cpu", "train", "eval", "items", "keys", "values", "float"):
