@@ -21,15 +21,10 @@ pytest.importorskip("jax")
 
 OTHER_NAMES = {
     "ga101/loss_class_torch_live": "the attribute that holds the network, and the variable that it comes from",
-    "ga302/distiller_torch_module_live": "the part that is called, and the object that holds it",
     "ga303/quantiser_torch_module_half": "the part that is called, and the object that holds it",
     "ga304/quantiser_template_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga304/bounded_normal_torch_live": "an argument of the method that is judged by itself, and what it is given",
-    "ga105/a2c_lightning_style_torch_live": "layers that are made while the program runs are named by their kind",
-    "ga105/model_loss_method_torch_live": "the part that is called, and the object that holds it",
     "ga302/ensemble_distill_torch_live": "a network that a function makes, and the list that it is put into",
-    "ga302/feature_distill_torch_live": "the part that is called, and the object that holds it",
-    "ga303/balanced_divergence_torch_live": "the parts that are compared, and the object that holds them",
     "language/isinstance_arms_lost": "the part that is called, and the object that holds it",
     "language/several_backwards_lost": "the variable of a loop, and what it goes over",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding, Fix, Step
 from gradaudit.rules.criteria.place import at_identity
-from gradaudit.tape import Location, Node
+from gradaudit.tape import Location, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -104,8 +104,31 @@ def label(leaf: Node) -> str:
 
 
 def names_of(analysis: Analysis, leaves: int) -> str:
-    """`critic and actor`, at most three of them, quoted."""
-    return labels(analysis.leaves(leaves))
+    """`critic and actor`, at most three of them, quoted; of a network with other parts, the parts: `agent.critic`."""
+    found = analysis.leaves(leaves)
+    whole = _wholes(analysis, set(found))
+    return listed(dict.fromkeys(f"`{_part(leaf, whole) or label(leaf)}`" for leaf in found))
+
+
+def _wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
+    """The outermost networks of which no loss has anything but these leaves."""
+    known = analysis.cache.get("owners")
+    if not isinstance(known, dict):
+        known = analysis.cache["owners"] = {}
+        for node in analysis.graph.leaves:
+            if node.leaf is not None and node.leaf.owner is not None:
+                known.setdefault(list(node.leaf.owner.chain())[-1], set()).add(node)
+    return {network for network, owned in known.items() if owned <= leaves}
+
+
+def _part(leaf: Node, wholes: set[Network]) -> str:
+    """The outermost named part of a network that is not meant as a whole."""
+    if leaf.leaf is None or leaf.leaf.kind != "param" or leaf.leaf.owner is None:
+        return ""
+    outer, *inner = [network for network in leaf.leaf.owner.chain()][::-1]
+    if outer in wholes or not inner or not inner[0].name.isidentifier() or outer.name in ("self", ""):
+        return ""
+    return f"{outer.name}.{inner[0].name}"
 
 
 def labels(leaves: Iterable[Node]) -> str:
