@@ -25,8 +25,6 @@ OTHER_NAMES = {
     "ga304/quantiser_template_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga304/bounded_normal_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga302/ensemble_distill_torch_live": "a network that a function makes, and the list that it is put into",
-    "language/isinstance_arms_lost": "the part that is called, and the object that holds it",
-    "language/several_backwards_lost": "the variable of a loop, and what it goes over",
 }
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""
 

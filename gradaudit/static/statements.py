@@ -33,6 +33,7 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import ALWAYS, Edge, Guard, Node
 
+MOST_NAMED = 8
 IN_PLACE_OPERATORS: dict[type, str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
 
 
@@ -149,6 +150,8 @@ class Statements(Machine):
             value.optimizer.name = value.optimizer.name or name
         elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:
             value.name = name
+        elif isinstance(value, Union) or isinstance(value, Sequence) and value.kind == "list":
+            _name_parts(value, name)  # of a tuple, whoever unpacks it has a name for each
         if self.originals:
             self.named_tree(value, name)
             if name in home.vars:
@@ -481,6 +484,14 @@ def loop_names(statement: ast.For | ast.AsyncFor | ast.While) -> tuple[set[str],
         if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.AsyncFunctionDef)):
             todo += parts(node)
     return stored, read
+
+
+def _name_parts(value: Sequence | Union, name: str) -> None:
+    """What is one of several networks is called what these are first kept as."""
+    parts = value.alternatives if isinstance(value, Union) else (*value.items[:MOST_NAMED], value.rest)
+    for number, part in enumerate(parts):
+        if isinstance(part, Instance) and not part.network.name:
+            part.network.name = f"{name}.{number}" if isinstance(value, Sequence) and part is not value.rest else name
 
 
 def _is_stop_call(expression: ast.expr) -> bool:
