@@ -113,11 +113,13 @@ def names_of(analysis: Analysis, leaves: int) -> str:
 def _wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
     """The outermost networks of which no loss has anything but these leaves."""
     known = analysis.cache.get("owners")
-    if not isinstance(known, dict):
-        known = analysis.cache["owners"] = {}
+    if known is None:
+        owners: dict[Network, set[Node]] = {}
         for node in analysis.graph.leaves:
             if node.leaf is not None and node.leaf.owner is not None:
-                known.setdefault(list(node.leaf.owner.chain())[-1], set()).add(node)
+                owners.setdefault(list(node.leaf.owner.chain())[-1], set()).add(node)
+        known = analysis.cache["owners"] = owners
+    assert isinstance(known, dict)
     return {network for network, owned in known.items() if owned <= leaves}
 
 
