@@ -111,13 +111,13 @@ def _difference(value: Node, weighted: bool = True) -> list[Discrepancy]:
         node = waiting.pop()
         data = [edge for edge in node.inputs if edge.kind == DATA]
         sources = [edge.source for edge in data]
-        if node.op == "sub" and len(data) == 2:
+        if node.op == "sub" and len(data) == 2 and not _is_zero(data[1].source):
             found.append(Discrepancy(node, (data[0], data[1])))
             continue
         if node.op == "add" and len(data) == 2:
             found.append(Discrepancy(node, (Edge(node),)))
             continue
-        if node.op in SCALES or node.op in ("div", "pow"):
+        if node.op in SCALES or node.op in ("div", "pow", "sub"):
             sources = sources[:1]
         elif node.op not in ("mul", "phi", "where", "store", "stack", "cat") or (node.op == "mul" and not weighted):
             continue
@@ -126,6 +126,12 @@ def _difference(value: Node, weighted: bool = True) -> list[Discrepancy]:
                 seen.add(source)
                 waiting.append(source)
     return found
+
+
+def _is_zero(node: Node) -> bool:
+    """The target of a library's `loss(error)`: nothing meets here, the error is what is squared."""
+    bare = _bare(node)
+    return constant(bare) == 0.0 or bare.op == "alloc"
 
 
 def _returned(loss: Node) -> list[Discrepancy]:
