@@ -91,7 +91,7 @@ def _stepped(view: View, leaves: int) -> Finding:
 def _role(flow: Foreign) -> str:
     facts = roles(flow.view.analysis)
     leaves = flow.view.analysis.leaves(flow.leaves)
-    if all(facts.target(leaf) for leaf in leaves):
+    if all(facts.target(leaf) or facts.follows(leaf) for leaf in leaves):
         return "target"
     return "bare" if all(_is_value(flow.view, leaf) for leaf in leaves) else ""
 

@@ -83,6 +83,29 @@ def runs(fixture: Fixture) -> bool:
     return bool(JAX.search(source) or TORCH.search(source)) and not LINT_ONLY.search(source)
 
 
+SHORT = 40
+"""Lines of a torch program that is always compared."""
+
+JAX_COMPARED = frozenset(
+    """
+    clean/frozen_transform_jax clean/meta_gradient_jax clean/residual_gradient_jax ga101/dqn_eqx_partition_ok
+    ga101/dqn_jax_same_params ga101/dqn_jax_target_outside ga101/qr_dqn_jax_ok 
+    ga101/rlax_user_ok ga102/kl_to_target_jax_live ga102/kl_to_target_jax_ok ga202/iql_jax_ok
+    ga301/latent_jax_own_encoding ga301/latent_jax_reconstructed_ok
+    ga301/moco_jax_live ga301/moco_jax_ok ga303/vqvae_jax_no_stops ga303/vqvae_jax_ok
+    ga304/binary_jax_missing ga304/binary_jax_ok ga401/value_jax_ok ga402/wrong_argument_jax_ok
+    """.split()
+)
+"""The jax programs that are always compared."""
+
+
+def always(fixture: Fixture) -> bool:
+    """Whether the fixture is compared in every run of the tests."""
+    if framework(fixture) == "jax":
+        return fixture.name in JAX_COMPARED
+    return fixture.source.count("\n") < SHORT
+
+
 def framework(fixture: Fixture) -> str:
     return "jax" if JAX.search(fixture.source) and "import torch" not in fixture.source else "torch"
 
@@ -105,6 +128,11 @@ def offers_loss(fixture: Fixture) -> bool:
         and all(word in source for word in ("def loss_fn(", "def make_inputs("))
         and "argnums=" not in source
     )
+
+
+def runs_whole(fixture: Fixture) -> bool:
+    """Whether the comparison, which every run of the tests makes, runs the fixture's program from start to end."""
+    return runs(fixture) and always(fixture) and not offers_loss(fixture) and not offers_cases(fixture)
 
 
 def offers_cases(fixture: Fixture) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from agreement import OUTSIDE, checked, differences, framework, linted, runs, strangers
+from agreement import JAX_COMPARED, OUTSIDE, always, checked, differences, framework, linted, runs, strangers
 from expectations import Fixture, fixtures
 from test_fixtures import missing_frameworks, quick_compilation
 
@@ -33,31 +33,7 @@ DIFFER = {
 }
 """Fixtures on which the halves differ; each fails here as soon as they do not."""
 
-SHORT = 40
-"""Lines of a torch program that is always compared."""
-
-JAX = frozenset(
-    """
-    clean/frozen_transform_jax clean/meta_gradient_jax clean/residual_gradient_jax ga101/dqn_eqx_partition_ok
-    ga101/dqn_jax_same_params ga101/dqn_jax_target_outside ga101/qr_dqn_jax_ok 
-    ga101/rlax_user_ok ga102/kl_to_target_jax_live ga102/kl_to_target_jax_ok ga202/iql_jax_ok
-    ga301/latent_jax_own_encoding ga301/latent_jax_reconstructed_ok
-    ga301/moco_jax_live ga301/moco_jax_ok ga303/vqvae_jax_no_stops ga303/vqvae_jax_ok
-    ga304/binary_jax_missing ga304/binary_jax_ok ga401/value_jax_ok ga402/wrong_argument_jax_ok
-    """.split()
-)
-"""The jax programs that are always compared."""
-
 ALL = [fixture for fixture in fixtures() if runs(fixture)]
-
-
-def always(fixture: Fixture) -> bool:
-    """Whether the fixture is compared in every run of the tests."""
-    if framework(fixture) == "jax":
-        return fixture.name in JAX
-    return fixture.source.count("\n") < SHORT
-
-
 COMPARED = [fixture for fixture in ALL if always(fixture) or os.environ.get("GRADAUDIT_ALL")]
 
 
@@ -90,5 +66,5 @@ def test_agreement(fixture: Fixture, request: pytest.FixtureRequest) -> None:
 
 
 def test_every_listed_fixture_is_there() -> None:
-    assert OTHER_NAMES.keys() | DIFFER.keys() | JAX <= {fixture.name for fixture in ALL}
+    assert OTHER_NAMES.keys() | DIFFER.keys() | JAX_COMPARED <= {fixture.name for fixture in ALL}
     assert all(code.startswith("GA") for code in OUTSIDE)

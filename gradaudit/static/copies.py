@@ -61,7 +61,7 @@ class Copies(Machine):
                 self.adopt_parts(made, made.children)
             for key, part in value.attrs.items():
                 copied = self._clone(part, memo, pairs) if _worth_cloning(part) else part
-                if isinstance(copied, Instance) and copied is not part:
+                if isinstance(copied, (Instance, Sequence, Mapping, Union)) and copied is not part:
                     self.adopt(made, str(key), copied)
                 elif isinstance(copied, Node) and copied is not part and copied.leaf is not None:
                     copied.leaf.owner = made.network

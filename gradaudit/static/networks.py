@@ -135,7 +135,9 @@ class Networks(Machine):
                 if self.is_module(part):
                     self._collect(part, found, seen)
             elif isinstance(part, Union):
-                self._collect(Union(tuple(p for p in part.alternatives if self.is_module(p))), found, seen)
+                for one in part.alternatives:
+                    if self.is_module(one):
+                        self._collect(one, found, seen)
             elif isinstance(part, Unknown):
                 if part.call and part.name in self.called_attributes(instance):
                     part.is_module = True  # an unknown layer: something made it, and forward calls it
@@ -241,6 +243,10 @@ class Networks(Machine):
                 self.adopt_parts(value, value.children)
         elif isinstance(value, (Sequence, Mapping)):
             self.adopt_parts(owner, value, name)
+        elif isinstance(value, Union):
+            for part in value.alternatives:
+                if isinstance(part, Instance):
+                    self.adopt(owner, name, part)
         elif isinstance(value, Node) and value.leaf is not None and value.leaf.kind == "param":
             if not value.leaf.name:
                 value.leaf.name = value.name = name

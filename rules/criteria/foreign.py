@@ -201,9 +201,9 @@ def _owners(leaf: Node) -> list[Network]:
 def _networks(view: View, leaves: int, own: int) -> set[Network]:
     """The networks that these leaves are in: their owners, and whatever is called around them and holds nothing own."""
     found = {network for leaf in view.analysis.leaves(leaves) for network in _owners(leaf)}
-    others = {frame for node in takers(view, own, view.down) for frame in frames(node)}
-    around = {frame for node in takers(view, leaves, view.down) for frame in frames(node)}
-    return found | {frame.network for frame in around - others}
+    others = {frame.network for node in takers(view, own, view.down) for frame in frames(node)}
+    around = {frame.network for node in takers(view, leaves, view.down) for frame in frames(node)}
+    return found | (around - others)
 
 
 def _is_through(view: View, node: Node, networks: set[Network], own: int, known: dict[Frame, bool]) -> bool:

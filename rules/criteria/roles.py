@@ -96,6 +96,10 @@ class Roles:
             return False
         return self.stated(leaf) == "frozen" or self.is_copy(leaf) or self.named(leaf, "target")
 
+    def follows(self, leaf: Node) -> bool:
+        """A copy that is updated from its original again and again, whoever holds it: it learns from no loss."""
+        return leaf in self.updated and bool(self.originals(leaf))
+
     def stated(self, leaf: Node) -> str:
         """The role that the user gave: "frozen", "trained" or ""."""
         return self.tape.roles.get(leaf, "")

@@ -15,6 +15,7 @@ from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
 from gradaudit.rules.criteria.expand import Atom, Sum, expand
 from gradaudit.rules.criteria.marks import marks
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
 
 if TYPE_CHECKING:
@@ -35,8 +36,12 @@ class Starved(NamedTuple):
 
 
 def owned(view: View) -> int:
-    """The leaves that are stepped with this loss's gradient, if that is known."""
-    return view.own or 0
+    """The leaves that are stepped with this loss's gradient, if that is known. A copy that follows its original learns
+    from no loss, whoever holds it.
+    """
+    facts = roles(view.analysis)
+    followers = filter(facts.follows, view.analysis.leaves(view.own or 0))
+    return (view.own or 0) & ~view.analysis.mask(followers)
 
 
 def starved_predictions(analysis: Analysis) -> list[Starved]:

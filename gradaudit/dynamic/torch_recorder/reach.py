@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from gradaudit.dynamic.recording import LossCall
+from gradaudit.dynamic.torch_recorder.made import Made
 from gradaudit.tape import Leaf, Network
 
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, FunctionType, ModuleType)
@@ -50,6 +51,7 @@ class Reach:
         self.optimizers: dict[int, tuple[torch.optim.Optimizer, str]] = {}
         self._names: dict[int, list[str]] = {}
         self._nameless: set[Network] = set()
+        self.made = Made()
         self._visited: set[int] = set()
         self._imported = 0
         self._user_modules: list[tuple[str, ModuleType]] = []
@@ -204,13 +206,18 @@ class Reach:
             if value is parameter or (isinstance(value, torch.nn.Module) and _holds(value, parameter)):
                 self._walk(value, name, None, 0)
                 return
+        root = self.made.root_of(parameter) or self._living_root(parameter)
+        if root is None:
+            self.owned[id(parameter)] = Owned(parameter, _by_shape(parameter), None)
+            return
+        self._walk(root, type(root).__name__.lower(), None, 0)
+        self._nameless.add(self.networks[id(root)])
+
+    def _living_root(self, parameter: torch.nn.Parameter) -> torch.nn.Module | None:
         for module in living(torch.nn.Module):
             if id(module) not in self.modules and any(one is parameter for one in module._parameters.values()):
-                root = _root(module)
-                self._walk(root, type(root).__name__.lower(), None, 0)
-                self._nameless.add(self.networks[id(root)])
-                return
-        self.owned[id(parameter)] = Owned(parameter, _by_shape(parameter), None)
+                return _root(module)
+        return None
 
     def name_by(self, variables: Iterable[tuple[str, Any]]) -> None:
         """Name the networks that the run itself has made after the variables that hold them."""

@@ -372,6 +372,7 @@ class Run:
             if hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(self.reach.made.watching())
             if self.part:
                 # Gradient through a graph from before a step, as it was then: torch would refuse.
                 stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
