@@ -12,7 +12,7 @@ Several expectations of one line are separated by semicolons.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +84,16 @@ def fixtures() -> list[Fixture]:
             if path.suffix == ".py" or (path.is_dir() and path.name.startswith(("pkg_", "script_"))):
                 found.append(Fixture(path))
     return found
+
+
+def alone(fixture: Fixture, folder: Path, texts: Mapping[Path, str] | None = None) -> Fixture:
+    """The program in a project of its own below `folder`, with other texts if they are given."""
+    (folder / "pyproject.toml").touch()
+    for path in fixture.files:
+        copy = folder.resolve() / path.relative_to(FIXTURES)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text(encoding="utf-8") if texts is None else texts[path], encoding="utf-8")
+    return Fixture(folder.resolve() / fixture.path.relative_to(FIXTURES))
 
 
 def read_expectations(path: Path) -> Iterator[Expectation]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from agreement import runs_whole
-from expectations import LINT_ONLY, RAISES, ROOT, Fixture, Found, disagreements, fixtures
+from expectations import LINT_ONLY, RAISES, ROOT, Fixture, Found, alone, disagreements, fixtures
 
 from gradaudit.config import Config
 from gradaudit.lint import lint_paths
@@ -48,7 +48,8 @@ def marked(fixture: Fixture) -> object:
 
 
 @pytest.mark.parametrize("fixture", [marked(each) for each in ALL], ids=lambda fixture: fixture.name)
-def test_findings(fixture: Fixture) -> None:
+def test_findings(fixture: Fixture, tmp_path: Path) -> None:
+    fixture = alone(fixture, tmp_path)
     expectations = fixture.expectations
     wanted = {code for expectation in expectations for code in expectation.codes}
     if unknown := wanted - known_codes():

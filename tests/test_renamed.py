@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from expectations import FIXTURES, Fixture, disagreements, fixtures
+from expectations import Fixture, alone, disagreements, fixtures
 from rename import rename_paths
 from test_fixtures import lint
 
@@ -42,13 +42,10 @@ PROGRAMS = [fixture for fixture in fixtures() if fixture.name not in NOT_RENAMED
 @pytest.mark.parametrize("fixture", PROGRAMS, ids=lambda fixture: fixture.name)
 def test_renamed(fixture: Fixture, tmp_path: Path) -> None:
     """What is expected of the program, line by line, is found when its names are gone: its comments are still there."""
-    (tmp_path / "pyproject.toml").touch()
-    for path, text in rename_paths(fixture.files).items():
+    texts = rename_paths(fixture.files)
+    for path, text in texts.items():
         compile(text, str(path), "exec")
-        copy = tmp_path.resolve() / path.relative_to(FIXTURES)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(text, encoding="utf-8")
-    renamed = Fixture(tmp_path.resolve() / fixture.path.relative_to(FIXTURES))
+    renamed = alone(fixture, tmp_path, texts)
     wanted = [replace(one, severity=None) for one in renamed.expectations]
     problems = disagreements(wanted, lint(renamed.path))
     if fixture.name in FROM_NAMES or fixture.name in SO_FAR:

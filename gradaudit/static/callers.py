@@ -17,6 +17,8 @@ from gradaudit.static.syntax import walk
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
 MENTION = re.compile(r"\b(?<!def )(?<!class )([A-Za-z_]\w*+)\s*(?:[(,)\n]|as\b)")
 DEFINED = re.compile(r"^(?:class|def|async def) (\w+)", re.MULTILINE)
+IMPORT = re.compile(r"(?:\bfrom\s+[\w.]+\s+)?\bimport\s*(?:\((?:[^)#]|#[^\n]*)*|(?:[^\n\\]|\\\n)*)")
+WORD = re.compile(r"[^\W\d]\w*")
 TEST = re.compile(r"(^|_)tests?(_|$)")
 MOST_FILES = 60
 FEW = 40  # names that are looked for one by one; for more of them every file is read once for all
@@ -32,6 +34,7 @@ class Callers:
         self._asked: dict[tuple[str, str], list[str]] = {}
         self._outsiders: dict[str, bool] = {}
         self._uses_of: dict[str, Uses] = {}
+        self._imports: dict[str, frozenset[str]] = {}
         self.references: dict[ast.AST, tuple[set[str], bool]] = {}
 
     def passed(
@@ -72,11 +75,11 @@ class Callers:
 
     def imports(self, path: str, name: str, file: str) -> bool:
         """Whether `path` has a name, or the module that `file` is, from an import."""
-        uses = self._index(path)
-        if any(imported == name for _, imported in uses.imported):
-            return True
         stem = os.path.basename(file).removesuffix(".py")
-        return any(imported.rsplit(".", 1)[-1] == stem for _, imported in uses.imported)
+        if self._import_words(path).isdisjoint((name, stem)):
+            return False
+        imported = self._index(path).imported
+        return any(what == name or what.rsplit(".", 1)[-1] == stem for _, what in imported)
 
     def outsiders(self, file: str, among: Collection[str]) -> bool:
         """Does any file of the project that is not `among` these import from it? Tests left out."""
@@ -93,9 +96,19 @@ class Callers:
 
     def _imports_any(self, path: str, names: Collection[str], shipped: list[str]) -> bool:
         """Does a file import one of these, or one of the other files?"""
+        modules = {os.path.basename(other).removesuffix(".py") for other in shipped if other != path}
+        words = self._import_words(path)
+        if words.isdisjoint(names) and words.isdisjoint(modules):
+            return False
         imported = {word.rsplit(".", 1)[-1] for pair in self._index(path).imported for word in pair}
-        modules = (os.path.basename(other).removesuffix(".py") for other in shipped if other != path)
         return not imported.isdisjoint(names) or not imported.isdisjoint(modules)
+
+    def _import_words(self, path: str) -> frozenset[str]:
+        """The words of a file's import statements, without a look at its syntax: of many files few import from here."""
+        if path not in self._imports:
+            text = self.files.peek(path) or ""
+            self._imports[path] = frozenset(WORD.findall("\n".join(IMPORT.findall(text))))
+        return self._imports[path]
 
     def files_with_several(self, names: Iterable[str], file: str, least: int) -> list[str]:
         """The other files of the project that mention at least so many of these, the nearest first."""
