@@ -120,3 +120,16 @@ def test_lightning_by_its_name() -> None:
         log = optimizers = manual_backward = toggle_optimizer = untoggle_optimizer = refuse
 
     check_lightning(LightningModule)
+
+
+def test_a_network_made_and_initialised_in_the_function() -> None:
+    """`orthogonal_` writes a view under no_grad, of which torch does not say how it was made."""
+
+    def update() -> None:
+        made = nn.Linear(4, 4)
+        nn.init.orthogonal_(made.weight, 0.1)
+        optimizer = torch.optim.SGD(made.parameters(), 0.1)
+        made(draw(7, 4)).square().mean().backward()
+        optimizer.step()
+
+    assert gradaudit.check(update, ()).ok

@@ -66,6 +66,14 @@ def operands_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     return found
 
 
+def maker(tensor: Tensor) -> Any:
+    """Its `grad_fn`. A view made under `no_grad` refuses to say once its base is written in place: it has none."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
+
+
 class Tracer(TorchFunctionMode):
     """Puts a run on `tape`. `leaf_of` says what a tensor is that comes from outside; `network_of` names modules."""
 
@@ -165,7 +173,7 @@ class Tracer(TorchFunctionMode):
             if several and not kind.inplace and any(output is tensor for tensor, _, _ in before):
                 continue  # given back as it came
             low = base(output)
-            function = low.grad_fn
+            function = maker(low)
             reached = self.claim(function, low.output_nr, node) if function is not None else set()
             found |= reached
             part = node
@@ -184,9 +192,9 @@ class Tracer(TorchFunctionMode):
         for output, part, _ in rows:
             if part is not node:
                 self.tape.nodes.append(part)
-            if kind.inplace and output.grad_fn is None and _is_parameter(before, output):
+            if kind.inplace and maker(output) is None and _is_parameter(before, output):
                 continue  # new numbers, and as much a leaf as before
-            self.known[id(output)] = (part, base(output).grad_fn)
+            self.known[id(output)] = (part, maker(base(output)))
             self.keep.append(output)
             self.shapes[part] = tuple(output.shape)
         if kind.inplace:
@@ -257,7 +265,7 @@ class Tracer(TorchFunctionMode):
         if whole is None or whole is target:
             return
         old = self.known.get(id(whole))
-        function = whole.grad_fn
+        function = maker(whole)
         inputs = [Edge(old[0], False)] if old else []
         reached = self.claim(function, whole.output_nr, node) if function is not None else set()
         store = Node("store", [*inputs, Edge(node, function is not None)], node.location, self.tick(), call=node.call)
@@ -315,9 +323,9 @@ class Tracer(TorchFunctionMode):
         """The node of a value that is used now."""
         known = self.known.get(id(tensor))
         low = base(tensor)
-        if known is not None and known[1] is low.grad_fn:
+        if known is not None and known[1] is maker(low):
             return known[0]
-        function = low.grad_fn
+        function = maker(low)
         if function is None:
             node = self.leaf_node(low)
         elif function in self.tags and low.output_nr in self.tags[function]:
@@ -331,7 +339,7 @@ class Tracer(TorchFunctionMode):
     def adopt(self, tensor: Tensor, old: Node | None) -> Node:
         """A value whose history was not made before our eyes: a custom function, or a graph from before the loss."""
         location, call = self.lines.here(2, self.stop)
-        function = tensor.grad_fn
+        function = maker(tensor)
         node = Node("call", [], location, self.tick(), detail=str(function.name()), call=call, frame=self.frame)
         if old is not None:
             node.inputs.append(Edge(old, False))
@@ -413,7 +421,7 @@ def _key(tensor: Tensor) -> Any:
     """What autograd calls this value before an operation changes it; None where it carries no gradient."""
     if not tensor.requires_grad:
         return None
-    function = tensor.grad_fn
+    function = maker(tensor)
     return ("leaf", id(tensor)) if function is None else (function, tensor.output_nr)
 
 
