@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MOST = 600
 NORMALISED = frozenset({"softmax", "sigmoid"})
 RATES = frozenset({"div", "mul", "pow", "reciprocal"})
+MIXES = frozenset({"matmul", "einsum"})
 ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
 
 
@@ -50,7 +51,7 @@ def _label(view: View, meeting: Discrepancy) -> Iterator[OwnLabel]:
     if not meeting.entropy or len(meeting.sides) != 2:
         return
     label, prediction = meeting.sides if meeting.node.op in ("mul", "log") else meeting.sides[::-1]
-    if not label.passes or not prediction.passes or not is_answer(label):
+    if not label.passes or not prediction.passes or not is_answer(view.analysis, label):
         return
     mine, its = view.live(label.source), view.live(prediction.source)
     shared = view.analysis.leaves(mine & its)
@@ -64,14 +65,16 @@ def _is_rate(view: View, leaf: Node) -> bool:
     return given and all(user.op in RATES for user, _ in view.consumers(leaf))
 
 
-def is_answer(label: Edge) -> bool:
-    """A distribution made by a softmax, maybe sharpened or balanced afterwards."""
+def is_answer(analysis: Analysis, label: Edge) -> bool:
+    """A distribution made by a softmax, maybe sharpened or balanced afterwards, or the mean of constants that it
+    weighs: the labels of soft nearest neighbours.
+    """
     seen, waiting = {label.source}, [label.source]
     while waiting and len(seen) < 60:
         node = waiting.pop()
         if node.op in NORMALISED:
             return True
-        if node.op in ON_THE_WAY:
+        if node.op in ON_THE_WAY or node.op in MIXES and sum(map(bool, map(analysis.alive, node.arguments()))) == 1:
             for edge in node.inputs:
                 if edge.passes and edge.source not in seen:
                     seen.add(edge.source)

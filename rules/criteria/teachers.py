@@ -68,7 +68,7 @@ def trained_labels(analysis: Analysis) -> Iterator[Teacher]:
                     theirs
                     and ours
                     and not theirs & (ours | held)
-                    and is_answer(label)
+                    and is_answer(analysis, label)
                     and _only_here(view, node, theirs)
                 ):
                     yield Teacher(view, node, label.source, theirs)
