@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 MOST = 600
+SAME = frozenset({"phi", "reshape", "cast"})
+"""What leaves data what they are."""
 OUTPUTS = frozenset({"module_call", "matmul", "call", "normalize", "layer_norm"})
 ACTIVATIONS = frozenset({"tanh", "sigmoid", "activation", "softmax"})
 DISTANCES = frozenset({"kl_divergence", "pairwise_distance", "cosine_embedding_loss"})
@@ -89,7 +91,9 @@ def _reconstructs(view: View, meeting: Discrepancy, found: list[SelfPrediction])
 
 
 def _given(view: View, node: Node) -> set[int]:
-    """What a value is computed from, as the first networks take it: value numbers of data."""
+    """What a value is computed from, as the first networks take it, and where they take one of several, each of these:
+    value numbers of data.
+    """
     found: set[int] = set()
     seen, waiting = {node}, [node]
     while waiting and len(seen) < MOST:
@@ -97,7 +101,8 @@ def _given(view: View, node: Node) -> set[int]:
         if not _learnt(view, current):
             if constant(current) is None:
                 found.add(view.analysis.algebra.vn(current))
-            continue
+            if current.op not in SAME:
+                continue
         for edge in current.inputs:
             if edge.kind == DATA and edge.source not in seen:
                 seen.add(edge.source)
