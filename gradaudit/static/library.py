@@ -255,7 +255,7 @@ class Library(Machine):
         if tail != "ParameterList":
             parts, rest = [_layer(part) for part in parts], _layer(rest)
         if tail in ("ModuleList", "ParameterList"):
-            made_list = Sequence(parts, rest, "list")
+            made_list = Sequence(parts, rest, "modules")
             made_list.time = self.tick()
             return made_list
         made = Instance(None, row.path)

@@ -127,6 +127,7 @@ class Networks(Machine):
             found[instance.leaf] = None
         if instance.children is not None:
             self._collect(instance.children, found, seen)
+        torch = self.current_framework == "torch" and self.is_module(instance)  # it looks into no plain list
         for part in list(instance.attrs.values()):
             if isinstance(part, Node):
                 if part.leaf is not None and part.leaf.kind == "param" or part.op == "phi" and _of_parameters(part):
@@ -148,7 +149,7 @@ class Networks(Machine):
                     or self.is_module(part)
                 ):
                     self._collect(part, found, seen)
-            elif isinstance(part, (Sequence, Mapping)):
+            elif isinstance(part, Mapping) or isinstance(part, Sequence) and not (torch and part.kind == "list"):
                 self._collect_container(part, found, seen)
 
         if instance.leaf is None and instance.cls is not None and len(found) == before:

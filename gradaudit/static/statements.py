@@ -150,7 +150,7 @@ class Statements(Machine):
             value.optimizer.name = value.optimizer.name or name
         elif isinstance(value, Unknown) and value.call and value.instance is None and value.node is None:
             value.name = name
-        elif isinstance(value, Union) or isinstance(value, Sequence) and value.kind == "list":
+        elif isinstance(value, Union) or isinstance(value, Sequence) and value.kind in ("list", "modules"):
             _name_parts(value, name)  # of a tuple, whoever unpacks it has a name for each
         if self.originals:
             self.named_tree(value, name)

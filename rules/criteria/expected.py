@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
-from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.scale import is_scaled
 from gradaudit.rules.criteria.sites import stop_at
 from gradaudit.rules.criteria.weight import is_probability
 from gradaudit.tape import DATA, INDEX, Edge, Location, Node
@@ -86,16 +86,12 @@ def _values(view: View, weight: Node, fitted: dict[int, Node]) -> Node | None:
         node = waiting.pop()
         if number(node) in fitted:
             return node
-        if node.op in SHAPES | {"add", "sub", "neg"} or node.op == "mul" and _is_scaled(node):
+        if node.op in SHAPES | {"add", "sub", "neg"} or node.op == "mul" and is_scaled(node):
             for edge in node.inputs:
                 if _flows(view, edge) and edge.source not in seen:
                     seen.add(edge.source)
                     waiting.append(edge.source)
     return None
-
-
-def _is_scaled(node: Node) -> bool:
-    return any(constant(source) is not None for source in node.arguments())
 
 
 def _flows(view: View, edge: Edge) -> bool:

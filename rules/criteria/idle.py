@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import CLEARED, deposit
-from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.scale import is_scaled
 from gradaudit.rules.criteria.sites import made_at, takers
 from gradaudit.tape import Edge, Location, Node
 
@@ -51,16 +51,12 @@ def _terms(view: View, own: int) -> Iterator[Node]:
         if not view.live(node) & own:
             yield node
             continue
-        if node.op not in LINEAR and not (node.op in ("mul", "div") and _is_scaled(node)):
+        if node.op not in LINEAR and not (node.op in ("mul", "div") and is_scaled(node)):
             continue
         for edge in node.inputs:
             if _flows(view, edge) and edge.source not in seen:
                 seen.add(edge.source)
                 waiting.append(edge.source)
-
-
-def _is_scaled(node: Node) -> bool:
-    return any(constant(source) is not None for source in node.arguments())
 
 
 def _flows(view: View, edge: Edge) -> bool:
