@@ -35,19 +35,7 @@ def known_codes() -> set[str]:
     return {path.name[:5].upper() for path in (ROOT / "rules").glob("ga[0-9][0-9][0-9]_*.py")}
 
 
-KNOWN = {
-    "language/switch_flag_live_by_flag": "the default of a flag that argparse makes is not seen: error instead of info",
-}
-"""Fixtures that lint does not judge as they say; each fails here as soon as it does."""
-
-
-def marked(fixture: Fixture) -> object:
-    if fixture.name not in KNOWN:
-        return fixture
-    return pytest.param(fixture, marks=pytest.mark.xfail(reason=KNOWN[fixture.name], strict=True))
-
-
-@pytest.mark.parametrize("fixture", [marked(each) for each in ALL], ids=lambda fixture: fixture.name)
+@pytest.mark.parametrize("fixture", ALL, ids=lambda fixture: fixture.name)
 def test_findings(fixture: Fixture, tmp_path: Path) -> None:
     fixture = alone(fixture, tmp_path)
     expectations = fixture.expectations

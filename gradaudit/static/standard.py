@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradaudit.static.machine import Args, Keywords
+from gradaudit.static.options import parser
 from gradaudit.static.values import (
     NONE,
     ClassValue,
@@ -110,6 +111,7 @@ def _engine(machine: Any, args: Args, keywords: Keywords) -> Any:
 
 
 STANDARD: dict[str, Callable[[Any, Args, Keywords], Any]] = {
+    "argparse.ArgumentParser": parser,
     "functools.partial": partial,
     "functools.reduce": _reduce,
     "jax.tree_util.Partial": partial,

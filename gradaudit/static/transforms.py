@@ -9,6 +9,7 @@ from typing import Any
 from gradaudit.models import Row
 from gradaudit.static.control import CONTROL
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.options import add_option
 from gradaudit.static.standard import deepcopy, partial
 from gradaudit.static.values import (
     NONE,
@@ -249,6 +250,11 @@ class Transforms(Machine):
             return NONE
         if value.how == "autograd_function":
             return self._autograd_function(value.function, args)
+        if value.how == "constant":
+            return value.function
+        if value.how == "option":
+            add_option(self, value.function, args, keywords)
+            return NONE
         if value.how == "namedtuple":
             names = value.function.value
             made = Sequence([args[i] if i < len(args) else keywords.get(n, NONE) for i, n in enumerate(names)])
