@@ -30,9 +30,10 @@ ONE_BY_ONE = 6  # items of a known sequence are gone through one by one up to th
 NAMED_ONE_BY_ONE = 24
 
 
-def parameter_name(leaf: Node) -> str:
-    """What `named_parameters` calls it, with all of its owners in front."""
-    return leaf.leaf.path if leaf.leaf is not None else leaf.name
+def parameter_name(leaf: Node, network: str) -> str:
+    """What the network's `named_parameters` calls it: copies have their originals' names."""
+    path = leaf.leaf.path if leaf.leaf is not None else leaf.name
+    return "weight" if path == network else path.removeprefix(f"{network}.")
 
 
 def _stopped_argument(node: Node) -> Node | None:
@@ -264,8 +265,9 @@ class Items(Machine):
             ) if value.rest is not None else None
         if isinstance(value, Instance) and value.children is not None:
             return self.iterate(value.children)
-        if isinstance(value, Parameters) and value.named and 0 < len(value.leaves) <= NAMED_ONE_BY_ONE:
-            return [Sequence((Const(parameter_name(leaf)), Parameters((leaf,)))) for leaf in value.leaves], None
+        if isinstance(value, Parameters) and value.named is not None and 0 < len(value.leaves) <= NAMED_ONE_BY_ONE:
+            leaves = [(parameter_name(leaf, value.named), leaf) for leaf in value.leaves]
+            return [Sequence((Const(name), Parameters((leaf,)))) for name, leaf in leaves], None
         if isinstance(value, Unknown) and value.instance is not None:
             return self.iterate(value.instance)
         return [], self.element(value)
@@ -281,7 +283,8 @@ class Items(Machine):
         if isinstance(value, Node):
             return self._of_tensor_item(value, plain("index"), "[i]")
         if isinstance(value, Parameters):
-            return Sequence((Unknown("name"), Parameters(value.leaves, value.complete))) if value.named else value
+            whole = Parameters(value.leaves, value.complete)
+            return value if value.named is None else Sequence((Unknown("name"), whole))
         if isinstance(value, StateDict):
             return value
         if isinstance(value, Mapping):

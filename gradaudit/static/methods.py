@@ -117,7 +117,7 @@ class Methods(Machine):
         if name in PARAMETER_METHODS:
             return Parameters(tuple(leaves))
         if name == "named_parameters":
-            return Parameters(tuple(leaves), named=True)
+            return Parameters(tuple(leaves), named="")
         if name in PARTS:
             return walked(name, networks)
         if name in ("state_dict", "get_weights"):
@@ -176,7 +176,7 @@ class Methods(Machine):
         if name in PARAMETER_METHODS:
             return Parameters(tuple(self.parameters_of(instance)))
         if name == "named_parameters":
-            return Parameters(tuple(self.parameters_of(instance)), named=True)
+            return Parameters(tuple(self.parameters_of(instance)), named=instance.network.path)
         if name in ("modules", "named_modules") and self.is_module(instance):
             return walked(name, instance)
         if name == "state_dict":
@@ -350,7 +350,7 @@ class Methods(Machine):
         if name in PARAMETER_METHODS:
             return Parameters((leaf,))
         if name == "named_parameters":
-            return Parameters((leaf,), named=True)
+            return Parameters((leaf,), named=leaf.leaf.path if leaf.leaf is not None else "")
         if name in ("modules", "named_modules"):
             return walked(name, unknown)
         if name in ("state_dict", "get_weights"):

@@ -289,11 +289,11 @@ class OptimizerValue(Value):
 
 
 class Parameters(Value):
-    """What `parameters()` gives: leaves, and whether they are all of them."""
+    """What `parameters()` gives: leaves, whether they are all of them, and whose `named_parameters()` they are."""
 
     __slots__ = ("complete", "leaves", "named")
 
-    def __init__(self, leaves: tuple[Node, ...], complete: bool = True, named: bool = False) -> None:
+    def __init__(self, leaves: tuple[Node, ...], complete: bool = True, named: str | None = None) -> None:
         self.leaves = leaves
         self.complete = complete
         self.named = named
