@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import CLEARED, deposit
-from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.marks import SUMS
 from gradaudit.rules.criteria.scale import is_scaled
 from gradaudit.rules.criteria.sites import made_at, takers
 from gradaudit.tape import Edge, Location, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
-
-LINEAR = SHAPES | {"add", "sub", "neg", "mean", "sum"}
 
 
 class Idle(NamedTuple):
@@ -51,7 +49,7 @@ def _terms(view: View, own: int) -> Iterator[Node]:
         if not view.live(node) & own:
             yield node
             continue
-        if node.op not in LINEAR and not (node.op in ("mul", "div") and is_scaled(node)):
+        if node.op not in SUMS and not (node.op in ("mul", "div") and is_scaled(node)):
             continue
         for edge in node.inputs:
             if _flows(view, edge) and edge.source not in seen:

@@ -24,6 +24,8 @@ SHAPES = frozenset({
     "reshape", "getitem", "gather", "cast", "stop", "identity", "clone", "index_select", "copy", "flip", "roll", "tile",
     "pad", "narrow", "diagonal", "scale_gradient", "clip_gradient",
 })  # fmt: skip
+SUMS = SHAPES | {"add", "sub", "neg", "mean", "sum"}
+"""Ways on which a summand of a loss is still one, constant factors aside."""
 
 
 @functools.cache

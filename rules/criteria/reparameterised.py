@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.discrepancy import meetings_at
 from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.foreign import covered
-from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.marks import SUMS
 from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.sites import frames
 from gradaudit.rules.criteria.weight import is_probability
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 ENDS = frozenset("stop compare argmax argmin argsort sample cast shape one_hot round floor ceil sign".split())
 """Operations that no gradient passes, or (a cast) that may be such."""
 
-LINEAR = SHAPES | {"add", "sub", "neg", "mean", "sum"}
 
 DISCRETE = (
     "categorical",
@@ -154,7 +153,7 @@ def _is_summand(view: View, node: Node) -> bool:
     while waiting:
         for user, edge in view.consumers(waiting.pop()):
             others = [each.source for each in user.inputs if each is not edge]
-            if user.op not in LINEAR and not (user.op in ("mul", "div") and all(map(_is_setting, others))):
+            if user.op not in SUMS and not (user.op in ("mul", "div") and all(map(_is_setting, others))):
                 return False
             if user not in seen:
                 seen.add(user)
