@@ -77,9 +77,10 @@ def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding
         "GA401",
         NAME,
         f"{says}: {what}, so the loss does not train {who}",
-        "error",
+        "warning" if found.partly else "error",
         event.location,
-        fix="stop the target, not the prediction",
+        fix="stop the target, not the prediction"
+        + ("; of a probe, give the optimizer the head alone" if found.partly else ""),
         leaves=found.leaves,
         through=[found.meeting],
     )

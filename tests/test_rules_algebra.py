@@ -395,7 +395,7 @@ def regression(stop: str) -> TapeBuilder:
 def test_a_prediction_that_is_stopped() -> None:
     assert codes(regression("")) == codes(regression("probe")) == []
     assert codes(regression("detach")) == [("GA401", 10, "error")]
-    assert codes(regression("no_grad")) == [("GA401", 10, "error")]
+    assert codes(regression("no_grad")) == [("GA401", 10, "warning")]  # it may be a probe
 
 
 def test_a_loss_without_gradient() -> None:

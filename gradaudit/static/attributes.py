@@ -167,6 +167,8 @@ class Attributes(Machine):
             return cls
         if name == "__dict__":
             return Mapping(instance.attrs)
+        if name == "variables" and self.applied is not None and self.is_module(instance):
+            return self.applied_variables(instance)
         if self.is_module(instance) and name in MODULE_METHODS or name in ("_replace", "replace"):
             return Bound(instance, name)
         if name == "backward" and self.is_module(instance) or name == "step" and id(instance) in self.engines:

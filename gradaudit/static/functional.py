@@ -70,6 +70,11 @@ class Functional(Machine):
             self.declared[found] = (instance, name)
         return found
 
+    def applied_variables(self, instance: Instance) -> Mapping:
+        """`self.variables` of a flax module at work: its part of the tree that `apply` was given."""
+        assert self.applied is not None
+        return Mapping({"params": self.part_of_tree(instance.applied or self.applied, instance.network)})
+
     def declared_statistic(self, instance: Instance, args: Args) -> Node:
         """`self.variable("batch_stats", "mean", init)`: state that comes with the input and is not differentiated."""
         name = str(args[1].value) if len(args) > 1 and isinstance(args[1], Const) else "state"

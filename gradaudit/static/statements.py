@@ -162,8 +162,7 @@ class Statements(Machine):
         count = len(targets)
         starred = next((i for i, target in enumerate(targets) if isinstance(target, ast.Starred)), None)
         if isinstance(value, Union):
-            fitting = [part for part in value.alternatives if isinstance(part, Sequence) and len(part.items) == count]
-            value = fitting[0] if fitting else value.alternatives[0]
+            value = self._any_of(value, targets)
         if isinstance(value, Instance) and value.cls is not None and not self.is_module(value):
             if len(value.attrs) >= count and not self.is_record(value.cls):
                 value = Sequence(tuple(value.attrs.values())[:count])
@@ -176,6 +175,20 @@ class Statements(Machine):
             index = position if starred is None or position < starred else position - count
             part = self._part(value, index, count if starred is None else 0, target)
             self.assign(target, part, scope)
+
+    def _any_of(self, value: Union, targets: list[ast.expr]) -> Any:
+        """Each target gets what it may be: of a tuple its item, of what is not known an unknown one."""
+        count = len(targets)
+        fitting: list[tuple[Any, Guard]] = []
+        for part, guard in zip(value.alternatives, value.guards, strict=True):
+            if isinstance(part, Sequence) and len(part.items) == count and part.rest is None:
+                fitting.append((part, guard))
+            elif isinstance(part, Unknown) and part.instance is None:
+                items = [self._part(part, index, count, target) for index, target in enumerate(targets)]
+                fitting.append((Sequence(items), guard))
+        if any(isinstance(part, Sequence) for part in value.alternatives) and fitting:
+            return self.join(fitting)
+        return value.alternatives[0]
 
     def _middle(self, value: Any, before: int, count: int) -> Any:
         if isinstance(value, Sequence) and value.rest is None:

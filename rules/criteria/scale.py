@@ -23,6 +23,7 @@ REDUCTIONS = frozenset({"mean", "sum", "norm", "std", "var", "max", "min", "logs
 SHAPED = SHAPES | {"neg", "clamp", "abs", "sqrt", "add", "sub", "mul", "div", "maximum", "phi", "pow", "square", "mean"}
 PEELED = SHAPES | {"clamp", "where", "minimum", "maximum", "phi", "mul", "div", "neg", "activation", "stack", "cat"}
 ADVANTAGE, IMPORTANCE, NORM, BALANCE = "advantage", "importance", "norm", "balance"
+AXIS = re.compile("dim=|axis=")
 ENTRY = re.compile(r"""\[(['"].*|-?\d+\]$)""")
 
 
@@ -83,8 +84,12 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
             node, inverted = data[0].source, True
         elif node.op in REDUCTIONS and len(data) == 1 and _is_full(node):
             return _bare(data[0].source) if inverted else None
+        elif node.op == "quantile" and not AXIS.search(node.detail):
+            return _bare(data[0].source) if inverted else None
         elif _is_entry(node):
-            return None
+            if data[0].source.op != "quantile":  # one of several percentiles is one
+                return None
+            node = data[0].source
         elif node.op in SHAPED:
             live = [edge for edge in data if edge.passes and edge.source.leaf is None and edge.source.op != "const"]
             if not live:
@@ -136,7 +141,9 @@ def _is_reduction(node: Node) -> bool:
 
 def _is_full(node: Node) -> bool:
     """A reduction over everything: no axis is named."""
-    return not re.search(r"dim=|axis=|\d", node.detail.replace("ord=1", "").replace("ord=2", "").replace("p=1", ""))
+    return not re.search(
+        AXIS.pattern + r"|\d", node.detail.replace("ord=1", "").replace("ord=2", "").replace("p=1", "")
+    )
 
 
 def _is_entry(node: Node) -> bool:
@@ -155,11 +162,15 @@ def _bare(node: Node) -> Node:
 def _contains(view: View, term: Node, value: Node, sums: bool) -> bool:
     """Whether the term is the value, or an equal one, by sums, shapes and means: not a weighted mean of something."""
     number = view.analysis.algebra.vn(value)
-    seen, waiting = {term}, [term]
+    whole = view.analysis.algebra.vn(value.inputs[0].source) if _is_entry(value) else number
+    seen, waiting, entered = {term}, [term], False
     while waiting and len(seen) < 60:
         node = waiting.pop()
         if view.analysis.algebra.vn(node) == number:
             return True
+        if view.analysis.algebra.vn(node) == whole and not entered:
+            return True  # its first member gives all of an ensemble its scale
+        entered = entered or _is_entry(node)
         if (node.op in ("mul", "div") and not is_scaled(node)) or (node.op in ("add", "sub") and not sums):
             continue
         if node.op in SHAPED | REDUCTIONS | {"minimum", "where", "stack", "cat"}:

@@ -68,7 +68,21 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
         total, against = expand(view.analysis, encoding.source), expand(view.analysis, prediction.source)
         if is_bootstrap(view, total, against, False) or is_bootstrap(view, against, total, False):
             continue
+        if not _predicts(view, prediction.source, mine):
+            continue
         yield SelfPrediction(view, meeting.node, encoding.source, mine)
+
+
+def _predicts(view: View, prediction: Node, encoders: int) -> bool:
+    """Does anything else that learns work on an encoding? Where all of it comes before, the two are compared by their
+    features: a perceptual loss.
+    """
+    for node in view.backward(prediction):
+        sources = [edge.source for edge in node.inputs if edge.passes]
+        encoded = any(view.live(source) & encoders and source.leaf is None for source in sources)
+        if encoded and any(view.live(source) and not view.live(source) & encoders for source in sources):
+            return True
+    return False
 
 
 def _is_output(view: View, node: Node) -> bool:

@@ -27,12 +27,16 @@ INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"}
 
 
 class Starved(NamedTuple):
-    """`event` stops the gradient of `leaves` on the prediction's side of `meeting`."""
+    """`event` stops the gradient of `leaves` on the prediction's side of `meeting`.
+
+    `partly`: a block without gradient ends it, and the rest of the prediction learns, as the head of a probe does.
+    """
 
     view: View
     meeting: Node
     event: Node
     leaves: int
+    partly: bool = False
 
 
 def owned(view: View) -> int:
@@ -126,7 +130,7 @@ def _beside(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> I
     for event in _events(view.analysis, prediction, leaves):
         if event not in told:
             told.add(event)
-            yield Starved(view, meeting.node, event, leaves)
+            yield Starved(view, meeting.node, event, leaves, partly=not event.grad_mode)
 
 
 def _reached(view: View) -> Iterator[Discrepancy]:
