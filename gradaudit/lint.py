@@ -264,13 +264,17 @@ def collect_much() -> None:
 
 @contextmanager
 def quiet_collector() -> Iterator[None]:
-    """Without the cyclic garbage collector: tapes are many small objects that live as long as the run."""
+    """Without the cyclic garbage collector: tapes are many small objects that live as long as the run.
+
+    At the end all of them count as old: young ones would be gone through at once.
+    """
     enabled = gc.isenabled()
     gc.disable()
     gc.freeze()
     try:
         yield
     finally:
+        gc.freeze()
         gc.unfreeze()
         if enabled:
             gc.enable()
