@@ -33,13 +33,13 @@ def rates_action(view: View, score: Node, weight: Node, scored: Collection[Node]
         node, inside = waiting.pop()
         inside = inside or node.op in NETWORKS
         chosen = node.op in SHAPES and any(edge.kind == INDEX and bare(edge.source) in actions for edge in node.inputs)
-        if inside and node in actions or chosen and _by_network(node.inputs[0].source):
+        if inside and bare(node) in actions or chosen and _by_network(node.inputs[0].source):
             return True
         if node.leaf is not None or (node.op in CHOICES and node not in actions):
             continue
         for edge in node.inputs:
             step = (edge.source, inside)
-            if edge.kind != INDEX and step not in seen and (edge.source not in scored or edge.source in actions):
+            if edge.kind != INDEX and step not in seen and (edge.source not in scored or bare(edge.source) in actions):
                 seen.add(step)
                 waiting.append(step)
     return False

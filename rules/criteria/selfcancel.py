@@ -26,6 +26,7 @@ SQUARES = frozenset({"square", "abs", "huber", "norm", "exp"}) | DISCREPANCIES
 THROUGH = frozenset({"reshape", "getitem", "sum", "mean", "clamp", "cast", "neg", "gather", "phi", "stack"})
 COMBINES = frozenset({"add", "mul", "div", "minimum", "maximum", "where"})
 MOST_PARTS = 8
+MOST_BEHIND = 40
 
 
 class Cancellation(NamedTuple):
@@ -352,6 +353,9 @@ def older_side(found: Cancellation) -> Node:
     bases = [side for side in (first, second) if _is_base(found, side)]
     if len(bases) == 1:
         return bases[0]
+    unshared = [side for side in (first, second) if _shares_nothing(found, side)]
+    if len(unshared) == 1:
+        return unshared[0]
     alone = [side for side in (first, second) if private(found.view, side, {found.node})]
     if len(alone) == 1:  # what the loss uses elsewhere is the policy that it trains
         return alone[0]
@@ -361,6 +365,21 @@ def older_side(found: Cancellation) -> Node:
     if found.kind == "quotient" or (found.kind == "difference" and _is_exponent(found.view, found.node, THROUGH)):
         return second  # new - old, new / old
     return first if first.time < second.time else second
+
+
+def _shares_nothing(found: Cancellation, side: Node) -> bool:
+    """Whether what the side is computed from serves it alone, down to the parameters: a network that is asked once
+    more. What the loss trains has an encoder that other terms of the loss need as well."""
+    view = found.view
+    uses = {found.node, *(user for user, _ in view.consumers(found.node))}
+    seen, waiting = {side}, [side]
+    while waiting and len(seen) < MOST_BEHIND:
+        for edge in waiting.pop().inputs:
+            source = edge.source
+            if edge.passes and source.leaf is None and source not in seen and view.reaches(source):
+                seen.add(source)
+                waiting.append(source)
+    return all(private(view, node, uses) for node in seen)
 
 
 def _is_base(found: Cancellation, side: Node) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.selfcancel import cancellations, is_hard, older_side
+from gradaudit.rules.criteria.bootstrap import REGRESSION, leaks
+from gradaudit.rules.criteria.selfcancel import Cancellation, cancellations, is_hard, older_side
 from gradaudit.tape import Node
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def broken_surrogates(analysis: Analysis) -> Iterator[Surrogate]:
     """Every sum that was to be an estimator and is none."""
     told = set()
     for found in cancellations(analysis):
-        if found.surrogate and found.node not in told:
+        if found.surrogate and found.node not in told and not _is_error(found):
             told.add(found.node)
             yield Surrogate(found.view, found.node, older_side(found), MISSING, found.leaves)
     for node in analysis.graph.nodes:
@@ -41,6 +42,14 @@ def broken_surrogates(analysis: Analysis) -> Iterator[Surrogate]:
             yield from _wrong_term(analysis, node)
             yield from _doubled(analysis, node)
             yield from _scaled(analysis, node)
+
+
+def _is_error(found: Cancellation) -> bool:
+    """`(value - (advantage + value)) ** 2`: the error of a prediction whose own target contains it, no estimator."""
+    if found.node.op != "sub":
+        return False
+    targets = (leak.uses for leak in leaks(found.view.analysis) if REGRESSION in leak.kinds)
+    return any(use.value in found.node.arguments() for uses in targets for use in uses)
 
 
 def _wrong_term(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
