@@ -390,7 +390,7 @@ class Attributes(Machine):
         self.adopt(instance, "", new)
         kept = instance.attrs.get(UNNAMED)
         old = kept.items if isinstance(kept, Sequence) else ()
-        self.put(instance.attrs, UNNAMED, Sequence((*old, new), None, "list"))
+        self.put(instance.attrs, UNNAMED, Sequence((*old, new), None, "modules"))
 
     def _setter(self, cls: ClassValue, name: str) -> Function | None:
         if cls.setters is None:

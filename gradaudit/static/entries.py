@@ -342,12 +342,22 @@ class Entries(Reach, LibraryFunctions):
         """A class that differentiates nothing itself: its methods may still be somebody's losses."""
         for name in [] if self.run.is_module_class(cls) else cls.members or ():
             method = self.run.member(cls, name)[0]
-            if isinstance(method, Function) and _computes(method.node) and self._is_waiting_loss(method):
+            if not isinstance(method, Function) or not _computes(method.node):
+                continue
+            if self._is_waiting_loss(method):
                 self._entry(f"{cls.name}.{name}", functools.partial(self._loss_method, cls, method))
+            elif name in loss_methods(self.run, cls):
+                judge = functools.partial(self._judged_by_arguments, cls, method)
+                self._entry(f"{cls.name}.{name}", judge, quiet=UNHEARD)
+
+    def _bound(self, cls: ClassValue, method: Function) -> Function:
+        return method if _is_static(method) else method.bind(self.run.instantiate(cls, [], {}, entry=True), cls)
 
     def _loss_method(self, cls: ClassValue, method: Function) -> None:
-        bound = method if _is_static(method) else method.bind(self.run.instantiate(cls, [], {}, entry=True), cls)
-        self._differentiate(bound)
+        self._differentiate(self._bound(cls, method))
+
+    def _judged_by_arguments(self, cls: ClassValue, method: Function) -> None:
+        self.library_function(self._bound(cls, method))
 
     def _constructor_reaches_sink(self, cls: ClassValue) -> bool:
         """A graph that is built once (TensorFlow 1), an update function that is made and kept (`jax.jit(update)`)."""

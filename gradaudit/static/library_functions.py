@@ -14,6 +14,9 @@ from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.syntax import counted_with
 from gradaudit.static.values import ClassValue, Function, Mapping, Sequence, Unknown
 
+DEEPEST = 2
+"""A struct in a struct in a struct: further in, nothing is told apart."""
+
 
 class LibraryFunctions:
     run: Interpreter
@@ -27,7 +30,7 @@ class LibraryFunctions:
         parameters = [*spec.posonlyargs, *spec.args]
         defaults = [None] * (len(parameters) - len(spec.defaults)) + list(spec.defaults)
         for parameter, default in [
-            *zip(parameters, defaults, strict=True),
+            *list(zip(parameters, defaults, strict=True))[function.self_value is not None :],
             *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
         ]:
             keywords[parameter.arg] = self._library_argument(parameter, default, function)
@@ -66,21 +69,30 @@ class LibraryFunctions:
             return made
         cls = run.class_from_annotation(parameter.annotation, function.scope)
         if cls is not None and not (isinstance(cls, ClassValue) and is_distribution(run, cls)):
-            return self._library_struct(cls, parameter) or run.entry_argument(parameter, default, function)
+            return self._library_struct(cls, parameter, parameter.arg) or run.entry_argument(
+                parameter, default, function
+            )
         run.line_node = parameter
         run.file = self.module.display
         return run.leaf("arg", parameter.arg)
 
-    def _library_struct(self, cls: Any, parameter: ast.arg) -> Any:
-        """A struct of arrays (a NamedTuple or dataclass whose fields are annotated): each array is a leaf."""
+    def _library_struct(self, cls: Any, parameter: ast.arg, path: str) -> Any:
+        """A struct of arrays (a NamedTuple or dataclass whose fields are annotated): each array is a leaf, and those
+        of the structs in it.
+        """
         run = self.run
         if not isinstance(cls, ClassValue) or not (is_named_tuple(cls, run) or _is_dataclass(cls)):
             return None
         values: dict[str, Any] = {}
         run.line_node, run.file = parameter, self.module.display
-        for name, field, _ in run.fields(cls):
+        for name, field, owner in run.fields(cls):
             if any(word in ast.unparse(field.annotation) for word in ("Array", "Tensor", "ndarray")):
-                values[name] = run.leaf("arg", f"{parameter.arg}.{name}")
+                values[name] = run.leaf("arg", f"{path}.{name}")
+                continue
+            inner = run.class_from_annotation(field.annotation, owner.scope) if path.count(".") < DEEPEST else None
+            part = self._library_struct(inner, parameter, f"{path}.{name}") if inner is not None else None
+            if part is not None:
+                values[name] = part
             elif field.value is None:
                 values[name] = Unknown(name)
         return run.call(cls, [], values) if values else None

@@ -166,6 +166,7 @@ class Networks(Machine):
     def _collect_container(self, value: Any, found: dict[Node, None], seen: set[int]) -> None:
         """The modules, parameters and further lists of them in a list or dict."""
         parts = list(value.items) + [value.rest] if isinstance(value, Sequence) else list(value.entries.values())
+        parts += [one for part in parts if isinstance(part, Union) for one in part.alternatives]
         for part in parts:
             if isinstance(part, Instance) and self.is_module(part):
                 self._collect(part, found, seen)

@@ -77,7 +77,7 @@ def _flows(view: View) -> Iterator[list[Foreign]]:
         return
     own_values = view.forward(view.analysis.leaves(own & reached))
     targets = covered(view)
-    for leaves in _groups(view.analysis, foreign):
+    for leaves in _groups(view.analysis, foreign, _trained_elsewhere(view)):
         yield list(_joints(view, leaves, own, own_values, targets))
 
 
@@ -155,15 +155,29 @@ def copied_from(analysis: Analysis, leaf: Node, among: int) -> bool:
     return bool(analysis.mask(facts.originals(leaf)) & among)
 
 
-def _groups(analysis: Analysis, foreign: int) -> list[int]:
-    """The foreign leaves by who holds them; those that nobody holds by the outermost network that owns them."""
+def _trained_elsewhere(view: View) -> int:
+    """What other losses train with optimizers of which it is not known what they hold, where this one's is known."""
+    if view.own is None:
+        return 0
+    found = 0
+    for other in view.analysis.views:
+        if other.own is None and other.sink.kind == "backward":
+            found |= other.live(other.sink.loss)
+    return found
+
+
+def _groups(analysis: Analysis, foreign: int, trained: int = 0) -> list[int]:
+    """The foreign leaves by who holds them; those that nobody holds by the outermost network that owns them. `trained`
+    are leaves that somebody holds, whoever that is.
+    """
     facts = roles(analysis)
     groups: dict[object, int] = {}
     for leaf in analysis.leaves(foreign):
         if leaf.leaf is None or leaf.leaf.kind != "param" and leaf not in facts.updated:
             continue
         holders = frozenset(number for number, held in enumerate(analysis.tape.optimizers) if leaf in held.leaves)
-        if not holders and not facts.complete and not facts.originals(leaf) and not facts.stated(leaf):
+        known = facts.complete or facts.originals(leaf) or facts.stated(leaf) or analysis.bit(leaf) & trained
+        if not holders and not known:
             continue
         owner = list(leaf.leaf.owner.chain())[-1] if leaf.leaf.owner is not None else leaf
         key: object = holders or owner
@@ -176,6 +190,7 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
     starts = analysis.leaves(leaves)
     networks = _networks(view, leaves, own)
     held = any(leaf in roles(analysis).held for leaf in starts) and not (view.own or 0) & leaves
+    held = held or bool(_trained_elsewhere(view) & leaves)
     through: dict[Frame, bool] = {}
     seen = set(starts)
     waiting = list(starts)

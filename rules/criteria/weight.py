@@ -84,7 +84,7 @@ def _weights(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         found = _weighs(view, node, score.source, weight.source)
         if found is None or (view.sink.kind == "library" and decided(view, weight.source, found.leaves)):
             continue
-        if view.sink.kind == "library" and found.kind != IMPORTANCE:
+        if view.sink.kind == "library" and found.kind != IMPORTANCE and not weighs_by_residual(found):
             continue  # a finished weight is the caller's, and so is what a switch leaves open
         if not found.leaves & parameters(view.analysis) and _is_left_to_callers(view, weight.source):
             continue
@@ -369,7 +369,9 @@ def weighs_by_residual(weight: Weight) -> bool:
     node = weight.weight
     while node.op in SHAPES and node.inputs:
         node = node.inputs[0].source
-    return weight.view.sink.kind != "library" and is_residual(weight.view, node)
+    if weight.view.sink.kind == "library" and not all(map(weight.view.live, node.arguments())):
+        return False  # a return that the caller finished, and values that are constants here
+    return is_residual(weight.view, node)
 
 
 def _nearest_leaves(node: Node) -> list[Node]:
