@@ -113,7 +113,7 @@ def framework(fixture: Fixture) -> str:
 WHOLE = frozenset(
     """
     ga101/imagined_unnamed_torch_live ga102/expectile_value_torch_live
-    ga204/shared_encoder_torch_actor_trains_encoder ga401/encoder_torch_decorator
+    ga204/shared_encoder_torch_actor_trains_encoder ga301/moco_jax_live ga401/encoder_torch_decorator
     """.split()
 )
 """Programs whose loss alone does not show the defect: which parameters are stepped, which follow others, which other

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradaudit.dynamic.jax_trees import Slot
+from gradaudit.dynamic.recording import Update
 from gradaudit.tape import Node
 
 LAGGING = re.compile(r"target|tgt|(^|_)ema($|_)|(^|_)old($|_)|lag|shadow|slow|moment|avg|average|copy|bar$|prev")
@@ -19,24 +20,53 @@ GIVEN = re.compile(
 
 
 def mark(
-    slots: Sequence[Slot], arrays: Sequence[Any], stems: Sequence[str], nodes: Mapping[int, Node]
+    slots: Sequence[Slot],
+    arrays: Sequence[Any],
+    stems: Sequence[str],
+    nodes: Mapping[int, Node],
+    updates: Sequence[Update],
 ) -> frozenset[Node]:
-    """Set `copied_from` of leaves and networks. `nodes` are the leaf nodes of parameter slots. Returns those of
-    networks that stand beside the one they follow, in one argument: nobody steps them."""
+    """Set `copied_from` of leaves and networks. `nodes` are the leaf nodes of parameter slots; `updates` are what
+    a run does to them. Returns those of networks that stand beside the one they follow, in one argument: nobody steps
+    them, as far as is seen."""
     followers: set[Node] = set()
-    for copy, origin in copies(slots, arrays, stems, set(nodes)):
+    seen = _seen(slots, stems, nodes, updates)
+    stepped = {name for one in updates if not one.sources for name in one.leaves}
+    moving = {number for copy, _ in seen for number in copy}
+    guessed = (pair for pair in copies(slots, arrays, stems, set(nodes)) if moving.isdisjoint((*pair[0], *pair[1])))
+    for copy, origin in (*seen, *guessed):
         given = bool(GIVEN.search(stems[copy[0]].lower()))
         for one, other in zip(copy, origin, strict=True):
             leaf, source = nodes[one].leaf, nodes[other].leaf
             if leaf is None or source is None:
                 continue
-            if not given or _equal([arrays[one]], [arrays[other]]):
+            if copy[0] in moving or not given or _equal([arrays[one]], [arrays[other]]):
                 leaf.copied_from = source
                 if leaf.owner is not None and leaf.owner is not source.owner:
                     leaf.owner.copied_from = source.owner
-        if slots[copy[0]].argument == slots[origin[0]].argument and lagging(stems[copy[0]]):
-            followers.update(nodes[one] for one in copy)
+        beside = slots[copy[0]].argument == slots[origin[0]].argument
+        if beside and (lagging(stems[copy[0]]) or copy[0] in moving):
+            followers.update(nodes[one] for one in copy if slots[one].name not in stepped)
     return frozenset(followers)
+
+
+def _seen(
+    slots: Sequence[Slot], stems: Sequence[str], nodes: Mapping[int, Node], updates: Sequence[Update]
+) -> list[tuple[list[int], list[int]]]:
+    """(copy, original) as slot numbers, network by network, where the run has shown what follows what. What is trained
+    follows nothing that is not: such an update is reversed."""
+    numbers = {slots[number].name: number for number in nodes}
+    follows = {leaf: source for one in updates for leaf, source in zip(one.leaves, one.sources, strict=False)}
+    networks: dict[str, list[tuple[int, int]]] = {}
+    for number in sorted(nodes):
+        origin = numbers.get(follows.get(slots[number].name, ""))
+        if origin is not None and (_is_trained(nodes[origin]) or not _is_trained(nodes[number])):
+            networks.setdefault(stems[number], []).append((number, origin))
+    return [([one for one, _ in pairs], [other for _, other in pairs]) for pairs in networks.values()]
+
+
+def _is_trained(node: Node) -> bool:
+    return node.leaf is not None and node.leaf.kind == "param"
 
 
 def copies(

@@ -31,7 +31,7 @@ class Leaves:
         self.others = _parameter_like(program)
         self._stem_network: dict[Leaf, Network] = {}
         self.followers: frozenset[Node] = frozenset()
-        """Differentiated leaves of networks that follow another one of the same argument."""
+        """Differentiated leaves of networks that follow another one of the same argument; no step of them is seen."""
 
     def leaf(self, value: Value) -> Leaf:
         """The leaf of an input, or of a captured constant."""
@@ -91,7 +91,7 @@ class Leaves:
                 )
             )
         nodes = {number: row.node for number, row in zip(numbered, rows, strict=True)}
-        self.followers = mark(program.slots, program.arguments.arrays, self.stems, nodes)
+        self.followers = mark(program.slots, program.arguments.arrays, self.stems, nodes, program.updates)
         return rows + self._captured(written)
 
     def _captured(self, written: Written) -> list[LeafGradient]:

@@ -15,7 +15,7 @@ from gradaudit.dynamic.jax_lines import JaxLines
 from gradaudit.dynamic.jax_ops import CLOSED
 from gradaudit.dynamic.jax_probe import Probe
 from gradaudit.dynamic.jax_trees import PARAM, STATE, Arguments, Slot, arrays_in, is_inexact
-from gradaudit.dynamic.recording import LossCall
+from gradaudit.dynamic.recording import LossCall, Update
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.state import save_python, seed_python
 from gradaudit.dynamic.target import a_kind
@@ -40,6 +40,7 @@ class Program:
     scope           id of array -> (name, array), for what the loss captures; `scope_roles` its stated roles by name
     wholes          the names that each trained pattern speaks of
     reached         the values that the loss's gradient reaches
+    updates         what the run does to the arguments after the loss
     """
 
     arguments: Arguments
@@ -55,6 +56,7 @@ class Program:
     names: list[str] = field(default_factory=list)
     reached: set[Value] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    updates: Sequence[Update] = ()
 
     @property
     def slots(self) -> list[Slot]:
@@ -100,6 +102,7 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
         names,
         reached(flat),
         notes,
+        call.updates,
     )
     return program
 

@@ -6,7 +6,7 @@ loss is traced once, so whatever is random or printed in it happens once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from gradaudit.dynamic.jax_updates import losses_of
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
 from gradaudit.errors import CheckError, UserCodeError
-from gradaudit.tape import PARAMETER, Location, Node, Sink, Tape
+from gradaudit.tape import PARAMETER, Event, Location, Node, Sink, Tape
 
 
 class JaxRecorder:
@@ -54,6 +54,7 @@ class JaxRecorder:
         tape.sinks.append(_sink(program, written, call))
         tape.roles.update({row.node: row.role for row in rows if row.stated})
         tape.sinks[0].own = _own(tape, leaves.followers)
+        tape.events += _averages(call, {row.name: row.node for row in rows}, tape.sinks[0].time)
         return Recording(
             framework="jax",
             call=call,
@@ -116,6 +117,14 @@ def _own(tape: Tape, followers: frozenset[Node]) -> frozenset[Node] | None:
     differentiated = tape.sinks[0].differentiated or frozenset()
     rest = differentiated - followers
     return rest if rest and rest != differentiated else None
+
+
+def _averages(call: LossCall, nodes: Mapping[str, Node], time: int) -> Iterator[Event]:
+    """The updates after the loss that move a network towards another."""
+    for number, one in enumerate(call.updates):
+        if one.sources and all(name in nodes for name in (*one.leaves, *one.sources)):
+            leaves, sources = (tuple(nodes[name] for name in side) for side in (one.leaves, one.sources))
+            yield Event("soft_update", time + 1 + number, one.location, None, leaves, sources, one.weight)
 
 
 def _definition(function: Callable[..., Any], program: Program) -> Location:

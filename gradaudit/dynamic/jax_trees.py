@@ -65,7 +65,7 @@ class _Shape:
         self.leaves: list[Any] = []
         self.arrays: list[tuple[tuple[str, ...], Any]] = []
         for path, leaf in pairs:
-            keys = _keys(path)
+            keys = path_keys(path)
             if is_array(leaf) or (floats and type(leaf) is float):
                 self.leaves.append(_HOLE)
                 self.arrays.append((keys, leaf))
@@ -117,7 +117,7 @@ def is_inexact(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
     """A jax key path as plain strings: dictionary keys, attributes, indices."""
     keys = []
     for entry in path:
@@ -155,7 +155,7 @@ def _kinds(value: Any) -> Callable[[tuple[str, ...], Any], str]:
 def _train_states(value: Any) -> list[tuple[str, ...]]:
     """Where in a tree there are TrainStates: parameters beside an optimizer's state."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(value, is_leaf=is_train_state)
-    return [_keys(path) for path, leaf in pairs if is_train_state(leaf)]
+    return [path_keys(path) for path, leaf in pairs if is_train_state(leaf)]
 
 
 def is_train_state(value: Any) -> bool:

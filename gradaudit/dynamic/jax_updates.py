@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 
+from gradaudit.dynamic.jax_followed import Move, tellers, updates
+from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.state import save_python, seed_python
 from gradaudit.dynamic.target import closure_of
@@ -35,9 +37,11 @@ class Taken:
 
 @dataclass(slots=True)
 class Watch:
-    """Notes what is differentiated while it is `open`."""
+    """Notes what is differentiated, and how parameters are updated, while it is `open`."""
 
     taken: list[Taken] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    lines: Lines = field(default_factory=Lines)
     open: bool = True
 
     def note(self, one: Taken) -> None:
@@ -90,9 +94,9 @@ def _changed(names: dict[str, Any]) -> list[tuple[dict[str, Any], str, Any, Any]
     found: list[tuple[dict[str, Any], str, Any, Any]] = []
     for places, make in ((_TAKERS, _telling), (_AT_ONCE, _telling_at_once)):
         for module, name in places:
-            if module in sys.modules:
-                holder = vars(sys.modules[module])
-                found.append((holder, name, holder[name], make(holder[name])))
+            found += _told(module, name, make)
+    for module, name, made_of in tellers(_note_move):
+        found += _told(module, name, made_of)
     known = {id(plain): telling for _, _, plain, telling in found}
     for name, value in names.items():
         if id(value) in known:
@@ -100,6 +104,17 @@ def _changed(names: dict[str, Any]) -> list[tuple[dict[str, Any], str, Any, Any]
         elif (made := _made(value)) is not None:
             found.append((names, name, value, _noting(value, inspect.unwrap(value), _argnums_of(made))))
     return found
+
+
+def _told(module: str, name: str, make: Callable[[Any], Any]) -> list[tuple[dict[str, Any], str, Any, Any]]:
+    holder = vars(sys.modules[module]) if module in sys.modules else {}
+    return [(holder, name, holder[name], make(holder[name]))] if name in holder else []
+
+
+def _note_move(move: Move) -> None:
+    for watch in _watching:
+        if watch.open:
+            watch.moves.append(replace(move, location=watch.lines.here(2)[0]))
 
 
 def _made(value: Any) -> Any:
@@ -188,7 +203,9 @@ def losses_of(call: LossCall) -> list[LossCall]:
                 ) from error
         finally:
             restore()
-    return [_as_call(call, one) for one in {_place(one.function): one for one in watch.taken[::-1]}.values()][::-1]
+    return [
+        _as_call(call, one, watch.moves) for one in {_place(one.function): one for one in watch.taken[::-1]}.values()
+    ][::-1]
 
 
 def _place(function: Any) -> object:
@@ -196,12 +213,13 @@ def _place(function: Any) -> object:
     return (code.co_filename, code.co_firstlineno) if code is not None else type(function)
 
 
-def _as_call(call: LossCall, one: Taken) -> LossCall:
+def _as_call(call: LossCall, one: Taken, moves: Sequence[Move]) -> LossCall:
     try:
         names = tuple(inspect.signature(one.function).parameters)
     except (TypeError, ValueError):
         names = ()
     name = getattr(one.function, "__qualname__", type(one.function).__name__)
+    given, of = [*names[: len(one.args)], *one.kwargs], [*one.args, *one.kwargs.values()]
     return replace(
         call,
         target=f"{call.target} > {name}",
@@ -212,4 +230,5 @@ def _as_call(call: LossCall, one: Taken) -> LossCall:
         scope=closure_of(one.function) | call.scope,
         argnums=one.argnums,
         framework="jax",
+        updates=tuple(dict.fromkeys(updates(of, given, moves))),
     )

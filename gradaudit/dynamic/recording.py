@@ -39,6 +39,17 @@ NONZERO = "nonzero"
 STATES = (NONE, ZERO, NONZERO)
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Arrays among a loss's arguments, by name, that are moved towards `sources`, one by one; a step where there are
+    none. An average keeps `weight` of the old (None: not known)."""
+
+    leaves: tuple[str, ...]
+    sources: tuple[str, ...]
+    weight: float | None
+    location: Location
+
+
 @dataclass(slots=True)
 class LossCall:
     """One call of a loss.
@@ -54,6 +65,7 @@ class LossCall:
     roots       directories whose files are the user's code (lines are reported there, and only there)
     argnums     positional arguments that are differentiated (jax); None: not said (jax: 0; torch: everything)
     framework   "torch", "jax" or "" (not said)
+    updates     what the run does to the arrays among the arguments after the loss (jax)
     """
 
     target: str
@@ -67,6 +79,7 @@ class LossCall:
     argnums: tuple[int, ...] | None = None
     framework: str = ""
     seed: int = 0
+    updates: tuple[Update, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """Every argument under its name."""

@@ -1,0 +1,162 @@
+"""What the updates of a run do to the parameters of a loss: a step moves them on, an average moves them towards others.
+
+Arrays do not change, so each is followed from the loss on: to what a step or an average has made of it. The very same
+array may stand at several places of a loss's arguments (a copy that has just been made): a whole tree then tells which
+is meant.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradaudit.dynamic.jax_trees import is_array, path_keys
+from gradaudit.dynamic.recording import Update
+from gradaudit.tape import Location
+
+CLOSE = 1e-3
+"""How far from an average, as a part of the way between its ends, float32 may leave it."""
+HALF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Arrays of a tree and what an update made of them: a step along others, or an average with others.
+
+    `kept` is how much of the old an average keeps, None where it cannot be told.
+    """
+
+    old: Sequence[Any]
+    others: Sequence[Any]
+    new: Sequence[Any]
+    is_average: bool
+    kept: float | None = None
+    location: Location = Location("", 0)
+
+
+Note = Callable[[Move], None]
+
+
+def tellers(note: Note) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
+    """(module, name, what makes of the function there one that notes what it moves)."""
+    for module in ("optax", "equinox"):
+        yield module, "apply_updates", functools.partial(_step, note)
+    for name in ("incremental_update", "periodic_update"):
+        yield "optax", name, functools.partial(_average, note)
+    for module, name in (("jax.tree_util", "tree_map"), ("jax.tree", "map")):
+        yield module, name, functools.partial(_map, note)
+
+
+def _step(note: Note, plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def step(params: Any, updates: Any, **options: Any) -> Any:
+        result = plain(params, updates, **options)
+        _tell(note, params, updates, result)
+        return result
+
+    return step
+
+
+def _average(note: Note, plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def average(new_tensors: Any, old_tensors: Any, *others: Any, **options: Any) -> Any:
+        result = plain(new_tensors, old_tensors, *others, **options)
+        _tell(note, old_tensors, new_tensors, result, is_average=True)
+        return result
+
+    return average
+
+
+def _map(note: Note, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A tree made of two: an average of them, or parameters after a step along the second."""
+
+    @functools.wraps(plain)
+    def over(f: Any, tree: Any, *rest: Any, **options: Any) -> Any:
+        result = plain(f, tree, *rest, **options)
+        if len(rest) == 1:
+            _tell(note, tree, rest[0], result)
+        return result
+
+    return over
+
+
+def _tell(note: Note, old: Any, other: Any, new: Any, is_average: bool = False) -> None:
+    before, beside, after = _arrays(old), _arrays(other), _arrays(new)
+    if not before or not len(before) == len(beside) == len(after):
+        return
+    kept = _kept(before, beside, after)
+    if kept is not None and kept < HALF and not is_average:
+        before, beside, kept = beside, before, 1 - kept
+    note(Move(before, beside, after, is_average or kept is not None, kept))
+
+
+def _arrays(tree: Any) -> list[Any]:
+    """The arrays of a tree; none where something is still being traced."""
+    leaves = [leaf for leaf in jax.tree_util.tree_leaves(tree) if is_array(leaf)]
+    return [] if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) else leaves
+
+
+def _kept(one: Sequence[Any], other: Sequence[Any], result: Sequence[Any]) -> float | None:
+    """How much of the first an average of two trees keeps, if the result is one."""
+    for a, b, r in zip(one, other, result, strict=True):
+        if not np.shape(a) == np.shape(b) == np.shape(r) or r.dtype.kind != "f":
+            return None
+    first, second, made = (np.concatenate([np.ravel(leaf) for leaf in tree]) for tree in (one, other, result))
+    way, gone = (second - first).astype(np.float64), (made - first).astype(np.float64)
+    length = float(way @ way)
+    share = float(gone @ way) / length if length > 0.0 and np.isfinite(length) else 0.0
+    if not 0.0 < share < 1.0:
+        return None
+    near = float(np.linalg.norm(gone - share * way)) <= CLOSE * length**0.5
+    return 1 - share if near else None
+
+
+@dataclass(slots=True)
+class Places:
+    """Where the arrays of a loss's arguments stand, by name, and what became of each of them."""
+
+    names: list[str]
+    arrays: list[Any]
+    moved: dict[int, int] = field(default_factory=dict)
+    """id of an array made by an update -> the place of what it was made of."""
+
+    def of(self, arrays: Sequence[Any]) -> list[int | None]:
+        """The places of these arrays: as a run of what the loss was given, else each by itself where there is one."""
+        ids, wanted = [id(one) for one in self.arrays], [id(one) for one in arrays]
+        starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
+        if len(starts) == 1:
+            return [starts[0] + i for i in range(len(wanted))]
+        return [self.moved.get(one, ids.index(one) if ids.count(one) == 1 else None) for one in wanted]
+
+
+def updates(args: Sequence[Any], names: Sequence[str], moves: Sequence[Move]) -> Iterator[Update]:
+    """What becomes of the arrays among a loss's arguments, by their dotted names."""
+    places = _places(args, names)
+    for move in moves:
+        before, beside = places.of(move.old), places.of(move.others)
+        known = [(one, other) for one, other in zip(before, beside, strict=True) if one is not None]
+        if not move.is_average and any(other is not None for other in beside):
+            continue  # made of two of the loss's own trees: no step
+        places.moved.update({id(new): one for one, new in zip(before, move.new, strict=True) if one is not None})
+        pairs = [(one, other) for one, other in known if other is not None and other != one]
+        if pairs:
+            leaves, sources = (tuple(places.names[place] for place in side) for side in zip(*pairs, strict=True))
+            yield Update(leaves, sources, move.kept, move.location)
+        elif known and not move.is_average:
+            stepped = (one for one, by in zip(before, move.others, strict=True) if one is not None and np.any(by))
+            yield Update(tuple(places.names[place] for place in stepped), (), None, move.location)
+
+
+def _places(args: Sequence[Any], names: Sequence[str]) -> Places:
+    places = Places([], [])
+    for name, value in zip(names, args, strict=False):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+            if is_array(leaf):
+                places.names.append(".".join((name, *path_keys(path))))
+                places.arrays.append(leaf)
+    return places
