@@ -72,7 +72,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             if len(meeting.sides) != 2:
                 continue
             for edge, other in (meeting.sides, meeting.sides[::-1]):
-                found = _bootstraps_itself(view, edge, other, meeting.entropy, copies)
+                found = _bootstraps_itself(view, edge, other, meeting.of_distributions, copies)
                 if found and edge.source not in seen:
                     seen.add(edge.source)
                     yield _finding(view, edge.source, found)

@@ -36,6 +36,7 @@ from collections.abc import Iterator
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.baseline import Rated, rated_by_baseline
 from gradaudit.rules.criteria.bootstrap import SCORE, Leak, leaks
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
@@ -54,6 +55,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         told.update(use.node for use in leak.uses)
         if SCORE in leak.kinds:
             yield _finding(leak)
+    for one in rated_by_baseline(analysis):
+        if one.node not in told:
+            told.add(one.node)
+            yield _rating(one)
     weights = [one for one in live_weights(analysis) if one.kind == ADVANTAGE and one.node not in told]
     places: set[Location] = set()
     for weight in weights:
@@ -84,6 +89,24 @@ def _weighing(weight: Weight, where: Location) -> Finding:
         fix=f"make the advantage a constant: {stop_call(analysis)}",
         leaves=weight.leaves,
         through=(weight.node, weight.weight),
+    )
+
+
+def _rating(one: Rated) -> Finding:
+    """An advantage over its own baseline, or the values that it is of."""
+    analysis = one.view.analysis
+    what = "advantage carries" if one.node.op == "mul" else "values of the actions carry"
+    return make_finding(
+        one.view,
+        CODE,
+        NAME,
+        f"the {what} gradient: the policy loss trains {names_of(analysis, one.leaves)} through "
+        f"{'it' if one.node.op == 'mul' else 'them'}",
+        "info" if decided(one.view, one.value, one.leaves) else severity(one.view, one.leaves),
+        place(one.view, one.node, one.value, one.leaves),
+        fix=f"make {'it' if one.node.op == 'mul' else 'them'} a constant: {stop_call(analysis)}",
+        leaves=one.leaves,
+        through=(one.node, one.value),
     )
 
 

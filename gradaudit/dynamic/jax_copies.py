@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,16 @@ def mark(
     stems: Sequence[str],
     nodes: Mapping[int, Node],
     updates: Sequence[Update],
+    trained: Container[int],
 ) -> frozenset[Node]:
-    """Set `copied_from` of leaves and networks. `nodes` are the leaf nodes of parameter slots; `updates` are what
-    a run does to them. Returns those of networks that stand beside the one they follow, in one argument: nobody steps
-    them, as far as is seen."""
+    """Set `copied_from` of leaves and networks.
+
+    `nodes` are the leaf nodes of parameter slots; `updates` are what a run does to them; `trained` are the slots that
+    are differentiated. Returns those of networks that stand beside the one they follow, in one argument: nobody steps
+    them, as far as is seen.
+    """
     followers: set[Node] = set()
-    seen = _seen(slots, stems, nodes, updates)
+    seen = _seen(slots, stems, sorted(nodes), updates, trained)
     stepped = {name for one in updates if not one.sources for name in one.leaves}
     moving = {number for copy, _ in seen for number in copy}
     guessed = (pair for pair in copies(slots, arrays, stems, set(nodes)) if moving.isdisjoint((*pair[0], *pair[1])))
@@ -51,22 +55,22 @@ def mark(
 
 
 def _seen(
-    slots: Sequence[Slot], stems: Sequence[str], nodes: Mapping[int, Node], updates: Sequence[Update]
+    slots: Sequence[Slot],
+    stems: Sequence[str],
+    among: Sequence[int],
+    updates: Sequence[Update],
+    trained: Container[int],
 ) -> list[tuple[list[int], list[int]]]:
     """(copy, original) as slot numbers, network by network, where the run has shown what follows what. What is trained
     follows nothing that is not: such an update is reversed."""
-    numbers = {slots[number].name: number for number in nodes}
+    numbers = {slots[number].name: number for number in among}
     follows = {leaf: source for one in updates for leaf, source in zip(one.leaves, one.sources, strict=False)}
     networks: dict[str, list[tuple[int, int]]] = {}
-    for number in sorted(nodes):
+    for number in among:
         origin = numbers.get(follows.get(slots[number].name, ""))
-        if origin is not None and (_is_trained(nodes[origin]) or not _is_trained(nodes[number])):
+        if origin is not None and (origin in trained or number not in trained):
             networks.setdefault(stems[number], []).append((number, origin))
     return [([one for one, _ in pairs], [other for _, other in pairs]) for pairs in networks.values()]
-
-
-def _is_trained(node: Node) -> bool:
-    return node.leaf is not None and node.leaf.kind == "param"
 
 
 def copies(

@@ -8,8 +8,8 @@ is meant.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -28,71 +28,84 @@ HALF = 0.5
 class Move:
     """Arrays of a tree and what an update made of them: a step along others, or an average with others.
 
-    `kept` is how much of the old an average keeps, None where it cannot be told.
+    `kept` is how much of the old an average keeps, None where it cannot be told. `by_hand`: numbers alone tell that it
+    is an average, and not of which one it takes the place.
     """
 
     old: Sequence[Any]
     others: Sequence[Any]
     new: Sequence[Any]
     is_average: bool
-    kept: float | None = None
+    by_hand: bool
+    kept: float | None
     location: Location = Location("", 0)
 
-
-Note = Callable[[Move], None]
-
-
-def tellers(note: Note) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
-    """(module, name, what makes of the function there one that notes what it moves)."""
-    for module in ("optax", "equinox"):
-        yield module, "apply_updates", functools.partial(_step, note)
-    for name in ("incremental_update", "periodic_update"):
-        yield "optax", name, functools.partial(_average, note)
-    for module, name in (("jax.tree_util", "tree_map"), ("jax.tree", "map")):
-        yield module, name, functools.partial(_map, note)
+    def turned(self) -> Move:
+        """The same average as one of the others."""
+        kept = None if self.kept is None else 1 - self.kept
+        return replace(self, old=self.others, others=self.old, kept=kept)
 
 
-def _step(note: Note, plain: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(plain)
-    def step(params: Any, updates: Any, **options: Any) -> Any:
-        result = plain(params, updates, **options)
-        _tell(note, params, updates, result)
-        return result
+@dataclass(slots=True)
+class Teller:
+    """Makes functions that tell `note` what they move; what one of them calls is a part of it."""
 
-    return step
+    note: Callable[[Move], None]
+    inside: int = 0
 
+    def places(self) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
+        """(module, name, what makes of the function there one that tells)."""
+        for module in ("optax", "equinox"):
+            yield module, "apply_updates", self.step
+        for name in ("incremental_update", "periodic_update"):
+            yield "optax", name, self.average
+        for module, name in (("jax.tree_util", "tree_map"), ("jax.tree", "map")):
+            yield module, name, self.over
 
-def _average(note: Note, plain: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(plain)
-    def average(new_tensors: Any, old_tensors: Any, *others: Any, **options: Any) -> Any:
-        result = plain(new_tensors, old_tensors, *others, **options)
-        _tell(note, old_tensors, new_tensors, result, is_average=True)
-        return result
+    def step(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(plain)
+        def step(params: Any, updates: Any, **options: Any) -> Any:
+            result = self.call(plain, params, updates, **options)
+            self.tell(params, updates, result)
+            return result
 
-    return average
+        return step
 
+    def average(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(plain)
+        def average(new_tensors: Any, old_tensors: Any, *others: Any, **options: Any) -> Any:
+            result = self.call(plain, new_tensors, old_tensors, *others, **options)
+            self.tell(old_tensors, new_tensors, result, is_average=True)
+            return result
 
-def _map(note: Note, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A tree made of two: an average of them, or parameters after a step along the second."""
+        return average
 
-    @functools.wraps(plain)
-    def over(f: Any, tree: Any, *rest: Any, **options: Any) -> Any:
-        result = plain(f, tree, *rest, **options)
-        if len(rest) == 1:
-            _tell(note, tree, rest[0], result)
-        return result
+    def over(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """A tree made of two: an average of them, or parameters after a step along the second."""
 
-    return over
+        @functools.wraps(plain)
+        def over(f: Any, tree: Any, *rest: Any, **options: Any) -> Any:
+            result = self.call(plain, f, tree, *rest, **options)
+            if len(rest) == 1:
+                self.tell(tree, rest[0], result)
+            return result
 
+        return over
 
-def _tell(note: Note, old: Any, other: Any, new: Any, is_average: bool = False) -> None:
-    before, beside, after = _arrays(old), _arrays(other), _arrays(new)
-    if not before or not len(before) == len(beside) == len(after):
-        return
-    kept = _kept(before, beside, after)
-    if kept is not None and kept < HALF and not is_average:
-        before, beside, kept = beside, before, 1 - kept
-    note(Move(before, beside, after, is_average or kept is not None, kept))
+    def call(self, plain: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self.inside += 1
+        try:
+            return plain(*args, **options)
+        finally:
+            self.inside -= 1
+
+    def tell(self, old: Any, other: Any, new: Any, is_average: bool = False) -> None:
+        if self.inside:
+            return
+        before, beside, after = _arrays(old), _arrays(other), _arrays(new)
+        if before and len(before) == len(beside) == len(after):
+            kept = _kept(before, beside, after)
+            self.note(Move(before, beside, after, is_average or kept is not None, not is_average, kept))
 
 
 def _arrays(tree: Any) -> list[Any]:
@@ -136,8 +149,10 @@ class Places:
 
 def updates(args: Sequence[Any], names: Sequence[str], moves: Sequence[Move]) -> Iterator[Update]:
     """What becomes of the arrays among a loss's arguments, by their dotted names."""
-    places = _places(args, names)
+    places, stepped = _places(args, names), set[int | None]()
     for move in moves:
+        if move.by_hand and move.is_average and _is_other(move, places, stepped):
+            move = move.turned()
         before, beside = places.of(move.old), places.of(move.others)
         known = [(one, other) for one, other in zip(before, beside, strict=True) if one is not None]
         if not move.is_average and any(other is not None for other in beside):
@@ -148,8 +163,15 @@ def updates(args: Sequence[Any], names: Sequence[str], moves: Sequence[Move]) ->
             leaves, sources = (tuple(places.names[place] for place in side) for side in zip(*pairs, strict=True))
             yield Update(leaves, sources, move.kept, move.location)
         elif known and not move.is_average:
-            stepped = (one for one, by in zip(before, move.others, strict=True) if one is not None and np.any(by))
-            yield Update(tuple(places.names[place] for place in stepped), (), None, move.location)
+            going = [one for one, by in zip(before, move.others, strict=True) if one is not None and np.any(by)]
+            stepped.update(going)
+            yield Update(tuple(places.names[place] for place in going), (), None, move.location)
+
+
+def _is_other(move: Move, places: Places, stepped: Set[int | None]) -> bool:
+    """Whether an average takes the place of the second tree: the first one is stepped, or has the smaller share."""
+    first, second = (not stepped.isdisjoint(places.of(tree)) for tree in (move.old, move.others))
+    return first if first != second else move.kept is not None and move.kept < HALF
 
 
 def _places(args: Sequence[Any], names: Sequence[str]) -> Places:

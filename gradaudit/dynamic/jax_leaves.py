@@ -6,6 +6,8 @@ import re
 from collections.abc import Container
 from typing import Any
 
+import numpy as np
+
 from gradaudit.dynamic.groups import LeafGradient
 from gradaudit.dynamic.jax_copies import mark
 from gradaudit.dynamic.jax_flatten import Value
@@ -38,23 +40,32 @@ class Leaves:
         slot = self.slot_of.get(value)
         if slot is not None:
             return self._slot_leaf(slot)
-        known = self.program.scope.get(id(value.literal))
-        if known is not None:
-            return Leaf("input", known[0])
+        known = self._captured_as(value.literal)
+        if known:
+            return Leaf("input", known)
         for i, array in enumerate(self.program.arguments.arrays):  # an input that was kept concrete
             if array is value.literal:
                 return self._slot_leaf(i)
         return Leaf("const", scalar=getattr(value.aval, "shape", None) == ())
 
+    def _captured_as(self, literal: Any) -> str:
+        """The name of what the loss captures and a constant of its jaxpr is: jax has made an array of numpy's."""
+        known = self.program.scope.get(id(literal))
+        if known is not None:
+            return known[0]
+        if not _shape(literal):
+            return ""
+        scope = self.program.scope.values()
+        return next((name for name, array in scope if isinstance(array, np.ndarray) and _same(array, literal)), "")
+
     def _slot_leaf(self, number: int) -> Leaf:
         slot = self.program.slots[number]
         scalar = getattr(self.program.arguments.arrays[number], "shape", ()) == ()
-        kind = "param" if number in self.program.differentiated else "input"
-        if kind == "input" and number not in self.others:
-            return Leaf(kind, slot.name, scalar=scalar)
+        if number not in self.program.differentiated and number not in self.others:
+            return Leaf("input", slot.name, scalar=scalar)
         keys = (_root(slot), *slot.keys)
         name, above = ("", keys) if len(keys) == 1 else (keys[-1], keys[:-1])
-        leaf = Leaf(kind, name, self._network(above), scalar)
+        leaf = Leaf("param", name, self._network(above), scalar)
         if slot.keys:
             root = len(_root(slot).split("."))
             depth = len(self.stems[number].split(".")) - root + 1
@@ -91,7 +102,9 @@ class Leaves:
                 )
             )
         nodes = {number: row.node for number, row in zip(numbered, rows, strict=True)}
-        self.followers = mark(program.slots, program.arguments.arrays, self.stems, nodes, program.updates)
+        self.followers = mark(
+            program.slots, program.arguments.arrays, self.stems, nodes, program.updates, program.differentiated
+        )
         return rows + self._captured(written)
 
     def _captured(self, written: Written) -> list[LeafGradient]:
@@ -132,6 +145,13 @@ def _parameter_like(program: Program) -> set[int]:
         if members and ((same and 2 * same >= len(members)) or named):
             found.update(members)
     return found
+
+
+def _same(array: Any, converted: Any) -> bool:
+    """Whether jax has made this array of numpy's: the same numbers, as far as its type goes."""
+    if array.shape != _shape(converted) or not hasattr(converted, "dtype") or array.dtype.kind != converted.dtype.kind:
+        return False
+    return bool(np.array_equal(array.astype(converted.dtype), np.asarray(converted)))
 
 
 def _shape(array: Any) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from gradaudit.dynamic.jax_followed import Move, tellers, updates
+from gradaudit.dynamic.jax_followed import Move, Teller, updates
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.state import save_python, seed_python
@@ -95,7 +95,7 @@ def _changed(names: dict[str, Any]) -> list[tuple[dict[str, Any], str, Any, Any]
     for places, make in ((_TAKERS, _telling), (_AT_ONCE, _telling_at_once)):
         for module, name in places:
             found += _told(module, name, make)
-    for module, name, made_of in tellers(_note_move):
+    for module, name, made_of in Teller(_note_move).places():
         found += _told(module, name, made_of)
     known = {id(plain): telling for _, _, plain, telling in found}
     for name, value in names.items():

@@ -141,16 +141,25 @@ def _target(view: View, meeting: Discrepancy) -> tuple[Edge, Node | None, int] |
     """The operand that is a bootstrapped value and live, the other one, and the leaves that gradient reaches."""
     if len(meeting.sides) == 1:
         return _mixed(view, meeting.sides[0])
-    for edge, other in (meeting.sides, meeting.sides[::-1]):
+    sides = tuple(map(_probabilities, meeting.sides)) if meeting.of_distributions else meeting.sides
+    for edge, other in (sides, sides[::-1]):
         if not edge.passes:
             continue
         leaves = view.live(edge.source)
         if not leaves or not _predicts(view, other):
             continue
         total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
-        if is_bootstrap(view, total, against, meeting.entropy, meeting.node.op == "mul") and not is_drawn(edge.source):
+        if is_bootstrap(view, total, against, meeting.of_distributions, meeting.node.op == "mul") and not is_drawn(
+            edge.source
+        ):
             return edge, other.source, leaves
     return None
+
+
+def _probabilities(side: Edge) -> Edge:
+    """What a distribution was made of, if that is one value."""
+    given = [edge for edge in side.source.inputs if edge.kind == DATA] if side.source.op == "dist" else []
+    return given[0] if side.passes and len(given) == 1 else side
 
 
 def _predicts(view: View, other: Edge) -> bool:

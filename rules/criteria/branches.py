@@ -81,7 +81,7 @@ def _bootstraps(view: View) -> bool:
             continue
         for edge, other in (meeting.sides, meeting.sides[::-1]):
             total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
-            if is_bootstrap(view, total, against, meeting.entropy):
+            if is_bootstrap(view, total, against, meeting.of_distributions):
                 return True
     return False
 

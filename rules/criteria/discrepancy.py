@@ -39,6 +39,11 @@ class Discrepancy(NamedTuple):
     sides: tuple[Edge, ...]
     entropy: bool = False
 
+    @property
+    def of_distributions(self) -> bool:
+        """Whether probabilities are compared: a target may be a distribution over returns."""
+        return self.entropy or self.node.op in DIVERGENCES
+
 
 def discrepancies(view: View) -> list[Discrepancy]:
     """Every discrepancy in the slice of one sink, in order of time."""

@@ -183,7 +183,7 @@ def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
     """The side that should learn: the other one holds the reward, or is plain data."""
     facts = marks(view.analysis)
     for target, prediction in (meeting.sides, meeting.sides[::-1]):
-        if not view.analysis.dep(prediction.source) & own or _is_target(view, prediction, meeting.entropy):
+        if not view.analysis.dep(prediction.source) & own or _is_target(view, prediction, meeting.of_distributions):
             continue
         if target.source.op in ("alloc", "const") and prediction.source.op == "sub":
             continue  # an error against zero: what it is the difference of is a meeting of its own
@@ -193,7 +193,7 @@ def _prediction(view: View, meeting: Discrepancy, own: int) -> Edge | None:
         # behind an argmax or numpy a prediction no longer looks like a network's
         hidden = Sum((Atom(prediction.source, 1, False, False),), False)
         against = expand(view.analysis, prediction.source) if facts.network(prediction.source) else hidden
-        if is_bootstrap(view, total, against, meeting.entropy):
+        if is_bootstrap(view, total, against, meeting.of_distributions):
             return prediction
     return None
 

@@ -1,0 +1,76 @@
+"""What check sees of a jax update beside its loss: which network an average moves, and how much it keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from gradaudit.check import check  # noqa: E402
+
+Write = Callable[[Any, Any, float], Any]
+RANDOM = np.random.default_rng(0)
+BATCH = RANDOM.normal(size=(5, 4)), RANDOM.normal(size=5), RANDOM.normal(size=(5, 4))
+
+WRITES: dict[str, Write] = {
+    "optax": lambda new, old, rate: optax.incremental_update(new, old, rate),
+    "tree.map": lambda new, old, rate: jax.tree.map(lambda n, o: rate * n + (1 - rate) * o, new, old),
+}
+
+
+def tree() -> dict[str, Any]:
+    return {"w": jnp.asarray(RANDOM.normal(size=(4, 3)), jnp.float32)}
+
+
+def loss(one: Any, other: Any, obs: Any, reward: Any, later: Any) -> Any:
+    target = reward + 0.9 * (later @ other["w"]).max(-1)
+    return jnp.mean(((obs @ one["w"]).max(-1) - target) ** 2)
+
+
+def update(write: Write, rate: float) -> Callable[..., Any]:
+    def step(one: Any, other: Any, *batch: Any) -> Any:
+        gradient = jax.grad(loss)(one, other, *batch)
+        one = jax.tree.map(lambda p, g: p - 0.1 * g, one, gradient)
+        return one, write(one, other, rate)
+
+    return step
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_an_average_that_keeps_too_little(how: str) -> None:
+    hasty = check(update(WRITES[how], 0.99), (tree(), tree(), *BATCH))
+    assert [one.code for one in hasty.findings] == ["GA504"], str(hasty)
+    assert "keeps 0.01" in hasty.findings[0].message
+    assert check(update(WRITES[how], 0.01), (tree(), tree(), *BATCH)).findings == []
+
+
+def reversed_update(one: Any, other: Any, *batch: Any) -> Any:
+    gradient = jax.grad(loss)(one, other, *batch)
+    one = optax.apply_updates(one, jax.tree.map(lambda g: -0.1 * g, gradient))
+    return optax.incremental_update(other, one, 0.01), other
+
+
+def test_an_average_the_wrong_way_round() -> None:
+    report = check(reversed_update, (tree(), tree(), *BATCH))
+    assert [one.code for one in report.findings] == ["GA504"], str(report)
+    assert "reversed" in report.findings[0].message
+
+
+def test_numbers_that_numpy_made_are_data() -> None:
+    """What a loss captures is known by its name, though jax has made an array of numpy's."""
+    obs, reward, later = BATCH
+
+    def update(params: Any) -> Any:
+        def loss(p: Any) -> Any:
+            target = reward + 0.9 * (later @ p["w"]).max(-1)
+            return jnp.mean(((obs @ p["w"]).max(-1) - target) ** 2)
+
+        return jax.grad(loss)(params)
+
+    assert [one.code for one in check(update, (tree(),)).findings] == ["GA101"]
