@@ -74,3 +74,20 @@ def test_numbers_that_numpy_made_are_data() -> None:
         return jax.grad(loss)(params)
 
     assert [one.code for one in check(update, (tree(),)).findings] == ["GA101"]
+
+
+def test_a_step_that_returns_its_loss_first() -> None:
+    """It hands back new parameters: no loss itself. What it makes before it takes gradient is a constant."""
+    obs, reward, later = map(jnp.asarray, BATCH)
+
+    def step(params: Any) -> Any:
+        target = reward + 0.9 * (later @ params["w"]).max(-1)
+
+        def loss(p: Any) -> Any:
+            return jnp.mean(((obs @ p["w"]).max(-1) - target) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+
+    report = check(step, (tree(),))
+    assert report.findings == [] and report.target.endswith("loss"), str(report)

@@ -41,6 +41,7 @@ class Program:
     wholes          the names that each trained pattern speaks of
     reached         the values that the loss's gradient reaches
     updates         what the run does to the arguments after the loss
+    renews          whether an argument that is differentiated is handed back, as a step does with new parameters
     """
 
     arguments: Arguments
@@ -57,6 +58,7 @@ class Program:
     reached: set[Value] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     updates: Sequence[Update] = ()
+    renews: bool = False
 
     @property
     def slots(self) -> list[Slot]:
@@ -81,7 +83,8 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
     restore = save_python([*values, *call.scope.values()])
     try:
         seed_python(call.seed)
-        traced, closed = _make_jaxpr(arguments, invoke, differentiated, notes)
+        result = Result()
+        traced, closed = _make_jaxpr(arguments, result.of(invoke), differentiated, notes)
     finally:
         restore()
     lines = JaxLines(call.roots)
@@ -103,8 +106,37 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
         reached(flat),
         notes,
         call.updates,
+        any(result.holds(values[number]) for number in chosen),
     )
     return program
+
+
+class Result:
+    """What a call returned when it was traced."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+
+    def of(self, invoke: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
+        """The same call, whose result is looked at."""
+
+        def call(values: Sequence[Any]) -> Any:
+            result = invoke(values)
+            self.parts = list(result) if isinstance(result, tuple | list) else []
+            self.parts += [inner for part in self.parts if type(part) in (tuple, list) for inner in part]
+            return result
+
+        return call
+
+    def holds(self, value: Any) -> bool:
+        """Whether a part of it has the form of this value, array by array."""
+        form = _form(value)
+        return any(_form(part) == form for part in self.parts)
+
+
+def _form(value: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    leaves, structure = jax.tree_util.tree_flatten(value)
+    return structure, [tuple(getattr(leaf, "shape", ())) for leaf in leaves]
 
 
 def reached(flat: Flat) -> set[Value]:

@@ -71,12 +71,24 @@ class JaxRecorder:
     def record_all(self, call: LossCall, roles: Roles) -> list[Recording]:
         """One recording; of a function that takes gradients itself, one for each loss that it differentiates."""
         try:
-            return [self.record(call, roles)]
+            whole = self.record(call, roles)
         except (CheckError, UserCodeError):
             losses = losses_of(call)
             if not losses:
                 raise
-        return [self.record(one, roles) for one in losses]
+            return [self.record(one, roles) for one in losses]
+        losses = self._inside(whole)
+        return [self.record(one, roles) for one in losses] if losses else [whole]
+
+    def _inside(self, whole: Recording) -> list[LossCall]:
+        """The losses of a step that hands back the new parameters beside a loss: it is none itself."""
+        program, _, _ = whole.handle
+        if not program.renews or whole.call.argnums is not None:
+            return []
+        try:
+            return losses_of(whole.call)
+        except UserCodeError:
+            return []
 
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
         """The same jaxpr with `stop_gradient` at the cut, run on the same arrays."""
