@@ -38,6 +38,7 @@ from collections.abc import Iterator
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.branches import Twin, is_branch, twins
+from gradaudit.rules.criteria.collapse import Collapse, collapses
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.labels import OwnLabel, own_labels
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
@@ -63,6 +64,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for one in self_predictions(analysis):
         if (one.view, one.node) not in told:
             yield _encoding(one)
+    for found in collapses(analysis):
+        yield _collapse(found)
 
 
 def _copy(flow: Foreign) -> Finding:
@@ -117,6 +120,21 @@ def _encoding(found: SelfPrediction) -> Finding:
         fix=f"make the encoding that is predicted a constant: {stop_call(analysis)}",
         leaves=found.leaves,
         through=(found.node, found.encoding),
+    )
+
+
+def _collapse(found: Collapse) -> Finding:
+    analysis = found.view.analysis
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"two networks learn from nothing but each other: the loss trains {names_of(analysis, found.leaves)}, too",
+        "error",
+        stop_at(found.view, found.node, found.first, found.leaves),
+        fix=f"make the side that is to be predicted a constant: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.node, found.first),
     )
 
 

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import broken_codebooks
 from gradaudit.rules.criteria.report import make_finding, names_of
-from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions
+from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions, starved_terms
 from gradaudit.rules.criteria.surrogate import broken_surrogates
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if not found.leaves & quantised:  # what a codebook or an estimator stops is GA303's and GA304's
             told.add(found.event)
             yield _finding(found)
-    for found in starved_objectives(analysis):
+    for found in (*starved_objectives(analysis), *starved_terms(analysis)):
         if found.event not in told and not found.leaves & quantised:
             told.add(found.event)
             yield _finding(found, "what the loss is to train is stopped")
@@ -72,6 +72,9 @@ def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding
     view, event = found.view, found.event
     who = names_of(view.analysis, found.leaves)
     what = "gradient is switched off here" if not event.grad_mode else f"`{event.detail or event.op}` ends the gradient"
+    fix = "stop the target, not the prediction"
+    if event.op == "gradient":
+        what, fix = "a gradient without a graph of its own is a number", "take the gradient with `create_graph=True`"
     return make_finding(
         view,
         "GA401",
@@ -79,8 +82,7 @@ def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding
         f"{says}: {what}, so the loss does not train {who}",
         "warning" if found.partly else "error",
         event.location,
-        fix="stop the target, not the prediction"
-        + ("; of a probe, give the optimizer the head alone" if found.partly else ""),
+        fix=fix + ("; of a probe, give the optimizer the head alone" if found.partly else ""),
         leaves=found.leaves,
         through=[found.meeting],
     )

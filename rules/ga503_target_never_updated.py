@@ -31,16 +31,17 @@ that offers its update to its user.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.lagging import called, lagging
+from gradaudit.rules.criteria.report import names_of
 from gradaudit.rules.criteria.update_report import update_finding
 
 if TYPE_CHECKING:
     from gradaudit.finding import Finding
     from gradaudit.paths import Analysis
-    from gradaudit.tape import Event
+    from gradaudit.tape import Event, Node
 
 CODE, NAME = "GA503", "target-never-updated"
 
@@ -55,9 +56,14 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         leaves = set(event.leaves)
         if event.location in told or event.conditional or event.guard or not facts.initial(event):
             continue
-        if leaves & (held | written) or facts.renewed(event):
+        if leaves & held or facts.renewed(event) or not held & set(event.sources):
             continue
-        if held & set(event.sources) and facts.bootstraps(leaves):
+        if leaves & written:
+            offer = facts.uncalled(event)
+            if offer is not None and not leaves & (written - facts.offered):
+                told.add(event.location)
+                yield _uncalled(analysis, event, offer)
+        elif facts.bootstraps(leaves):
             written |= leaves
             told.add(event.location)
             yield _finding(analysis, event)
@@ -74,4 +80,24 @@ def _finding(analysis: Analysis, event: Event) -> Finding:
         event.location,
         fix=f"update {target} from {online} while training",
         leaves=event.leaves,
+    )
+
+
+def _parts(analysis: Analysis, leaves: Iterable[Node]) -> str:
+    """Two parts of one object, told apart."""
+    return names_of(analysis, analysis.mask(leaves))
+
+
+def _uncalled(analysis: Analysis, copy: Event, offer: Event) -> Finding:
+    target, online = _parts(analysis, copy.leaves), _parts(analysis, copy.sources)
+    return update_finding(
+        analysis,
+        CODE,
+        NAME,
+        f"this update is never called: {target} keeps what it was given before training"
+        + (f", whatever {online} learns" if online != target else ""),
+        "warning",
+        offer.location,
+        fix=f"update {target} after each step of {online}",
+        leaves=copy.leaves,
     )

@@ -17,7 +17,7 @@ from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.starved import starved_predictions
+from gradaudit.rules.criteria.starved import starved_predictions, starved_terms
 from gradaudit.speaker import who_speaks
 from gradaudit.tape import Node
 
@@ -43,6 +43,13 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
     for rule in loaded:
         if rule.code not in STARVING or whole_update(case) or (rule.code == "GA401" and _asked_by_name(case)):
             found += _applied(case, rule)
+        elif rule.code == "GA401":  # what passes nothing, or the wrong way, whatever else is trained
+            empty = {term.event.location for term in starved_terms(case.analysis)}
+            swapped = (
+                one for one in starved_predictions(case.analysis) if case.analysis.alive(one.meeting) & one.leaves
+            )
+            empty.update(one.event.location for one in swapped)
+            found += [finding for finding in _applied(case, rule) if finding.location in empty]
     for finding in who_speaks(found, loaded):
         if asked_for(finding.location):
             continue
@@ -55,7 +62,7 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
 def _starved(case: Case, finding: Finding, roots: int) -> tuple[str, ...]:
     """The groups that a comparison leaves out beside those that it trains: another loss of the run may train them."""
     if finding.code != "GA401" or not any(
-        case.analysis.alive(found.meeting)
+        case.analysis.alive(found.meeting) and not case.analysis.alive(found.meeting) & found.leaves
         for found in starved_predictions(case.analysis)
         if found.event.location == finding.location
     ):

@@ -15,7 +15,7 @@ from gradaudit.static.syntax import walk
 from gradaudit.static.values import ClassValue, Function, Instance, Parameters, StateDict
 from gradaudit.tape import Node
 
-WRITES = re.compile(r"lerp|copy|assign|weights|load|update|sync|soft|polyak|ema|data|average")
+WRITES = re.compile(r"mul_|lerp|copy|assign|weights|load|update|sync|soft|polyak|ema|data|average")
 UPDATES = ("copy", "soft_update")
 MOST = 60
 TRIED = 5_000  # expressions of one method
@@ -63,17 +63,29 @@ class Offers(Machine):
         """Run the methods that nobody called, to see what they would write."""
         kept = self.events, list(self.sinks), list(self.optimizers), set(self.called)
         self.events = []
+        tried: list[tuple[Any, Function | None]] = []
         try:
             for method, owner, instance in self._candidates(called, waiting)[:MOST]:
                 self.allow(TRIED, TRIED)
                 self.call_function(method.bind(instance, owner), [], {}, entry=True)
+                tried += [(event, method) for event in self.events]
+                self.events = []
         except (OutOfBudget, RecursionError):
-            self.events = [event for event in kept[0] if event.kind in UPDATES]  # not known: nothing is missed
-        tried = self.events
+            tried = [(event, None) for event in kept[0]]  # not known: nothing is missed
         self.events, self.sinks, self.optimizers, self.called = kept
-        for event in tried:
+        for event, by in tried:
             if event.kind in UPDATES:
-                self.event("offer", leaves=event.leaves, sources=event.sources)
+                self._offer_by(by, event)
+
+    def _offer_by(self, method: Function | None, event: Any) -> None:
+        """An offer stands where its method is defined; with no method, nobody knows of what."""
+        if method is None:
+            self.event("offer", leaves=event.leaves)
+            return
+        kept = self.file, self.line_node, self.function
+        self.file, self.line_node, self.function = method.module.display, method.node, method.name
+        self.event("offer", leaves=event.leaves, sources=event.sources)
+        self.file, self.line_node, self.function = kept
 
     def _candidates(self, called: set[ast.AST], waiting: set[Node]) -> list[Any]:
         """The methods that nobody called, of the objects that have one of these parameters."""

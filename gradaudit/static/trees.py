@@ -11,7 +11,7 @@ from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.updates import Mix
-from gradaudit.static.values import External, Function, Instance, Mapping, Sequence, Union, Unknown
+from gradaudit.static.values import MISSING, External, Function, Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import DATA, Edge, Node, Optimizer
 
 GRADIENT = frozenset({"gradient"})
@@ -119,7 +119,7 @@ class Trees(Machine):
     def _copied(self, value: Any, pairs: dict[Node, Node], depth: int) -> Any:
         if isinstance(value, Mapping) and depth < DEPTH:
             for key, part in value.entries.items():
-                if isinstance(part, Node) and not part.name:
+                if isinstance(part, Node) and not part.name and key is not MISSING:
                     part.name = str(key)
             return Mapping({key: self._copied(part, pairs, depth + 1) for key, part in value.entries.items()})
         if isinstance(value, Sequence) and depth < DEPTH:

@@ -142,7 +142,7 @@ def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tupl
         return [(data[0], -sign, factor)], False
     if op == "div" and len(data) == 2 and facts.network(data[0]):
         return [(data[0], sign, factor)], False
-    if op in ("mul", "einsum", "matmul"):
+    if op in ("mul", "einsum", "matmul", "categorical_l2_project"):
         return _product(facts, data, sign, factor)
     return [], False
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 UPDATES = ("copy", "soft_update")
+SCRIPT = "<script>"
+"""The entry of a tape on which a file ran from its top to its end."""
 
 
 class Lagging:
@@ -33,7 +35,8 @@ class Lagging:
             if event.kind == "backward":  # what is differentiated by name is trained by somebody
                 self.held.update(event.sources)
         self.updates = [event for event in tape.events if event.kind in UPDATES]
-        self.offered = {leaf for event in tape.events if event.kind == "offer" for leaf in event.leaves}
+        self.offers = [event for event in tape.events if event.kind == "offer"]
+        self.offered = {leaf for event in self.offers for leaf in event.leaves}
         self._sinks = [sink for sink in tape.sinks if sink.kind != "library"]
         self._first = min((sink.time for sink in self._sinks), default=0)
         self._loops = {loop for sink in self._sinks for loop in sink.loops}
@@ -55,6 +58,18 @@ class Lagging:
         """Does a new copy take this one's place while training goes on: of the same network, under the same name?"""
         name, sources = called(event.leaves), set(event.sources)
         return any(sources & set(again.sources) and called(again.leaves) == name for again in self.going_on)
+
+    def uncalled(self, copy: Event) -> Event | None:
+        """The update that an object offers for this copy of a network, where a script that trains the original itself
+        never calls it. What a class trains in its own methods, whoever uses it may update when he likes."""
+        tape = self.analysis.tape
+        if tape.entry != SCRIPT or not self.in_a_loss(set(copy.leaves)):
+            return None
+        if not any(sink.own and set(copy.sources) & sink.own and not sink.location.function for sink in tape.sinks):
+            return None
+        mine, theirs = set(copy.leaves), set(copy.sources)
+        offers = (one for one in self.offers if one.sources and mine & set(one.leaves) and theirs & set(one.sources))
+        return next(offers, None)
 
     @cached_property
     def bootstrapped(self) -> set[Node]:
@@ -131,8 +146,13 @@ class Lagging:
         if any(sources & set(other.leaves) for other in self.going_on):
             return False  # it follows: what comes back is an average, a snapshot, slow weights
         if self.analysis.tape.framework == "jax":
-            return bool(sources & self.backed_up)
+            return bool(sources & self.backed_up) or event.kind == "soft_update" and self.in_a_loss(sources)
         return self.bootstraps(sources) or event.kind == "soft_update" and self._copied(sources)
+
+    def in_a_loss(self, leaves: set[Node]) -> bool:
+        """Is a loss made of all of them? Initial weights that parameters are drawn back to are in none."""
+        mask = self.analysis.mask(leaves)
+        return any(mask & ~self.analysis.dep(view.sink.loss) == 0 for view in self.analysis.views)
 
     def _copied(self, leaves: set[Node]) -> bool:
         return all(self.facts.is_copy(leaf) for leaf in leaves)

@@ -56,14 +56,9 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
         return
     for encoding, prediction in (meeting.sides, meeting.sides[::-1]):
         mine, its = view.live(encoding.source), view.live(prediction.source)
-        if (
-            not mine
-            or mine & ~its
-            or mine == its
-            or not _given(view, encoding.source) - _given(view, prediction.source)
-        ):
+        if not mine or mine & ~its or mine == its or not given(view, encoding.source) - given(view, prediction.source):
             continue
-        if not private(view, encoding.source, {meeting.node}) or not _is_output(view, encoding.source):
+        if not private(view, encoding.source, {meeting.node}) or not is_output(view, encoding.source):
             continue
         total, against = expand(view.analysis, encoding.source), expand(view.analysis, prediction.source)
         if is_bootstrap(view, total, against, False) or is_bootstrap(view, against, total, False):
@@ -85,7 +80,7 @@ def _predicts(view: View, prediction: Node, encoders: int) -> bool:
     return False
 
 
-def _is_output(view: View, node: Node) -> bool:
+def is_output(view: View, node: Node) -> bool:
     """A network's output, as it is, activated or normalised: nothing else was added to it."""
     for _ in range(12):
         if node.frame is not None or node.op in OUTPUTS:
@@ -100,11 +95,11 @@ def _is_output(view: View, node: Node) -> bool:
 
 def _reconstructs(view: View, meeting: Discrepancy, found: list[SelfPrediction]) -> bool:
     """Is what is encoded here compared with something learnt, as it is?"""
-    encoded = {number for one in found for number in _given(view, one.encoding)}
-    return any(not _learnt(view, side.source) and _given(view, side.source) & encoded for side in meeting.sides)
+    encoded = {number for one in found for number in given(view, one.encoding)}
+    return any(not _learnt(view, side.source) and given(view, side.source) & encoded for side in meeting.sides)
 
 
-def _given(view: View, node: Node) -> set[int]:
+def given(view: View, node: Node) -> set[int]:
     """What a value is computed from, as the first networks take it, and where they take one of several, each of these:
     value numbers of data.
     """

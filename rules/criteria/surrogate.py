@@ -16,7 +16,7 @@ from gradaudit.tape import Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-MISSING, WRONG_TERM, DOUBLED = "missing", "wrong term", "doubled"
+MISSING, WRONG_TERM, DOUBLED, REVERSED = "missing", "wrong term", "doubled", "reversed"
 BOUNDS = frozenset({"clamp", "minimum", "maximum", "fake_quantize"})
 
 
@@ -40,6 +40,7 @@ def broken_surrogates(analysis: Analysis) -> Iterator[Surrogate]:
     for node in analysis.graph.nodes:
         if node.op == "add" and node not in told:
             yield from _wrong_term(analysis, node)
+            yield from _reversed(analysis, node)
             yield from _doubled(analysis, node)
             yield from _scaled(analysis, node)
 
@@ -67,6 +68,21 @@ def _wrong_term(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
             view = view_of(analysis, node)
             if view is not None and view.mask & leaves:
                 yield Surrogate(view, node, node, WRONG_TERM, leaves & view.mask)
+
+
+def _reversed(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
+    """`q - z + stop(z)`: the value is q's, and z gets the gradient with the wrong sign."""
+    form = analysis.algebra.lin(node)
+    forward = form.forward()
+    if len(forward) != 1 or len(form.terms) != 3:
+        return
+    hard = next(term for term in form.terms if term.vn in forward)
+    for plus, minus in form.cancelled():
+        leaves = analysis.alive(minus.node)
+        if minus.passes and not plus.passes and leaves and is_hard(analysis, hard.node, leaves):
+            view = view_of(analysis, node)
+            if view is not None and view.live(minus.node):
+                yield Surrogate(view, node, node, REVERSED, view.live(minus.node))
 
 
 def _doubled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:

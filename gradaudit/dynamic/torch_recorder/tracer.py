@@ -95,7 +95,7 @@ class Tracer(TorchFunctionMode):
         self.original_of = original_of
         self.stop = stop
         self.updates = updates
-        updates.now, updates.node_of = self.tick, self.node_of
+        updates.now, updates.node_of, updates.differentiated = self.tick, self.node_of, self.differentiated
         self.clock = 0
         self.count = 0
         self.frame: Frame | None = None
@@ -200,6 +200,17 @@ class Tracer(TorchFunctionMode):
         if kind.inplace:
             self.written(outputs[0], node)
         return node
+
+    def differentiated(self, loss: Tensor, made: Iterable[Tensor | None]) -> None:
+        """A gradient without a graph of its own: constants, made of what was differentiated."""
+        location, call = self.lines.here(3, self.stop)
+        node = Node("gradient", [Edge(self.node_of(loss), False)], location, self.tick(), call=call, frame=self.frame)
+        node.grad_mode = torch.is_grad_enabled()
+        self.tape.nodes.append(node)
+        for tensor in made:
+            if tensor is not None:
+                self.known[id(tensor)] = (node, maker(base(tensor)))
+                self.keep.append(tensor)
 
     def connect(
         self,

@@ -127,6 +127,8 @@ class Updates:
     plain_gradient: Callable[..., Any] = torch.autograd.grad
     now: Callable[[], int] = lambda: 0
     node_of: Callable[[torch.Tensor], Node] | None = None
+    differentiated: Callable[[torch.Tensor, Iterable[Any]], None] = lambda loss, made: None
+    """Told of gradients that are numbers from here on, and of what they are of."""
     reached: Callable[[], None] = lambda: None
     """Called where the loss that is asked for is about to be differentiated, with its function still on the stack."""
 
@@ -160,7 +162,9 @@ class Updates:
             self._reach(Entry(GRADIENT, self.now(), location, tuple(leaves), call=call), losses[0])
         if again:
             return self.plain_gradient(outputs, inputs, *others, **kwargs)
-        return self._make(self.plain_gradient, (outputs, inputs), told)
+        made = self._make(self.plain_gradient, (outputs, inputs), told)
+        self.differentiated(losses[0], made)
+        return made
 
     def taken(self, kind: str) -> int:
         """How many gradients have been taken in this way."""
