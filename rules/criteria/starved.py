@@ -83,7 +83,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
         fed |= view.live(view.sink.loss)
     for view in analysis.views:
         own = owned(view) & ~_frozen_at(view)
-        if view.sink.kind == "library" or is_test(view):
+        if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
             continue
         for term in _summands(analysis, view.sink.loss):
             leaves = analysis.dep(term) & (own or _held_with(view))
