@@ -42,6 +42,10 @@ def _stopped_argument(node: Node) -> Node | None:
     return source if source is not None and source.leaf is not None and source.leaf.kind == "arg" else None
 
 
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Node)
+
+
 def _is_head(part: slice, known: int) -> bool:
     """Does the slice take none but the first items, which are known one by one?"""
     return isinstance(part.stop, int) and 0 <= part.stop <= known and (part.start is None or part.start >= 0)
@@ -133,6 +137,8 @@ class Items(Machine):
             if rest is not None:
                 return self._one_of_any(rest, index)
             return Unknown(str(index.value))
+        if value.batch or isinstance(index, Node) and value.entries and all(map(_is_node, value.entries.values())):
+            return Mapping(dict(value.entries), batch=True)  # no dictionary is asked for an array
         joined = self.join([(part, ALWAYS) for part in value.entries.values()])
         return Unknown("item") if joined is MISSING else joined
 

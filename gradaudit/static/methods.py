@@ -164,7 +164,11 @@ class Methods(Machine):
                 self.put(mapping.entries, key, value)
             return NONE
         if name in ("copy", "unfreeze", "freeze", "to", "clone", "exclude", "select"):
-            return Mapping(dict(mapping.entries))
+            return Mapping(dict(mapping.entries), batch=mapping.batch)
+        if name in SAME_ROWS:
+            return Mapping(dict(mapping.entries), batch=True)
+        if name in ("split", "chunk", "unbind"):
+            return Sequence((), Mapping(dict(mapping.entries), batch=True))
         if name == "clear":
             for key in list(mapping.entries):
                 self.drop(mapping.entries, key)
@@ -501,6 +505,10 @@ class Methods(Machine):
     # -- asked of the other parts ------------------------------------------------------------------------------------
 
 
+SAME_ROWS = frozenset({
+    "flatten", "reshape", "view", "unflatten", "contiguous", "cpu", "cuda", "squeeze", "unsqueeze", "permute", "expand",
+})  # fmt: skip
+"""What gives a batch of named arrays with the same names, and is no method of a dictionary."""
 READS = frozenset({"__getattr__", "__getattribute__", "__getitem__", "__missing__", "__iter__", "__next__", "__len__"})
 """What a library's class answers to one of these, its subclass does not tell."""
 STRING_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "split", "join"})

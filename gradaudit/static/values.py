@@ -143,12 +143,15 @@ class Sequence(Value):
 
 
 class Mapping(Value):
-    """A dict: known entries, and one value for the keys that are not."""
+    """A dict: known entries, and one value for the keys that are not. `batch`: its entries are arrays of the same rows,
+    and an index that is no key picks some of them.
+    """
 
-    __slots__ = ("entries",)
+    __slots__ = ("batch", "entries")
 
-    def __init__(self, entries: dict[Any, Any] | None = None, rest: Any = None) -> None:
+    def __init__(self, entries: dict[Any, Any] | None = None, rest: Any = None, batch: bool = False) -> None:
         self.entries: dict[Any, Any] = entries if entries is not None else {}
+        self.batch = batch
         if rest is not None:
             self.entries[MISSING] = rest
 

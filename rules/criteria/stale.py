@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import step_group, steps_of
 from gradaudit.rules.criteria.discrepancy import LOSSES
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.score import THROUGH, is_score
 from gradaudit.rules.criteria.sites import Site, frames, made_at, takers
 from gradaudit.rules.criteria.statistic import tracked_statistics
@@ -87,7 +88,7 @@ def _of_view(view: View) -> list[Stale]:
     for leaf in analysis.leaves(view.trained or view.live(view.sink.loss)):
         # A step of someone else's optimizer between making and loss is the order of updates, not an old value.
         steps = [step for step in _steps(analysis, leaf) if step.optimizer is None or step.optimizer in steppers]
-        steps = steps or _fetched(view, leaf)
+        steps = steps or _fetched(view, leaf) or _by_whoever(view, leaf)
         for maker in takers(view, analysis.bit(leaf), view.down) if steps else ():
             if _is_stale(view, maker, steps):
                 stale[maker] = stale.get(maker, 0) | analysis.bit(leaf)
@@ -131,6 +132,21 @@ def _fetched(view: View, leaf: Node) -> list[Event]:
         for event in analysis.tape.events
         if event.kind == "copy" and leaf in event.leaves and _in_turn(loops, event)
     ]
+
+
+def _by_whoever(view: View, leaf: Node) -> list[Event]:
+    """Steps that take this loss's gradient, by optimizers of which nothing is known: where the loss reaches a single
+    network that nobody else holds, that is what they step.
+    """
+    analysis = view.analysis
+    if view.own is not None or leaf in roles(analysis).held:
+        return []
+    owners = {one.leaf.owner for one in analysis.leaves(view.live(view.sink.loss)) if one.leaf is not None}
+    if None in owners or len({list(owner.chain())[-1] for owner in owners if owner is not None}) != 1:
+        return []
+    steps = step_group(analysis.tape, view.sink)
+    known = any(step.optimizer is None or step.optimizer.complete or step.optimizer.leaves for step in steps)
+    return [] if known else steps
 
 
 def _in_turn(loops: set[int], event: Event) -> bool:
