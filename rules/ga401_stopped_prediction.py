@@ -42,6 +42,7 @@ from gradaudit.rules.criteria.codebook import broken_codebooks
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions, starved_terms
 from gradaudit.rules.criteria.surrogate import broken_surrogates
+from gradaudit.rules.criteria.unfed import stopped_towers
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -62,7 +63,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if not found.leaves & quantised:  # what a codebook or an estimator stops is GA303's and GA304's
             told.add(found.event)
             yield _finding(found)
-    for found in (*starved_objectives(analysis), *starved_terms(analysis)):
+    for found in (*starved_objectives(analysis), *starved_terms(analysis), *stopped_towers(analysis)):
         if found.event not in told and not found.leaves & quantised:
             told.add(found.event)
             yield _finding(found, "what the loss is to train is stopped")

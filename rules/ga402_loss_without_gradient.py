@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.reparameterised import dead_samples
 from gradaudit.rules.criteria.report import labels, make_finding, names_of
-from gradaudit.rules.criteria.starved import owned, starved_predictions, without_gradient
+from gradaudit.rules.criteria.starved import owned, starved_objectives, starved_predictions, without_gradient
 from gradaudit.rules.criteria.unused import Unused, unused_arguments
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ NAME = "loss-without-gradient"
 def check(analysis: Analysis) -> Iterator[Finding]:
     """A finding for every such loss that no other rule explains."""
     explained = {found.view.sink for found in starved_predictions(analysis)}
+    explained |= {found.view.sink for found in starved_objectives(analysis)}
     explained |= {view.sink for view, _, _ in dead_samples(analysis)}
     for unused in unused_arguments(analysis):
         yield _unused(unused)

@@ -18,6 +18,7 @@ from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.starved import starved_predictions, starved_terms
+from gradaudit.rules.criteria.unfed import stopped_towers
 from gradaudit.speaker import who_speaks
 from gradaudit.tape import Node
 
@@ -44,7 +45,8 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
         if rule.code not in STARVING or whole_update(case) or (rule.code == "GA401" and _asked_by_name(case)):
             found += _applied(case, rule)
         elif rule.code == "GA401":  # what passes nothing, or the wrong way, whatever else is trained
-            empty = {term.event.location for term in starved_terms(case.analysis)}
+            stopped = (*starved_terms(case.analysis), *stopped_towers(case.analysis))
+            empty = {one.event.location for one in stopped}
             swapped = (
                 one for one in starved_predictions(case.analysis) if case.analysis.alive(one.meeting) & one.leaves
             )

@@ -36,8 +36,8 @@ ASKED = REDUCTIONS | {"reshape", "gather"}
 
 NORMALISERS = re.compile(r"Norm|Dropout|Identity")
 WIDTHS = {"Linear": (1, ("out_features",)), "LazyLinear": (0, ("out_features",)), "Dense": (0, ("features", "units"))}
-COLUMN = re.compile(r"\[(?:\.\.\.|:), ?-?\d+\]")
-ROWS = re.compile(r"\[[^,\]]*\b(?:arange|range)\([^\]]*\), ?[^,\]]+\]")
+COLUMN = re.compile(r"\[\(?(?:\.\.\.|:), ?-?\d+\)?\]")
+ROWS = re.compile(r"\[\(?[^,\]]*\b(?:arange|range)\([^\]]*\), ?[^,\]]+\]")
 SLICE = re.compile(r"\[[^,\]]*:[^,\]]*\]")
 
 

@@ -63,12 +63,13 @@ def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
     for view in analysis.every_view:
         fed |= view.live(view.sink.loss)
     for view in analysis.views:
-        own, loss = owned(view) & ~_frozen_at(view), view.sink.loss
+        own, loss = owned(view) & ~frozen_at(view), view.sink.loss
         hungry = own & analysis.dep(loss) & ~fed
         if not hungry or analysis.alive(loss) & own or view.sink.kind == "library" or is_test(view):
             continue
+        named = analysis.tape.framework == "jax" and not analysis.alive(loss)  # all that is asked for gets zeros
         for event in _events(analysis, Edge(loss), hungry):
-            if _enters_foreign(analysis, event, own):
+            if event.op == "stop" if named else _enters_foreign(analysis, event, own):
                 yield Starved(view, loss, event, hungry)
 
 
@@ -82,11 +83,11 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
     for view in analysis.every_view:
         fed |= view.live(view.sink.loss)
     for view in analysis.views:
-        own = owned(view) & ~_frozen_at(view)
+        own = owned(view) & ~frozen_at(view)
         if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
             continue
         for term in _summands(analysis, view.sink.loss):
-            leaves = analysis.dep(term) & (own or _held_with(view))
+            leaves = analysis.dep(term) & (own or held_with(view))
             if analysis.alive(term):
                 yield from _without_choice(view, term)
                 continue
@@ -97,7 +98,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
                 yield Starved(view, term, event, leaves)
 
 
-def _held_with(view: View) -> int:
+def held_with(view: View) -> int:
     """What the loss reaches, and what is in one optimizer with any of it: where nobody saw a step."""
     reached = view.live(view.sink.loss)
     masks = [view.analysis.mask(one.leaves) for one in view.analysis.tape.optimizers]
@@ -185,7 +186,7 @@ def _enters_foreign(analysis: Analysis, event: Node, own: int) -> bool:
 
 
 def _in_view(view: View) -> Iterator[Starved]:
-    own = owned(view) & ~_frozen_at(view)
+    own = owned(view) & ~frozen_at(view)
     if not own or view.sink.kind == "library" or is_test(view):
         return
     fed = 0
@@ -207,7 +208,7 @@ def _in_view(view: View) -> Iterator[Starved]:
                 yield Starved(view, meeting.node, event, leaves)
 
 
-def _frozen_at(view: View) -> int:
+def frozen_at(view: View) -> int:
     """The leaves that do not require gradient when the loss is differentiated, whoever holds them."""
     state: dict[Node, bool] = {}
     for event in sorted(view.analysis.tape.events, key=lambda event: event.time):
