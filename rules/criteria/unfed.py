@@ -17,7 +17,7 @@ from gradaudit.tape import DATA, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-MEETS = frozenset({"matmul", "einsum", "mul", "dot", "cosine_similarity", "sub"})
+MEETS = frozenset({"matmul", "einsum", "mul", "dot", "cosine_similarity"})
 KEEPS = SHAPES | {"normalize", "div", "mul", "norm"}
 MOST = 40
 
