@@ -39,7 +39,13 @@ from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
-from gradaudit.rules.criteria.teachers import Teacher, trained_labels, trained_teachers
+from gradaudit.rules.criteria.teachers import (
+    Beside,
+    Teacher,
+    fixed_beside_learners,
+    trained_labels,
+    trained_teachers,
+)
 from gradaudit.tape import Location
 
 CODE, NAME = "GA302", "teacher"
@@ -62,7 +68,11 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         finding = _labels(teacher)
         if finding.location not in places:  # each of its views is to be stopped
             places.add(finding.location)
+            told.add(teacher.leaves)
             yield finding
+    for beside in fixed_beside_learners(analysis):
+        if not any(beside.leaves & leaves for leaves in [*flows, *told]):
+            yield _beside(beside)
 
 
 def _finding(flow: Foreign) -> Finding:
@@ -78,6 +88,21 @@ def _finding(flow: Foreign) -> Finding:
         fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
+    )
+
+
+def _beside(beside: Beside) -> Finding:
+    view, analysis = beside.view, beside.view.analysis
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss sends gradient into {names_of(analysis, beside.leaves)}, a teacher that nobody trains",
+        "warning",
+        beside.node.location,
+        fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
+        leaves=beside.leaves,
+        through=(beside.node,),
     )
 
 

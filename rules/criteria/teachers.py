@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.branches import reinforcement
 from gradaudit.rules.criteria.discrepancy import discrepancies, meetings_at
 from gradaudit.rules.criteria.labels import is_answer
-from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.roles import parameters, roles
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -49,6 +49,54 @@ def _in_view(view: View, evaluated: int) -> Teacher | None:
             if labels.passes and prediction.passes and theirs and not theirs & ~evaluated and ours & ~evaluated:
                 return Teacher(view, meeting.node, labels.source, theirs)
     return None
+
+
+class Beside(NamedTuple):
+    """The call of a fixed network at `node`, on the very input of one that learns: gradient reaches its `leaves`."""
+
+    view: View
+    node: Node
+    leaves: int
+
+
+def fixed_beside_learners(analysis: Analysis) -> Iterator[Beside]:
+    """Networks that are kept in evaluation mode and that nobody holds, called on the input of another network that
+    is not, with gradient: teachers, whatever their output is compared with.
+    """
+    facts = roles(analysis)
+    evaluated = analysis.mask(facts.evaluated - facts.held)
+    if not evaluated or reinforcement(analysis):
+        return
+    told: set[Node] = set()
+    for view in analysis.views:
+        calls = [node for node in view.slice if node.op == "module_call" and node not in told]
+        for node in calls:
+            mine = _own_leaves(view, node)
+            if not mine or mine & ~evaluated or any(_goes_through(view, one, mine) for one in calls):
+                continue
+            if any(_learns_on(view, node, one, evaluated) for one in calls):
+                told.add(node)
+                yield Beside(view, node, mine)
+
+
+def _own_leaves(view: View, node: Node) -> int:
+    """The parameters that the call itself takes; none where something that learns is in its input."""
+    kinds = parameters(view.analysis)
+    given = any(view.live(source) & kinds for source in node.arguments())
+    return 0 if given else view.live(node) & kinds
+
+
+def _goes_through(view: View, node: Node, leaves: int) -> bool:
+    """Is the network also given what others make with gradient? Then it judges their outputs (a perceptual loss)."""
+    takes = any(view.analysis.bit(edge.source) & leaves for edge in node.inputs)
+    return takes and not _own_leaves(view, node)
+
+
+def _learns_on(view: View, node: Node, other: Node, evaluated: int) -> bool:
+    number = view.analysis.algebra.vn
+    if not _own_leaves(view, other) & ~evaluated:
+        return False
+    return [number(source) for source in node.arguments()] == [number(source) for source in other.arguments()]
 
 
 KEPT = frozenset({"div", "mul", "sub", "log_softmax", "log", "clamp", "cast", "where", "neg", "reshape", "identity"})
