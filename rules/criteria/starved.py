@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
-from gradaudit.rules.criteria.expand import Atom, Sum, expand
+from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
 from gradaudit.rules.criteria.marks import SUMS, bare, marks
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
@@ -67,7 +67,7 @@ def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
         hungry = own & analysis.dep(loss) & ~fed
         if not hungry or analysis.alive(loss) & own or view.sink.kind == "library" or is_test(view):
             continue
-        named = analysis.tape.framework == "jax" and not analysis.alive(loss)  # all that is asked for gets zeros
+        named = analysis.tape.framework == "jax" and not analysis.alive(loss) and _is_known(loss)  # nothing but zeros
         for event in _events(analysis, Edge(loss), hungry):
             if event.op == "stop" if named else _enters_foreign(analysis, event, own):
                 yield Starved(view, loss, event, hungry)
@@ -165,6 +165,20 @@ def _behind(node: Node, ways: frozenset[str]) -> Node:
     while node.op in ways and node.inputs:
         node = node.inputs[0].source
     return node
+
+
+def _is_known(loss: Node) -> bool:
+    """Whether nothing that gradient of the loss might reach is an object of which the text does not tell what it is."""
+    seen, waiting = {loss}, [loss]
+    while waiting:
+        node = waiting.pop()
+        if node.op == "call" or node.op == "const" and constant(node) is None:
+            return False
+        for edge in node.inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return True
 
 
 def _enters_foreign(analysis: Analysis, event: Node, own: int) -> bool:
