@@ -122,7 +122,7 @@ def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> Che
     recorder = recorder or dynamic.choose(call)
     every = getattr(recorder, "record_all", None)
     recordings = every(call, roles) if every is not None else [recorder.record(call, roles)]
-    trained = {group.name for one in recordings for group in one.groups if group.state == NONZERO}
+    trained = {group.name for one in recordings for group in one.groups if group.state == NONZERO or one.trains(group)}
     parts = [_report(recorder, recording, trained) for recording in recordings]
     if len(parts) == 1:
         return parts[0]

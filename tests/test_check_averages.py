@@ -74,3 +74,41 @@ def test_an_optimizer_is_told_where_it_is_made() -> None:
     (found,) = (one for one in report.findings if one.code == "GA501")
     with open(__file__) as file:
         assert file.readlines()[found.location.line - 1].endswith("# made here\n")
+
+
+def ensemble(trained: int) -> Callable[..., Any]:
+    critics = torch.nn.ModuleList(torch.nn.Linear(4, 1) for _ in range(5))
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in critics]
+
+    def step(x: Any, reward: Any) -> None:
+        for critic, optimizer in zip(critics[:trained], optimizers, strict=False):
+            loss = (critic(x)[:, 0] - reward).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return step
+
+
+def test_members_with_an_optimizer_each() -> None:
+    """Two rounds of a loop are audited: what the others train is trained all the same."""
+    inputs = torch.randn(5, 4), torch.randn(5)
+    assert check(ensemble(5), inputs, trained="critics").findings == []
+    some = check(ensemble(3), inputs, trained="critics").findings
+    assert {one.message.split("`")[1] for one in some} == {"critics.3", "critics.4"}
+
+
+def test_a_snapshot_that_is_no_copy() -> None:
+    net = torch.nn.Linear(4, 2)
+
+    def regression(snapshot: torch.nn.Module) -> Callable[..., Any]:
+        def loss(x: Any, reward: Any) -> Any:
+            with torch.no_grad():
+                target = reward + 0.9 * snapshot(x)
+            return (net(x) - target).square().mean()
+
+        return loss
+
+    inputs = torch.randn(5, 4), torch.randn(5, 2)
+    assert [one.code for one in check(regression(net), inputs).findings] == ["GA502"]
+    assert check(regression(copy.deepcopy(net)), inputs).findings == []

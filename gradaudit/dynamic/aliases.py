@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from gradaudit.dynamic.judgement import Case, Judgement, finding
 from gradaudit.dynamic.lines import display_path, parsed
 from gradaudit.tape import Location, Node
 
+TAKEN = re.compile(r"(^|_)(snapshot|previous|prev|anchor)($|_|\d)")
 Pair = tuple[str, str]
 """The name that should be another network's, and the name of what it is."""
 
@@ -53,9 +55,14 @@ def _networks(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:
 
 
 def _told_by_names(names: Sequence[str]) -> Pair | None:
-    lagging = [name for name in names if lagging_name(name)]
-    others = [name for name in names if not lagging_name(name)]
+    lagging = [name for name in names if _is_copys(name)]
+    others = [name for name in names if name not in lagging]
     return (lagging[0], others[0]) if lagging and others else None
+
+
+def _is_copys(name: str) -> bool:
+    """Whether a name says that it is another network's: one that lags behind, or one as it was some time ago."""
+    return lagging_name(name) or any(TAKEN.search(part) for part in name.lower().split("."))
 
 
 def _within(name: str, network: str) -> bool:

@@ -139,7 +139,13 @@ class Recording:
     """Layers that the user's own text applies to arrays of parameters (jax), not a library's."""
     carried: list[tuple[Node, str]] = field(default_factory=list)
     """Values that an object of the scope brings with a graph from before the loss, and their names."""
+    beside: frozenset[Node] = frozenset()
+    """Leaves that some loss of the same update takes gradient into, recorded or not."""
     handle: Any = None
+
+    def trains(self, group: Group) -> bool:
+        """Whether some loss of the update trains all of this group."""
+        return bool(group.leaves) and self.beside.issuperset(group.leaves)
 
     def escapes_of(self, group: Group) -> Node | None:
         """The last value of this group that left, if one did."""

@@ -233,6 +233,7 @@ class Run:
             spellings={self.leaf_nodes[key]: (owned.name, *owned.others) for key, owned in self.reach.owned.items()},
             claimed=self._claimed(),
             wholes=self._wholes(),
+            beside=self._beside(),
             handle=self,
         )
 
@@ -299,6 +300,11 @@ class Run:
         if True not in modes.values():
             return frozenset()
         return frozenset(leaf for leaf, training in modes.items() if not training)
+
+    def _beside(self) -> frozenset[Node]:
+        """What other losses of an update take gradient into."""
+        trained = self.seen.trained() if self.seen is not None else frozenset()
+        return frozenset(node for key, node in self.leaf_nodes.items() if key in trained)
 
     def _carried(self) -> list[tuple[Node, str]]:
         """Values with a history from before the loss that no argument brought."""

@@ -65,6 +65,10 @@ class Differentiated(Exception):
         }
         return [_of_run(one, known) for one in self.entries[places[part] + 1 :]]
 
+    def trained(self) -> frozenset[int]:
+        """The identities of all that any of its losses takes gradient into, audited or not."""
+        return frozenset().union(*(one.trains for one in self.entries))
+
     def parts(self) -> list[int]:
         """Which of its losses to audit: of each line that differentiates, the first few of one form from one place.
 
@@ -83,7 +87,7 @@ class Differentiated(Exception):
 class Entry:
     """backward of `loss`; gradient for `tensors`, the parameters, step or clear of them; copy or soft_update of
     `sources` into them, which keeps `weight` of what was there. `form`: the kinds of operations that a loss is made of,
-    and the sizes of its parameters."""
+    and the sizes of its parameters; `trains`: the identities of these."""
 
     kind: str
     time: int
@@ -95,6 +99,7 @@ class Entry:
     sources: tuple[torch.Tensor, ...] = ()
     weight: float | None = None
     form: frozenset[object] = frozenset()
+    trains: frozenset[int] = frozenset()
 
 
 def _of_run(entry: Entry, known: Mapping[int, torch.Tensor]) -> Entry:
@@ -136,8 +141,9 @@ class Updates:
         """In place of `Tensor.backward`."""
         location, call = self.lines.here(2)
         loss = self.node_of(args[0]) if self.node_of is not None and args[0].requires_grad else None
-        form = _form(args[0]) if self.part is None else frozenset()
-        self._reach(Entry(BACKWARD, self.now(), location, call=call, loss=loss, form=form), args[0])
+        behind = _behind(args[0]) if self.part is None else set()
+        entry = Entry(BACKWARD, self.now(), location, call=call, loss=loss, form=_form(behind), trains=_reached(behind))
+        self._reach(entry, args[0])
         if self.part is not None and not args[0].requires_grad:
             return None  # a loss before the one that is asked for, and nothing to differentiate in it
         try:
@@ -231,19 +237,24 @@ class Updates:
                 hook.remove()
 
 
-def _form(loss: torch.Tensor) -> frozenset[object]:
-    found: set[object] = set()
-    seen, waiting = {loss.grad_fn}, [loss.grad_fn]
+def _behind(loss: torch.Tensor) -> set[Any]:
+    """The functions of a loss's graph."""
+    seen: set[Any] = {loss.grad_fn} - {None}
+    waiting = list(seen)
     while waiting:
-        function = waiting.pop()
-        if function is None:
-            continue
-        variable = getattr(function, "variable", None)
-        found.add(function.name() if variable is None else tuple(variable.shape))
-        new = {below for below, _ in function.next_functions} - seen
+        new = {below for below, _ in waiting.pop().next_functions} - seen - {None}
         seen |= new
         waiting += new
-    return frozenset(found)
+    return seen
+
+
+def _form(functions: Iterable[Any]) -> frozenset[object]:
+    variables = ((one, getattr(one, "variable", None)) for one in functions)
+    return frozenset(one.name() if variable is None else tuple(variable.shape) for one, variable in variables)
+
+
+def _reached(functions: Iterable[Any]) -> frozenset[int]:
+    return frozenset(id(one.variable) for one in functions if getattr(one, "variable", None) is not None)
 
 
 def taken_by(loss: Node, place: Mapping[Node, tuple[int, int]], calls: int) -> set[tuple[int, int]]:
