@@ -50,6 +50,13 @@ def test_an_average_that_keeps_too_little(how: str) -> None:
     assert check(update(WRITES[how], 0.01), (tree(), tree(), *BATCH)).findings == []
 
 
+def test_a_copy_that_has_just_been_made() -> None:
+    """Both trees hold the very same arrays before the first step."""
+    params = tree()
+    hasty = check(update(WRITES["optax"], 0.99), (params, dict(params), *BATCH))
+    assert [one.code for one in hasty.findings] == ["GA504"], str(hasty)
+
+
 def reversed_update(one: Any, other: Any, *batch: Any) -> Any:
     gradient = jax.grad(loss)(one, other, *batch)
     one = optax.apply_updates(one, jax.tree.map(lambda g: -0.1 * g, gradient))

@@ -135,25 +135,39 @@ class Places:
 
     names: list[str]
     arrays: list[Any]
+    trained: set[int]
+    """The places of what is differentiated."""
     moved: dict[int, int] = field(default_factory=dict)
     """id of an array made by an update -> the place of what it was made of."""
 
-    def of(self, arrays: Sequence[Any]) -> list[int | None]:
-        """The places of these arrays: as a run of what the loss was given, else each by itself where there is one."""
+    def of(self, arrays: Sequence[Any], among: Set[int]) -> list[int | None]:
+        """The places of these arrays: as a run of what the loss was given, else each by itself. Where there are several
+        (a copy that has just been made) it is the one among these."""
         ids, wanted = [id(one) for one in self.arrays], [id(one) for one in arrays]
         starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
+        if len(starts) > 1:
+            starts = [i for i in starts if among >= set(range(i, i + len(wanted)))]
         if len(starts) == 1:
             return [starts[0] + i for i in range(len(wanted))]
-        return [self.moved.get(one, ids.index(one) if ids.count(one) == 1 else None) for one in wanted]
+        return [self.moved[one] if one in self.moved else self._alone(one, among) for one in wanted]
+
+    def _alone(self, wanted: int, among: Set[int]) -> int | None:
+        found = [i for i, one in enumerate(self.arrays) if id(one) == wanted]
+        found = [i for i in found if i in among] if len(found) > 1 else found
+        return found[0] if len(found) == 1 else None
 
 
-def updates(args: Sequence[Any], names: Sequence[str], moves: Sequence[Move]) -> Iterator[Update]:
+def updates(
+    args: Sequence[Any], names: Sequence[str], argnums: Sequence[int], moves: Sequence[Move]
+) -> Iterator[Update]:
     """What becomes of the arrays among a loss's arguments, by their dotted names."""
-    places, stepped = _places(args, names), set[int | None]()
+    places, stepped = _places(args, names, argnums), set[int]()
     for move in moves:
+        resting = set(range(len(places.names))) - stepped
         if move.by_hand and move.is_average and _is_other(move, places, stepped):
             move = move.turned()
-        before, beside = places.of(move.old), places.of(move.others)
+        before = places.of(move.old, resting if move.is_average else places.trained)
+        beside = places.of(move.others, places.trained)
         known = [(one, other) for one, other in zip(before, beside, strict=True) if one is not None]
         if not move.is_average and any(other is not None for other in beside):
             continue  # made of two of the loss's own trees: no step
@@ -168,17 +182,19 @@ def updates(args: Sequence[Any], names: Sequence[str], moves: Sequence[Move]) ->
             yield Update(tuple(places.names[place] for place in going), (), None, move.location)
 
 
-def _is_other(move: Move, places: Places, stepped: Set[int | None]) -> bool:
+def _is_other(move: Move, places: Places, stepped: Set[int]) -> bool:
     """Whether an average takes the place of the second tree: the first one is stepped, or has the smaller share."""
-    first, second = (not stepped.isdisjoint(places.of(tree)) for tree in (move.old, move.others))
+    trees = (places.of(tree, places.trained - stepped) for tree in (move.old, move.others))
+    first, second = (any(place in stepped for place in tree) for tree in trees)
     return first if first != second else move.kept is not None and move.kept < HALF
 
 
-def _places(args: Sequence[Any], names: Sequence[str]) -> Places:
-    places = Places([], [])
-    for name, value in zip(names, args, strict=False):
+def _places(args: Sequence[Any], names: Sequence[str], argnums: Sequence[int]) -> Places:
+    places = Places([], [], set())
+    for number, (name, value) in enumerate(zip(names, args, strict=False)):
         for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
             if is_array(leaf):
+                places.trained.update((len(places.names),) if number in argnums else ())
                 places.names.append(".".join((name, *path_keys(path))))
                 places.arrays.append(leaf)
     return places

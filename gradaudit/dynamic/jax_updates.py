@@ -230,5 +230,5 @@ def _as_call(call: LossCall, one: Taken, moves: Sequence[Move]) -> LossCall:
         scope=closure_of(one.function) | call.scope,
         argnums=one.argnums,
         framework="jax",
-        updates=tuple(dict.fromkeys(updates(of, given, moves))),
+        updates=tuple(dict.fromkeys(updates(of, given, one.argnums, moves))),
     )
