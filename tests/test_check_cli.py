@@ -329,6 +329,19 @@ def test_roles(run: Run) -> None:
     assert "`target_net`, stated as frozen" in kept.out
 
 
+@pytest.mark.parametrize("name", ['nets["target"]', "nets['target']", "nets.target", "nets[target]"])
+def test_roles_of_items(run: Run, name: str) -> None:
+    program = PROGRAM.replace("unused = ", 'nets = {"online": net, "target": target_net}\nunused = ')
+    program = program.replace("net(obs)", 'nets["online"](obs)').replace(
+        "target_net(next_obs)", 'nets["target"](next_obs)'
+    )
+    result = run(program, "--frozen", name)
+    if name == "nets[target]":
+        assert result.code == 2 and "matches nothing" in result.err
+    else:
+        assert result.code == 1 and "stated as frozen" in result.out
+
+
 def test_integer_parameters(run: Run) -> None:
     program = extended("table = nn.Parameter(torch.arange(3), requires_grad=False)")
     result = run(program, "--trained", "table")

@@ -1,6 +1,7 @@
 """Roles that the user states: globs over the dotted names of parameters.
 
-A pattern names a group and all below it: `target_params`, `agent.shadow_body`, `critics.0.*`. Where two patterns
+A pattern names a group and all below it: `target_params`, `agent.shadow_body`, `critics.0.*`, or as Python writes it,
+`critics[0]`, `nets["actor"]`. Where two patterns
 speak of one name the one that comes nearer to it holds (`--trained agent --frozen agent.target`), then the one with
 fewer wildcards.
 """
@@ -8,6 +9,7 @@ fewer wildcards.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +22,7 @@ TRAINED = "trained"
 Networks = Mapping[str, Collection[int]]
 """The ids of the modules that a dotted name stands for: a wrapper (compiled, distributed) and what it wraps."""
 
+_SUBSCRIPT = re.compile(r"""\[(?:'([^']*)'|"([^"]*)"|(\d+))\]""")
 _NO_NETWORKS: Networks = MappingProxyType({})
 
 
@@ -29,6 +32,10 @@ class Roles:
 
     frozen: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for role, patterns in ((FROZEN, self.frozen), (TRAINED, self.trained)):
+            object.__setattr__(self, role, tuple(_SUBSCRIPT.sub(r".\1\2\3", pattern) for pattern in patterns))
 
     def __bool__(self) -> bool:
         return bool(self.frozen or self.trained)
