@@ -36,6 +36,9 @@ LINEAR = SHAPES | {
 }
 
 
+LAYERS = frozenset({"module_call", "matmul", "add"})
+
+
 class Maximised(NamedTuple):
     """The loss of `view` fits the critic `leaves`, and raises what it makes at `maker` of values that it trains."""
 
@@ -71,7 +74,7 @@ def _fitted(view: View) -> tuple[int, int, set[Node]]:
             if not prediction.passes or target.passes and view.live(target.source):
                 continue
             for atom in expand(view.analysis, prediction.source).network():
-                if atom.node.op == "module_call" and view.reaches(atom.node):
+                if atom.node.op in LAYERS and view.reaches(atom.node):
                     critic |= view.live(atom.node) & _weights(view, atom.node)
                     before |= view.live(atom.node)
                     fitted |= view.backward(atom.node)
@@ -79,7 +82,11 @@ def _fitted(view: View) -> tuple[int, int, set[Node]]:
 
 
 def _weights(view: View, node: Node) -> int:
-    return view.analysis.mask(edge.source for edge in node.inputs if edge.kind == PARAMETER)
+    """The parameters of the layer that makes a value: a call, or a product and the bias that is added to it."""
+    near = node.arguments() if node.op == "add" else []
+    parts = [source for source in near if source.op in ("matmul", "module_call", "reshape") and source.leaf is None]
+    edges = [edge for one in (node, *parts) for edge in one.inputs]
+    return view.analysis.mask(edge.source for edge in edges if edge.kind == PARAMETER or edge.source.leaf is not None)
 
 
 def _acts(view: View, maker: Node, known: int) -> bool:
