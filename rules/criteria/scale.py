@@ -84,7 +84,7 @@ def _reduced(node: Node, inverted: bool) -> Node | None:
             node, inverted = data[0].source, True
         elif node.op in REDUCTIONS and len(data) == 1 and _is_full(node):
             return _bare(data[0].source) if inverted else None
-        elif node.op == "quantile" and not re.search(r"(dim|axis)=(?!None)", node.detail):
+        elif node.op == "quantile" and not re.search(r"(dim|axis)=(?!None)|, *-?\d", node.detail):
             return _bare(data[0].source) if inverted else None
         elif _is_entry(node):
             if data[0].source.op != "quantile":  # one of several percentiles is one

@@ -10,6 +10,7 @@ from typing import Any
 
 _SAME = """
     add sub mul div neg pow square sqrt abs exp log maximum minimum max min mean sum prod std var norm logsumexp cumsum
+    quantile
     clamp matmul einsum softmax log_softmax sigmoid tanh where gather stack cat sign round floor ceil argmax mse_loss
     l1_loss smooth_l1_loss huber_loss cross_entropy nll_loss kl_div cosine_similarity normalize floordiv mod
     binary_cross_entropy
@@ -34,6 +35,7 @@ _RENAMED = {
     "mean": "nanmean",
     "sum": "nansum sum_to_size",
     "norm": "linalg_norm linalg_vector_norm vector_norm",
+    "quantile": "nanquantile",
     "cumsum": "cumsum_ cumprod",
     "clamp": "clip clamp_ clip_ clamp_min clamp_max hardtanh clamp_min_",
     "matmul": "__matmul__ __rmatmul__ mm bmm mv dot addmm baddbmm linear bilinear inner outer vdot conv1d"
