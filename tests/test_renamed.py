@@ -17,7 +17,7 @@ FROM_NAMES: dict[str, str] = {
     "clean/residual_gradient_jax": "the algorithm's name says that both sides are meant to be trained",
     "clean/residual_gradient_torch": "the algorithm's name says that both sides are meant to be trained",
     "ga104/gae_library_torch_off_by_default": LIBRARY_REWARD,
-    "ga302/contrastive_memory_torch_live": "that a given object which is only called is a network, its name alone tells",
+    "ga302/contrastive_memory_torch_live": "only its name tells that what is called there is a network",
     "ga105/loss_object_jax_live": "the method says by its name that it computes a loss",
     "ga104/unnamed_values_jax_no_effect": "the switch says what it is for by its own name",
     "ga104/q_lambda_jax_no_effect": LIBRARY_REWARD,
