@@ -91,9 +91,11 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
             if analysis.alive(term):
                 yield from _without_choice(view, term)
                 continue
-            for event in _events(analysis, Edge(term), leaves & ~fed):
+            # a tree that jax differentiates as a whole may well have constant parts, such as a teacher
+            hungry = leaves & ~fed if analysis.tape.framework != "jax" else 0
+            for event in _events(analysis, Edge(term), hungry):
                 if event.op == "stop":
-                    yield Starved(view, term, event, leaves & ~fed)
+                    yield Starved(view, term, event, hungry)
             for event in _first_order(analysis, term) if leaves else ():
                 yield Starved(view, term, event, leaves)
 
