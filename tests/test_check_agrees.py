@@ -33,7 +33,7 @@ OTHER_NAMES = {
 UNSEEN = "in the whole program check finds no loss to audit"
 DIFFER = {
     "ga101/stop_switched_off_jax_live": "a function that gives back what it gets leaves nothing of itself in a run",
-    "ga402/closed_over_flax_fires": "check stands where the unused parameters are asked for, lint where others are used",
+    "ga402/closed_over_flax_fires": "check stands where the unused parameters are asked for, lint at the others",
     "language/jax_cond_lost": "an arm of a condition is made where it is chosen: check stands one line above",
     "ga202/percentile_scale_jax_live": "jax makes percentiles of sorted values; what they are is in the text only",
     "ga204/shared_encoder_flax_joint_live": "which layers of one module are whose is not told apart in a run of jax",
