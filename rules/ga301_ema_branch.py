@@ -3,7 +3,8 @@
 ## What it does
 Finds gradient into the averaged (momentum, EMA) copy of an encoder in BYOL, MoCo, DINO or JEPA, and, where there is no
 copy, into the projection that SimSiam's predictor is compared with, or into the soft labels that a network gives to its
-own predictions for another view (MSN, FixMatch, SwAV).
+own predictions for another view (MSN, FixMatch, SwAV). Also two networks, given the same input, that learn from nothing
+but how far they are apart: random network distillation whose target is trained, too.
 
 ## Why is this bad?
 The stop is what keeps these methods from collapsing: without it both branches agree on a constant. An averaged copy

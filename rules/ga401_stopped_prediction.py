@@ -5,6 +5,11 @@ Finds a discrepancy whose prediction is made of the parameters that the loss is 
 gets there: a `detach()`, `.data`, `numpy()` or `argmax` on the wrong side, a `no_grad` block or decorator somewhere up
 the call stack. The finding stands where the gradient ends.
 
+It also finds what a loss adds up in vain: a summand that passes nothing although the optimizer holds what it is made of
+(a temperature that is stopped before its own term), a penalty of a gradient that was taken without `create_graph=True`,
+the chosen value in `logsumexp(q) - q[action].detach()`, one of two towers that are compared; and a target that learns
+from a stopped prediction.
+
 ## Why is this bad?
 The parameters that the optimizer holds are never changed by this loss. Nothing raises as long as some other term, a
 regulariser or another head, still has gradient; the loss just does not go down.
@@ -26,7 +31,8 @@ def encode(self, x):
 
 ## When it is all right
 A linear probe's encoder that no optimizer holds, frozen parameters (`requires_grad_(False)`) and parameters that
-another loss of the program trains are not reported.
+another loss of the program trains are not reported. A block without gradient around an encoder whose head learns is a
+warning: it may be a probe.
 
 ## References
 - PyTorch: Locally disabling gradient computation

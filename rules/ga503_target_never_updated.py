@@ -2,7 +2,7 @@
 
 ## What it does
 Finds a network that a loss bootstraps from, that was copied from the trained network at the start, and that no update
-writes afterwards.
+writes afterwards. Also a momentum update that a class offers and the script that trains by itself never calls.
 
 ## Why is this bad?
 The target stays the network of before the first step. The values that are learned are those of one step of a random

@@ -3,7 +3,7 @@
 ## What it does
 Finds a soft or hard update between two networks that goes the wrong way: it writes the network that an optimizer
 trains, from a copy that nothing else writes. It also finds an average that keeps less than half of the old target at
-every step (`tau` where `1 - tau` belongs).
+every step (`tau` where `1 - tau` belongs), and `optax.incremental_update` with its two trees exchanged.
 
 ## Why is this bad?
 Written the wrong way round, the online network is pulled back to where it started, and the target never moves: nothing
@@ -24,7 +24,7 @@ for p, t in zip(online.parameters(), target.parameters()):
 
 ## When it is all right
 A copy back from an average that training keeps up to date (weights swapped in for an evaluation, slow weights, a
-snapshot), a reset in a function that is called so, a hard copy, and a weight that the text does not tell are not
+snapshot), initial weights that parameters are drawn back to, a reset in a function that is called so, a hard copy, and a weight that the text does not tell are not
 reported.
 
 ## References
