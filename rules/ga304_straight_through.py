@@ -4,8 +4,8 @@
 Reads a sum as what it is: which values it has and which of them pass gradient. An estimator such as
 `z + (q - z).detach()` has the value of the hard q and the gradient of the soft z. Reported is a sum in which a value is
 added and taken away again with both sides live (the stop is missing), a sum whose stop leaves the soft value as the
-result or gives it the opposite sign (`q - z + stop(z)`), one that bounds a value with a straight-through gradient and passes the bound's gradient as well
-(`x - stop(x) + clamp(x)`), and a scaled gradient `g * s + g * (1 - s)` whose second term is not stopped.
+result or gives it the opposite sign (`q - z + stop(z)`), one that bounds a value with a straight-through gradient and
+passes the bound's gradient as well (`x - stop(x) + clamp(x)`), and a scaled gradient `g * s + g * (1 - s)` whose second term is not stopped.
 
 ## Why is this bad?
 Without the stop, `z + (q - z)` is q: no gradient reaches the encoder, and nothing raises. With the stop on the wrong
@@ -23,8 +23,8 @@ code = p + (hard - p).detach()
 ```
 
 ## When it is all right
-`x - x.detach()`, a gradient that is reversed on purpose (`2 * x.detach() - x`), DiCE's `exp(x - x.detach())` and residual connections `(x + f(x)) - x` are not reported: in each of
-them gradient goes where the value says.
+`x - x.detach()`, a gradient that is reversed on purpose (`2 * x.detach() - x`), DiCE's `exp(x - x.detach())` and
+residual connections `(x + f(x)) - x` are not reported: in each of them gradient goes where the value says.
 
 ## References
 - Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation, 2013

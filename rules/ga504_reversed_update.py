@@ -24,8 +24,8 @@ for p, t in zip(online.parameters(), target.parameters()):
 
 ## When it is all right
 A copy back from an average that training keeps up to date (weights swapped in for an evaluation, slow weights, a
-snapshot), initial weights that parameters are drawn back to, a reset in a function that is called so, a hard copy, and a weight that the text does not tell are not
-reported.
+snapshot), initial weights that parameters are drawn back to, a reset in a function that is called so, a hard copy, and
+a weight that the text does not tell are not reported.
 
 ## References
 - Lillicrap et al., Continuous control with deep reinforcement learning, 2016
