@@ -5,7 +5,8 @@ Reads a sum as what it is: which values it has and which of them pass gradient. 
 `z + (q - z).detach()` has the value of the hard q and the gradient of the soft z. Reported is a sum in which a value is
 added and taken away again with both sides live (the stop is missing), a sum whose stop leaves the soft value as the
 result or gives it the opposite sign (`q - z + stop(z)`), one that bounds a value with a straight-through gradient and
-passes the bound's gradient as well (`x - stop(x) + clamp(x)`), and a scaled gradient `g * s + g * (1 - s)` whose second term is not stopped.
+passes the bound's gradient as well (`x - stop(x) + clamp(x)`), and a scaled gradient
+`g * s + g * (1 - s)` whose second term is not stopped.
 
 ## Why is this bad?
 Without the stop, `z + (q - z)` is q: no gradient reaches the encoder, and nothing raises. With the stop on the wrong
