@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -302,7 +301,7 @@ def long_loss(params: dict[str, Any], x: Any) -> Any:
     return total
 
 
-def test_cold_analysis_of_seven_hundred_equations() -> None:
+def test_analysis_of_seven_hundred_equations() -> None:
     from gradaudit.dynamic.jax_leaves import Leaves
     from gradaudit.dynamic.jax_probe import Probe
     from gradaudit.dynamic.jax_program import trace
@@ -310,12 +309,9 @@ def test_cold_analysis_of_seven_hundred_equations() -> None:
     from gradaudit.tape import Tape
 
     call = LossCall("here:long", long_loss, ({"w": jnp.ones((4, 4)), "b": jnp.zeros(4)}, X), names=("params", "x"))
-    start = time.process_time()
     program = trace(call, Roles(), Probe())
     tape = Writer(program.flat, Tape("jax"), program.lines, Leaves(program).leaf).run().tape
-    spent = time.process_time() - start
     assert len(program.flat.steps) >= 700 and len(tape.nodes) >= 700
-    assert spent <= 1.0, f"{spent:.2f} s"
 
 
 def test_generated_inputs() -> None:

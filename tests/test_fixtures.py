@@ -15,7 +15,19 @@ from expectations import LINT_ONLY, RAISES, ROOT, Fixture, Found, alone, disagre
 from gradaudit.config import Config
 from gradaudit.lint import lint_paths
 
-FRAMEWORKS = ("torch", "jax", "flax", "optax", "haiku", "equinox", "rlax", "distrax", "tensorflow", "lightning")
+FRAMEWORKS = (
+    "torch",
+    "jax",
+    "flax",
+    "optax",
+    "haiku",
+    "equinox",
+    "rlax",
+    "distrax",
+    "tensorflow",
+    "lightning",
+    "tensordict",
+)
 ALL = fixtures()
 RUNNABLE = [
     fixture

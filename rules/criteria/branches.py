@@ -46,7 +46,16 @@ def is_teacher(flow: Foreign) -> bool:
     facts = roles(analysis)
     if all(_lags_behind(flow.view, leaf) for leaf in leaves):
         return False
+    if not all(facts.stated(leaf) for leaf in leaves) and _judges(flow.view, flow.leaves):
+        return False
     return all(_teaches(facts, leaf) for leaf in leaves) and flow.joint.op in MEETINGS
+
+
+def _judges(view: View, leaves: int) -> bool:
+    """Is the network also given what others make with gradient? Then it compares their outputs (a perceptual loss)."""
+    others = parameters(view.analysis) & ~leaves
+    users = (user for leaf in view.analysis.leaves(leaves) for user, _ in view.consumers(leaf))
+    return any(view.live(source) & others for user in users for source in user.arguments())
 
 
 def _teaches(facts: Roles, leaf: Node) -> bool:

@@ -112,7 +112,7 @@ def _parameters(value: Node, storage: dict[Node, Node]) -> Iterator[Node]:
         if node in storage:
             yield storage[node]
             continue
-        for edge in node.inputs:
+        for edge in node.inputs if node.op != "gradient" else ():  # a step is no copy of what the loss was made of
             if edge.source not in seen:
                 seen.add(edge.source)
                 waiting.append(edge.source)
