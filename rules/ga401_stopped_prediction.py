@@ -46,8 +46,9 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import broken_codebooks
 from gradaudit.rules.criteria.report import make_finding, names_of
-from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions, starved_terms
+from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions
 from gradaudit.rules.criteria.surrogate import broken_surrogates
+from gradaudit.rules.criteria.terms import starved_terms
 from gradaudit.rules.criteria.unfed import stopped_towers
 
 if TYPE_CHECKING:

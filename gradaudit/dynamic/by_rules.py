@@ -17,7 +17,8 @@ from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.rules.criteria.starved import starved_predictions, starved_terms
+from gradaudit.rules.criteria.starved import starved_predictions
+from gradaudit.rules.criteria.terms import starved_terms
 from gradaudit.rules.criteria.unfed import stopped_towers
 from gradaudit.speaker import who_speaks
 from gradaudit.tape import Node

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
 from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
-from gradaudit.rules.criteria.marks import SUMS, bare, marks
+from gradaudit.rules.criteria.marks import marks
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
 
@@ -68,36 +68,9 @@ def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
         if not hungry or analysis.alive(loss) & own or view.sink.kind == "library" or is_test(view):
             continue
         named = analysis.tape.framework == "jax" and not analysis.alive(loss) and _is_known(loss)  # nothing but zeros
-        for event in _events(analysis, Edge(loss), hungry):
+        for event in events_of(analysis, Edge(loss), hungry):
             if event.op == "stop" if named else _enters_foreign(analysis, event, own):
                 yield Starved(view, loss, event, hungry)
-
-
-def starved_terms(analysis: Analysis) -> Iterator[Starved]:
-    """Summands of a loss without the gradient that they are there for.
-
-    `actor_loss + (alpha.detach() * gap).mean()`, stepped by an optimizer that holds alpha, which no loss reaches;
-    a penalty of a gradient that was taken without a graph of its own; `logsumexp(q) - q[action].detach()`.
-    """
-    fed = 0
-    for view in analysis.every_view:
-        fed |= view.live(view.sink.loss)
-    for view in analysis.views:
-        own = owned(view) & ~frozen_at(view)
-        if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
-            continue
-        for term in _summands(analysis, view.sink.loss):
-            leaves = analysis.dep(term) & (own or held_with(view))
-            if analysis.alive(term):
-                yield from _without_choice(view, term)
-                continue
-            # a tree that jax differentiates as a whole may well have constant parts, such as a teacher
-            hungry = leaves & ~fed if analysis.tape.framework != "jax" else 0
-            for event in _events(analysis, Edge(term), hungry):
-                if event.op == "stop":
-                    yield Starved(view, term, event, hungry)
-            for event in _first_order(analysis, term) if leaves else ():
-                yield Starved(view, term, event, leaves)
 
 
 def held_with(view: View) -> int:
@@ -107,66 +80,6 @@ def held_with(view: View) -> int:
     for held in [mask for mask in masks if mask & reached]:
         reached |= held
     return reached
-
-
-def _summands(analysis: Analysis, loss: Node) -> Iterator[Node]:
-    """What a loss that has gradient is the sum of, sums included; of joined alternatives none is sure to be one."""
-    seen, waiting = {loss}, [loss]
-    while waiting:
-        node = waiting.pop()
-        scaled = node.op in ("mul", "div") and sum(bool(analysis.alive(source)) for source in node.arguments()) == 1
-        if node.op not in SUMS and not scaled:
-            continue
-        for edge in node.inputs:
-            if edge.kind != DATA or edge.source in seen:
-                continue
-            seen.add(edge.source)
-            if edge.passes and analysis.alive(edge.source):
-                yield edge.source
-                waiting.append(edge.source)
-            elif not scaled and edge.source.op != "phi":
-                yield edge.source
-
-
-def _first_order(analysis: Analysis, term: Node) -> Iterator[Node]:
-    """Gradients of live values, taken as numbers."""
-    seen, waiting = {term}, [term]
-    while waiting:
-        node = waiting.pop()
-        if node.op == "gradient" and any(not edge.passes and analysis.alive(edge.source) for edge in node.inputs):
-            yield node
-            continue
-        for edge in node.inputs:
-            if edge.kind == DATA and edge.source not in seen:
-                seen.add(edge.source)
-                waiting.append(edge.source)
-
-
-def _without_choice(view: View, term: Node) -> Iterator[Starved]:
-    """`logsumexp(q) - q[action].detach()`: all values go down, and the chosen one does not go up."""
-    arguments = term.arguments()
-    if term.op != "sub" or len(arguments) != 2:
-        return
-    for whole, chosen in (arguments, arguments[::-1]):
-        whole = _behind(whole, frozenset({"mean", "sum"}))
-        if whole.op != "logsumexp" or not whole.inputs:
-            continue
-        stop = _behind(chosen, frozenset({"mean", "sum", "reshape"}))
-        if stop.op == "stop" and stop.inputs and _is_chosen(view, stop.inputs[0].source, whole.inputs[0].source):
-            yield Starved(view, term, stop, view.live(whole))
-
-
-def _is_chosen(view: View, chosen: Node, values: Node) -> bool:
-    """Whether a value is one of these, picked by an index."""
-    node = _behind(chosen, frozenset({"reshape", "mean", "sum"}))
-    picked = node.op == "gather" or (node.op == "getitem" and len(node.inputs) > 1)
-    return picked and view.analysis.algebra.same(bare(node), bare(values))
-
-
-def _behind(node: Node, ways: frozenset[str]) -> Node:
-    while node.op in ways and node.inputs:
-        node = node.inputs[0].source
-    return node
 
 
 def _is_known(loss: Node) -> bool:
@@ -218,7 +131,7 @@ def _in_view(view: View) -> Iterator[Starved]:
         if prediction is None:
             continue
         leaves = view.analysis.dep(prediction.source) & own
-        for event in _events(view.analysis, prediction, leaves):
+        for event in events_of(view.analysis, prediction, leaves):
             if event not in told:
                 told.add(event)
                 yield Starved(view, meeting.node, event, leaves)
@@ -239,7 +152,7 @@ def _beside(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> I
     if prediction is None or not hungry:
         return
     leaves = view.analysis.dep(prediction.source) & hungry
-    for event in _events(view.analysis, prediction, leaves):
+    for event in events_of(view.analysis, prediction, leaves):
         if event not in told:
             told.add(event)
             yield Starved(view, meeting.node, event, leaves, partly=not event.grad_mode)
@@ -256,7 +169,7 @@ def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Ite
         total, against = (expand(view.analysis, side.source) for side in (target, prediction))
         if not is_bootstrap(view, total, against, meeting.entropy):
             continue
-        for event in _events(view.analysis, prediction, leaves):
+        for event in events_of(view.analysis, prediction, leaves):
             if event not in told and event.op == "stop":
                 told.add(event)
                 yield Starved(view, meeting.node, event, leaves)
@@ -337,7 +250,7 @@ def is_test(view: View) -> bool:
     return any(part in ("test", "tests") for part in parts) or bool(re.search(r"(^|_)tests?(_|\.)", parts[-1]))
 
 
-def _events(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
+def events_of(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
     """Where gradient of these leaves ends on the way to a side of a discrepancy, the nearest to the leaves."""
     if not leaves:
         return []

@@ -1,0 +1,102 @@
+"""K12: summands of a loss that pass nothing of the gradient that they are there for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.marks import SUMS, bare
+from gradaudit.rules.criteria.starved import Starved, events_of, frozen_at, held_with, is_test, owned
+from gradaudit.tape import DATA, Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+REDUCED = frozenset({"mean", "sum"})
+
+
+def starved_terms(analysis: Analysis) -> Iterator[Starved]:
+    """Summands of a loss without the gradient that they are there for.
+
+    `actor_loss + (alpha.detach() * gap).mean()`, stepped by an optimizer that holds alpha, which no loss reaches;
+    a penalty of a gradient that was taken without a graph of its own; `logsumexp(q) - q[action].detach()`.
+    """
+    fed = 0
+    for view in analysis.every_view:
+        fed |= view.live(view.sink.loss)
+    for view in analysis.views:
+        own = owned(view) & ~frozen_at(view)
+        if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
+            continue
+        for term in _summands(analysis, view.sink.loss):
+            leaves = analysis.dep(term) & (own or held_with(view))
+            if analysis.alive(term):
+                yield from _without_choice(view, term)
+                continue
+            # a tree that jax differentiates as a whole may well have constant parts, such as a teacher
+            hungry = leaves & ~fed if analysis.tape.framework != "jax" else 0
+            for event in events_of(analysis, Edge(term), hungry):
+                if event.op == "stop":
+                    yield Starved(view, term, event, hungry)
+            for event in _first_order(analysis, term) if leaves else ():
+                yield Starved(view, term, event, leaves)
+
+
+def _summands(analysis: Analysis, loss: Node) -> Iterator[Node]:
+    """What a loss that has gradient is the sum of, sums included; of joined alternatives none is sure to be one."""
+    seen, waiting = {loss}, [loss]
+    while waiting:
+        node = waiting.pop()
+        scaled = node.op in ("mul", "div") and sum(bool(analysis.alive(source)) for source in node.arguments()) == 1
+        if node.op not in SUMS and not scaled:
+            continue
+        for edge in node.inputs:
+            if edge.kind != DATA or edge.source in seen:
+                continue
+            seen.add(edge.source)
+            if edge.passes and analysis.alive(edge.source):
+                yield edge.source
+                waiting.append(edge.source)
+            elif not scaled and edge.source.op != "phi":
+                yield edge.source
+
+
+def _first_order(analysis: Analysis, term: Node) -> Iterator[Node]:
+    """Gradients of live values, taken as numbers."""
+    seen, waiting = {term}, [term]
+    while waiting:
+        node = waiting.pop()
+        if node.op == "gradient" and any(not edge.passes and analysis.alive(edge.source) for edge in node.inputs):
+            yield node
+            continue
+        for edge in node.inputs:
+            if edge.kind == DATA and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+
+
+def _without_choice(view: View, term: Node) -> Iterator[Starved]:
+    """`logsumexp(q) - q[action].detach()`: all values go down, and the chosen one does not go up."""
+    arguments = term.arguments()
+    if term.op != "sub" or len(arguments) != 2:
+        return
+    for whole, chosen in (arguments, arguments[::-1]):
+        whole = _behind(whole, REDUCED)
+        if whole.op != "logsumexp" or not whole.inputs:
+            continue
+        stop = _behind(chosen, REDUCED | {"reshape"})
+        if stop.op == "stop" and stop.inputs and _is_chosen(view, stop.inputs[0].source, whole.inputs[0].source):
+            yield Starved(view, term, stop, view.live(whole))
+
+
+def _is_chosen(view: View, chosen: Node, values: Node) -> bool:
+    """Whether a value is one of these, picked by an index."""
+    node = _behind(chosen, REDUCED | {"reshape"})
+    picked = node.op == "gather" or (node.op == "getitem" and len(node.inputs) > 1)
+    return picked and view.analysis.algebra.same(bare(node), bare(values))
+
+
+def _behind(node: Node, ways: frozenset[str]) -> Node:
+    while node.op in ways and node.inputs:
+        node = node.inputs[0].source
+    return node
