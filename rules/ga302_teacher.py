@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradaudit.finding import Finding
-from gradaudit.paths import Analysis
+from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.branches import is_teacher
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
@@ -46,7 +46,7 @@ from gradaudit.rules.criteria.teachers import (
     trained_labels,
     trained_teachers,
 )
-from gradaudit.tape import Location
+from gradaudit.tape import Location, Node
 
 CODE, NAME = "GA302", "teacher"
 RANK = 130
@@ -76,33 +76,26 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 
 def _finding(flow: Foreign) -> Finding:
-    view, analysis = flow.view, flow.view.analysis
-    who = names_of(analysis, flow.leaves)
-    return make_finding(
-        view,
-        CODE,
-        NAME,
-        f"the loss sends gradient into {who}, a teacher that nobody trains",
-        "info" if decided(view, flow.value, flow.leaves) else severity(view, flow.leaves),
-        flow.location,
-        fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
-        leaves=flow.leaves,
-        through=(flow.joint, flow.value),
-    )
+    level = "info" if decided(flow.view, flow.value, flow.leaves) else severity(flow.view, flow.leaves)
+    return _reached(flow.view, flow.leaves, level, flow.location, (flow.joint, flow.value))
 
 
 def _beside(beside: Beside) -> Finding:
-    view, analysis = beside.view, beside.view.analysis
+    return _reached(beside.view, beside.leaves, "warning", beside.node.location, (beside.node,))
+
+
+def _reached(view: View, leaves: int, level: str, location: Location, through: tuple[Node, ...]) -> Finding:
+    analysis = view.analysis
     return make_finding(
         view,
         CODE,
         NAME,
-        f"the loss sends gradient into {names_of(analysis, beside.leaves)}, a teacher that nobody trains",
-        "warning",
-        beside.node.location,
+        f"the loss sends gradient into {names_of(analysis, leaves)}, a teacher that nobody trains",
+        level,
+        location,
         fix=f"make the teacher's output a constant: {stop_call(analysis)}, or freeze it with requires_grad_(False)",
-        leaves=beside.leaves,
-        through=(beside.node,),
+        leaves=leaves,
+        through=through,
     )
 
 

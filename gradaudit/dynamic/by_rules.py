@@ -21,7 +21,7 @@ from gradaudit.rules.criteria.starved import starved_predictions
 from gradaudit.rules.criteria.terms import starved_terms
 from gradaudit.rules.criteria.unfed import stopped_towers
 from gradaudit.speaker import who_speaks
-from gradaudit.tape import Node
+from gradaudit.tape import Location, Node
 
 OPERAND_CODES = frozenset(("GA201", "GA303", "GA304"))
 """Rules whose defect is one operand of an operation: a stop at the operation's result would stop the learning, too."""
@@ -45,13 +45,8 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
     for rule in loaded:
         if rule.code not in STARVING or whole_update(case) or (rule.code == "GA401" and _asked_by_name(case)):
             found += _applied(case, rule)
-        elif rule.code == "GA401":  # what passes nothing, or the wrong way, whatever else is trained
-            stopped = (*starved_terms(case.analysis), *stopped_towers(case.analysis))
-            empty = {one.event.location for one in stopped}
-            swapped = (
-                one for one in starved_predictions(case.analysis) if case.analysis.alive(one.meeting) & one.leaves
-            )
-            empty.update(one.event.location for one in swapped)
+        elif rule.code == "GA401":
+            empty = _stopped_in_vain(case)
             found += [finding for finding in _applied(case, rule) if finding.location in empty]
     for finding in who_speaks(found, loaded):
         if asked_for(finding.location):
@@ -60,6 +55,13 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
         cut = find_cut(case, finding, roots)
         moved, lost = _moved(case, _placed(finding), cut), _lost_groups(case, cut)
         yield Judgement(moved, cut, lost, starved=_starved(case, finding, roots), nodes=tuple(_nodes(cut)))
+
+
+def _stopped_in_vain(case: Case) -> set[Location]:
+    """Where what passes nothing, or the wrong way, is stopped, whatever else is trained."""
+    analysis = case.analysis
+    swapped = [one for one in starved_predictions(analysis) if analysis.alive(one.meeting) & one.leaves]
+    return {one.event.location for one in (*starved_terms(analysis), *stopped_towers(analysis), *swapped)}
 
 
 def _starved(case: Case, finding: Finding, roots: int) -> tuple[str, ...]:

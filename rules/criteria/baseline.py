@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import first_order
-from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.marks import SHAPES, bare
 from gradaudit.rules.criteria.scale import is_scaled
 from gradaudit.rules.criteria.weight import is_likelihood, is_probability
 from gradaudit.tape import DATA, INDEX, Node
@@ -56,18 +56,18 @@ def _policy(view: View, node: Node) -> Node | None:
     data = [edge for edge in node.inputs if edge.kind == DATA]
     if node.op != "sub" or len(data) != 2 or not data[1].passes:
         return None
-    total = _bare(data[1].source)
+    total = bare(data[1].source)
     if total.op != "sum" or not total.inputs:
         return None
-    product = _bare(total.inputs[0].source)
+    product = bare(total.inputs[0].source)
     factors = product.arguments()
     if product.op != "mul" or len(factors) != 2:
         return None
     number = view.analysis.algebra.vn
     for policy, values in (factors, factors[::-1]):
-        same = number(_bare(values)) == number(_bare(data[0].source))
+        same = number(bare(values)) == number(bare(data[0].source))
         if same and is_probability(policy) and view.live(policy) and view.reaches(policy):
-            return None if _bare(values) in _behind(policy) else policy
+            return None if bare(values) in _behind(policy) else policy
     return None
 
 
@@ -91,12 +91,6 @@ def _scores(view: View, node: Node) -> bool:
     while node.op == "neg" and node.inputs:
         node = node.inputs[0].source
     return is_probability(node) or is_likelihood(view, node)
-
-
-def _bare(node: Node) -> Node:
-    while node.op in SHAPES and node.inputs:
-        node = node.inputs[0].source
-    return node
 
 
 def _of_all(values: Node) -> bool:

@@ -48,6 +48,17 @@ def owned(view: View) -> int:
     return (view.own or 0) & ~view.analysis.mask(followers)
 
 
+def fed_leaves(analysis: Analysis) -> int:
+    """What any loss of the program reaches with gradient."""
+    known = analysis.cache.get("fed")
+    if not isinstance(known, int):
+        known = 0
+        for view in analysis.every_view:
+            known |= view.live(view.sink.loss)
+        analysis.cache["fed"] = known
+    return known
+
+
 def starved_predictions(analysis: Analysis) -> list[Starved]:
     """Discrepancies that train nothing although their prediction is made of what the loss is to train."""
     known = analysis.cache.get("starved")
@@ -59,9 +70,7 @@ def starved_predictions(analysis: Analysis) -> list[Starved]:
 def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
     """Losses that reach nothing of what is stepped with them, since it enters somebody else's network as a constant:
     `-critic(obs, actor(obs).detach())`, stepped by the actor's optimizer."""
-    fed = 0
-    for view in analysis.every_view:
-        fed |= view.live(view.sink.loss)
+    fed = fed_leaves(analysis)
     for view in analysis.views:
         own, loss = owned(view) & ~frozen_at(view), view.sink.loss
         hungry = own & analysis.dep(loss) & ~fed
@@ -118,9 +127,7 @@ def _in_view(view: View) -> Iterator[Starved]:
     own = owned(view) & ~frozen_at(view)
     if not own or view.sink.kind == "library" or is_test(view):
         return
-    fed = 0
-    for other in view.analysis.every_view:
-        fed |= other.live(other.sink.loss)
+    fed = fed_leaves(view.analysis)
     told: set[Node] = set()
     for meeting in _reached(view):
         if any(edge.passes and view.analysis.alive(edge.source) for edge in meeting.sides):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SUMS, bare
-from gradaudit.rules.criteria.starved import Starved, events_of, frozen_at, held_with, is_test, owned
+from gradaudit.rules.criteria.starved import Starved, events_of, fed_leaves, frozen_at, held_with, is_test, owned
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
     `actor_loss + (alpha.detach() * gap).mean()`, stepped by an optimizer that holds alpha, which no loss reaches;
     a penalty of a gradient that was taken without a graph of its own; `logsumexp(q) - q[action].detach()`.
     """
-    fed = 0
-    for view in analysis.every_view:
-        fed |= view.live(view.sink.loss)
+    fed = fed_leaves(analysis)
     for view in analysis.views:
         own = owned(view) & ~frozen_at(view)
         if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.selfprediction import given
-from gradaudit.rules.criteria.starved import Starved, frozen_at, held_with, is_test, owned
+from gradaudit.rules.criteria.starved import Starved, fed_leaves, frozen_at, held_with, is_test, owned
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def stopped_towers(analysis: Analysis) -> Iterator[Starved]:
     """Every stop behind which a network of the loss's own optimizer gets nothing, beside another one that learns."""
     if analysis.tape.framework == "jax":
         return  # a tree that is differentiated as a whole may well have constant parts, such as an averaged copy
-    fed = 0
-    for view in analysis.every_view:
-        fed |= view.live(view.sink.loss)
+    fed = fed_leaves(analysis)
     for view in analysis.views:
         hungry = (owned(view) or held_with(view)) & ~frozen_at(view) & ~fed
         if view.sink.kind == "library" or is_test(view) or not hungry & analysis.dep(view.sink.loss):
