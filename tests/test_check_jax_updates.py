@@ -98,3 +98,44 @@ def test_a_step_that_returns_its_loss_first() -> None:
 
     report = check(step, (tree(),))
     assert report.findings == [] and report.target.endswith("loss"), str(report)
+
+
+def leak(one: Any, obs: Any, reward: Any, later: Any) -> Any:
+    return loss(one, one, obs, reward, later)
+
+
+@pytest.mark.parametrize("library", ["jax", "equinox", "flax.nnx"])
+def test_a_gradient_function_made_at_import(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip(library)
+    made = getattr(module, "filter_value_and_grad", None) or module.value_and_grad
+    monkeypatch.setitem(globals(), "gradient_of_leak", made(leak))
+
+    def update(one: Any, *batch: Any) -> Any:
+        return gradient_of_leak(one, *batch)  # type: ignore[name-defined]  # noqa: F821
+
+    report = check(update, (tree(), *map(jnp.asarray, BATCH)))
+    assert [one.code for one in report.findings] == ["GA101"], str(report)
+
+
+def test_a_gradient_along_a_direction() -> None:
+    """The Hessian's product with a vector: the loss is the one that is differentiated twice."""
+
+    def product(one: Any, *batch: Any) -> Any:
+        return jax.jvp(lambda p: jax.grad(leak)(p, *batch), (one,), (one,))
+
+    report = check(product, (tree(), *map(jnp.asarray, BATCH)))
+    assert report.target.endswith("leak") and [one.code for one in report.findings] == ["GA101"], str(report)
+
+
+def test_a_gradient_inside_of_a_loss() -> None:
+    """It belongs to the loss, though it is taken at plain data."""
+
+    def penalised(one: Any, obs: Any, reward: Any, later: Any) -> Any:
+        slope = jax.grad(lambda inputs: (inputs @ one["w"]).max(-1).sum())(obs)
+        return loss(one, {"w": 0.0 * obs.T @ obs[:, :3]}, obs, reward, later) + (slope**2).mean()
+
+    def update(one: Any, *batch: Any) -> Any:
+        return jax.grad(penalised)(one, *batch)
+
+    report = check(update, (tree(), *map(jnp.asarray, BATCH)))
+    assert report.target.endswith("penalised") and report.findings == [] and not report.parts, str(report)

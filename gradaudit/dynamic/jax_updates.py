@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+from jax.interpreters.ad import JVPTracer
 
 from gradaudit.dynamic.jax_followed import Move, Teller, updates
+from gradaudit.dynamic.jax_made import made_of, numbers
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.state import save_python, seed_python
@@ -43,11 +45,22 @@ class Watch:
     moves: list[Move] = field(default_factory=list)
     lines: Lines = field(default_factory=Lines)
     open: bool = True
+    depth: int = 0
+    """How many gradients are being taken: what is differentiated inside of one belongs to it."""
 
     def note(self, one: Taken) -> None:
-        leaves = jax.tree_util.tree_leaves((one.args, one.kwargs))
-        if self.open and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            self.taken.append(one)
+        if self.open and not self.depth:
+            args, kwargs = primal((one.args, one.kwargs))
+            leaves = jax.tree_util.tree_leaves((args, kwargs))
+            if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+                self.taken.append(replace(one, args=args, kwargs=kwargs))
+
+
+def primal(tree: Any) -> Any:
+    """The values of a tree whose derivative along some direction is asked for: `jax.jvp` of a gradient."""
+    if not any(isinstance(leaf, JVPTracer) for leaf in jax.tree_util.tree_leaves(tree)):
+        return tree
+    return jax.tree_util.tree_map(lambda leaf: leaf.primal if isinstance(leaf, JVPTracer) else leaf, tree)
 
 
 _watching: list[Watch] = []
@@ -65,8 +78,6 @@ _TAKERS = (
 _AT_ONCE = (("jax", "vjp"), ("jax", "linearize"))
 """What takes a function and the arguments at which it is differentiated, for all of them."""
 _LIBRARIES = ("flax.", "equinox.")
-_MADE = frozenset(("grad_f", "grad_f_aux", "value_and_grad_f", "jacfun"))
-"""What jax calls the functions that its takers make."""
 
 
 @contextmanager
@@ -95,14 +106,14 @@ def _changed(names: dict[str, Any]) -> list[tuple[dict[str, Any], str, Any, Any]
     for places, make in ((_TAKERS, _telling), (_AT_ONCE, _telling_at_once)):
         for module, name in places:
             found += _told(module, name, make)
-    for module, name, made_of in Teller(_note_move).places():
-        found += _told(module, name, made_of)
+    for module, name, moving in Teller(_note_move).places():
+        found += _told(module, name, moving)
     known = {id(plain): telling for _, _, plain, telling in found}
     for name, value in names.items():
         if id(value) in known:
             found.append((names, name, value, known[id(value)]))
-        elif (made := _made(value)) is not None:
-            found.append((names, name, value, _noting(value, inspect.unwrap(value), _argnums_of(made))))
+        elif (made := made_of(value)) is not None:
+            found.append((names, name, value, _noting(value, *made)))
     return found
 
 
@@ -117,41 +128,21 @@ def _note_move(move: Move) -> None:
             watch.moves.append(replace(move, location=watch.lines.here(2)[0]))
 
 
-def _made(value: Any) -> Any:
-    """The function that one of jax's takers made, inside of jit and the like; None for any other."""
-    for _ in range(4):
-        for one in (value, *_captured(value).values()):
-            code = getattr(one, "__code__", None)
-            if code is not None and code.co_name in _MADE and "jax" in code.co_filename:
-                return one if hasattr(value, "__wrapped__") else None
-        value = getattr(value, "__wrapped__", None)
-    return None
-
-
-def _captured(function: Any) -> dict[str, Any]:
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    cells = getattr(function, "__closure__", None) or ()
-    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=False)}
-
-
-def _argnums_of(made: Any) -> tuple[int, ...]:
-    """What a gradient function takes gradient for: `jax.grad` asks `jax.value_and_grad`."""
-    for _ in range(4):
-        captured = _captured(made)
-        if "argnums" in captured:
-            return _numbers(captured["argnums"])
-        made = next((inner for one in captured.values() if (inner := _made(one)) not in (None, made)), None)
-    return (0,)
-
-
-def _numbers(argnums: Any) -> tuple[int, ...]:
-    return (argnums,) if isinstance(argnums, int) else tuple(argnums) if isinstance(argnums, tuple) else (0,)
-
-
-def _note(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], argnums: tuple[int, ...]) -> None:
-    if not (getattr(function, "__module__", None) or "").startswith(_LIBRARIES):
-        for watch in _watching:
-            watch.note(Taken(function, args, kwargs, argnums))
+@contextmanager
+def _taking(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], argnums: tuple[int, ...]) -> Iterator[None]:
+    """A gradient is taken: everybody notes it."""
+    if (getattr(function, "__module__", None) or "").startswith(_LIBRARIES):
+        yield
+        return
+    watches = list(_watching)
+    for watch in watches:
+        watch.note(Taken(function, args, kwargs, argnums))
+        watch.depth += 1
+    try:
+        yield
+    finally:
+        for watch in watches:
+            watch.depth -= 1
 
 
 def _noting(gradient: Callable[..., Any], function: Any, argnums: tuple[int, ...]) -> Callable[..., Any]:
@@ -159,8 +150,8 @@ def _noting(gradient: Callable[..., Any], function: Any, argnums: tuple[int, ...
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        _note(function, args, kwargs, argnums)
-        return gradient(*args, **kwargs)
+        with _taking(function, args, kwargs, argnums):
+            return gradient(*args, **kwargs)
 
     return call
 
@@ -171,7 +162,7 @@ def _telling(plain: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(fun):  # a decorator with options
             return plain(*(() if fun is None else (fun,)), *others, **options)
         argnums = options.get("argnums", others[0] if others else 0)
-        return _noting(plain(fun, *others, **options), fun, _numbers(argnums))
+        return _noting(plain(fun, *others, **options), fun, numbers(argnums))
 
     return taker
 
@@ -179,8 +170,8 @@ def _telling(plain: Callable[..., Any]) -> Callable[..., Any]:
 def _telling_at_once(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def taker(fun: Any, *primals: Any, **options: Any) -> Any:
-        _note(fun, primals, {}, tuple(range(len(primals))))
-        return plain(fun, *primals, **options)
+        with _taking(fun, primals, {}, tuple(range(len(primals)))):
+            return plain(fun, *primals, **options)
 
     return taker
 
