@@ -19,7 +19,9 @@ from gradaudit.static.values import (
     Union,
     Unknown,
 )
-from gradaudit.tape import Node, Optimizer, Sink
+from gradaudit.tape import Edge, Node, Optimizer, Sink
+
+GRADIENT = frozenset({"gradient"})
 
 
 class Differentiation(Machine):
@@ -64,6 +66,7 @@ class Differentiation(Machine):
     def call_gradient(self, gradient: Gradient, args: Args, keywords: Keywords) -> Any:
         """Enter the function with fresh leaves for the differentiated arguments; everything else is constant."""
         gradient.called = True
+        behind = self.nodes_of(Sequence([*args, *keywords.values()])) if self.differentiated_groups else []
         function = gradient.function
         argnums = gradient.argnums if gradient.argnums is not None else (0,)
         group: set[Node] = set()
@@ -86,7 +89,7 @@ class Differentiation(Machine):
             self.grad_on = saved
             self.differentiated_groups.pop()
         self.line_node = at
-        return self._gradient_result(gradient, result, group, argnums)
+        return self._gradient_result(gradient, result, group, argnums, behind)
 
     def differentiate_closure(self, function: Any, name: str) -> Any:
         """`state.apply_gradient(loss_fn)` of an object that is not known: the loss by its first argument."""
@@ -109,7 +112,9 @@ class Differentiation(Machine):
     def gradient_helpers(self) -> frozenset[str]:
         return self.hints.gradient_helpers(self.main_file)
 
-    def _gradient_result(self, gradient: Gradient, result: Any, group: set[Node], argnums: Any) -> Any:
+    def _gradient_result(
+        self, gradient: Gradient, result: Any, group: set[Node], argnums: Any, behind: list[Node]
+    ) -> Any:
         loss, aux = result, None
         if isinstance(result, Sequence) and result.items and (gradient.has_aux or len(result.items) == 2):
             loss, aux = result.items[0], result.items[1] if len(result.items) > 1 else NONE
@@ -125,9 +130,9 @@ class Differentiation(Machine):
                 if (original := self._given_for(leaf)) is not None
             ]
             self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
-        grads: Any = _gradients()
+        grads: Any = self._gradients(behind)
         if isinstance(argnums, tuple) and len(argnums) > 1:
-            grads = Sequence([_gradients() for _ in argnums])
+            grads = Sequence([self._gradients(behind) for _ in argnums])
         # inside of another loss, its gradient goes on to what this one computes
         finished = (lambda part: part) if self.differentiated_groups else self.strip
         value = finished(loss)
@@ -141,6 +146,14 @@ class Differentiation(Machine):
         return Sequence([grads, extra]) if gradient.has_aux else grads
 
     gradient_sinks: list[tuple[Sink, set[Node]]]
+
+    def _gradients(self, behind: list[Node]) -> Unknown:
+        """What differentiating gives; inside of another loss it depends on what the inner one was given (`behind`)."""
+        made = Unknown("grads")
+        made.marks = GRADIENT
+        if behind:
+            made.node = self.node("gradient", [Edge(node) for node in behind], name="grads", marks=GRADIENT)
+        return made
 
     def _given_for(self, leaf: Node) -> Node | None:
         """The tree that was passed for a differentiated argument, or for the one that it is an entry of."""
@@ -243,12 +256,6 @@ class Differentiation(Machine):
         return self.strip(value)
 
     frozen: dict[Any, Any]
-
-
-def _gradients() -> Unknown:
-    made = Unknown("grads")
-    made.marks = frozenset({"gradient"})
-    return made
 
 
 def _parameter_name(function: Any, index: Any) -> str:

@@ -177,7 +177,7 @@ def _groups(analysis: Analysis, foreign: int, trained: int = 0) -> list[int]:
             continue
         holders = frozenset(number for number, held in enumerate(analysis.tape.optimizers) if leaf in held.leaves)
         known = facts.complete or facts.originals(leaf) or facts.stated(leaf) or analysis.bit(leaf) & trained
-        if not holders and not known:
+        if not holders and (not known or leaf in facts.adapted):
             continue
         owner = list(leaf.leaf.owner.chain())[-1] if leaf.leaf.owner is not None else leaf
         key: object = holders or owner

@@ -23,6 +23,8 @@ class Roles:
         self.averaged: dict[Node, set[Node]] = {}
         """Leaf -> the leaves that soft updates make it follow."""
         self.held: set[Node] = set()
+        self.adapted: set[Node] = set()
+        """What a gradient that is part of another loss is taken for: it has to require gradient, whoever holds it."""
         self.complete = all(optimizer.complete for optimizer in tape.optimizers)
         for optimizer in tape.optimizers:
             self.held |= optimizer.leaves
@@ -30,6 +32,8 @@ class Roles:
         for sink in tape.sinks:  # an update by hand: what is differentiated by name is trained by somebody
             if sink.loss not in again:
                 self.held |= sink.own or sink.differentiated or frozenset()
+            elif sink.kind == "grad":
+                self.adapted |= sink.differentiated or frozenset()
         copies: dict[Node, int] = {}
         self.evaluated = _evaluated(tape)
         """Leaves whose network is in evaluation mode whenever a loss is differentiated, once it has a mode."""

@@ -21,7 +21,10 @@ from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-STOPS = frozenset({"stop", "numpy", "argmax", "argmin", "cast", "compare", "sign", "round", "floor", "ceil"})
+STOPS = frozenset({
+    "stop", "numpy", "argmax", "argmin", "cast", "compare", "sign", "round", "floor", "ceil",
+    "gradient",  # taken as a number, where no gradient passes it
+})  # fmt: skip
 INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"})
 """What is true or false of a value is no prediction of it."""
 
