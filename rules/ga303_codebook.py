@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import HALF, JOINT, NEITHER, Codebook, broken_codebooks
-from gradaudit.rules.criteria.mutual import Mutual, unbalanced_terms
+from gradaudit.rules.criteria.mutual import Mutual, Repeated, repeated_terms, unbalanced_terms
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for mutual in unbalanced_terms(analysis):
         if mutual.node not in told:
             yield _unbalanced(mutual)
+    for repeated in repeated_terms(analysis):
+        if repeated.node not in told:
+            yield _repeated(repeated)
 
 
 def _finding(found: Codebook) -> Finding:
@@ -95,5 +98,21 @@ def _unbalanced(found: Mutual) -> Finding:
         found.node.location,
         fix=f"stop in this term the side that the other one trains: {stop_call(analysis)}",
         leaves=found.leaves,
+        through=[found.node],
+    )
+
+
+def _repeated(found: Repeated) -> Finding:
+    analysis = found.view.analysis
+    first, location = found.lines
+    return make_finding(
+        found.view,
+        "GA303",
+        NAME,
+        f"this term is the one on line {first.line} once more: both stop one side, {names_of(analysis, found.leaves)}",
+        "warning" if found.view.sink.kind == "library" else "error",
+        location,
+        fix="stop in one of the two terms the other side",
+        leaves=analysis.alive(found.node) & found.view.mask,
         through=[found.node],
     )

@@ -2,7 +2,8 @@
 of a balanced divergence between a posterior and a prior.
 
 `D(stop(a), b) + c * D(a, stop(b))` trains b at one rate and a at another. Where one of the two terms stops a side and
-the other none, the one without has lost its stop: its weight is no longer the rate of one side.
+the other none, the one without has lost its stop: its weight is no longer the rate of one side. Where both stop the
+same side they are one term, written twice.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
-from gradaudit.tape import Node, join_guards
+from gradaudit.rules.criteria.place import seen_from
+from gradaudit.rules.criteria.starved import held_with, is_test
+from gradaudit.rules.criteria.terms import summands_of
+from gradaudit.tape import Location, Node, join_guards
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
+
+CALLS = frozenset({"module_call", "call", "custom"})
 
 
 class Mutual(NamedTuple):
@@ -24,6 +30,20 @@ class Mutual(NamedTuple):
     node: Node
     counterpart: Node
     leaves: int
+
+
+class Repeated(NamedTuple):
+    """`node` is `first` once more, in value and in gradient; `leaves`: what is behind the side that both stop."""
+
+    view: View
+    node: Node
+    first: Node
+    leaves: int
+
+    @property
+    def lines(self) -> tuple[Location, Location]:
+        """Where the function that makes both makes the first one, and this one."""
+        return seen_from(self.first, self.node), seen_from(self.node, self.first)
 
 
 class _Term(NamedTuple):
@@ -66,6 +86,59 @@ def _stops_one(term: _Term, other: _Term) -> bool:
     if other.sides not in (term.sides, term.sides[::-1]) or bool(live[0]) == bool(live[1]):
         return False
     return not (term.live[0] & ~live[0] and term.live[1] & ~live[1])
+
+
+def repeated_terms(analysis: Analysis) -> Iterator[Repeated]:
+    """Summands of a loss that are computed twice, each time with a stop of its own: it was to be on the other side."""
+    told: set[Node] = set()
+    for view in () if "stop" not in analysis.graph.ops else analysis.views:
+        by_value: dict[int, list[Node]] = {}
+        for term in () if is_test(view) else summands_of(analysis, view.sink.loss):
+            earlier = by_value.setdefault(analysis.algebra.vn(term), [])
+            for other in () if term in told or term in earlier else earlier:
+                first, second = sorted((term, other), key=lambda node: node.time)
+                leaves = _stopped_alike(view, first, second)
+                if leaves:
+                    told |= _upstream(first) | _upstream(second)  # the outermost of what is written twice is told
+                    yield Repeated(view, second, first, leaves)
+                    break
+            earlier.append(term)
+
+
+def _stopped_alike(view: View, one: Node, other: Node) -> int:
+    """What two terms of one value and one gradient both stop, each by itself, though the loss is to train it.
+
+    Both measure what was computed before: of two calls of something that is not understood, nobody knows that they
+    give one value.
+    """
+    mine, its = _upstream(one), _upstream(other)
+    alone = mine - its, its - mine
+    if one in its or other in mine or any(node.op in CALLS for nodes in alone for node in nodes):
+        return 0
+    if not view.analysis.algebra.alike(one, other):
+        return 0
+    trained = view.own if view.own is not None else held_with(view)
+    return _stopped(view, alone[0]) & _stopped(view, alone[1]) & trained
+
+
+def _stopped(view: View, nodes: set[Node]) -> int:
+    """The leaves that the stops among these nodes cut off."""
+    mask = 0
+    for node in nodes:
+        if node.op == "stop" and node.grad_mode:
+            for edge in node.inputs:
+                mask |= view.analysis.alive(edge.source)
+    return mask
+
+
+def _upstream(node: Node) -> set[Node]:
+    seen, waiting = {node}, [node]
+    while waiting:
+        for edge in waiting.pop().inputs:
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return seen
 
 
 def _together(view: View, one: Node, other: Node) -> bool:

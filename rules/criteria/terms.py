@@ -26,7 +26,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
         own = owned(view) & ~frozen_at(view)
         if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
             continue
-        for term in _summands(analysis, view.sink.loss):
+        for term in summands_of(analysis, view.sink.loss):
             leaves = analysis.dep(term) & (own or held_with(view))
             if analysis.alive(term):
                 yield from _without_choice(view, term)
@@ -40,7 +40,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
                 yield Starved(view, term, event, leaves)
 
 
-def _summands(analysis: Analysis, loss: Node) -> Iterator[Node]:
+def summands_of(analysis: Analysis, loss: Node) -> Iterator[Node]:
     """What a loss that has gradient is the sum of, sums included; of joined alternatives none is sure to be one."""
     seen, waiting = {loss}, [loss]
     while waiting:
