@@ -253,9 +253,9 @@ def _imagined(view: View, total: Sum, against: Sum) -> bool:
     predicting = _heads(analysis, against.network())
     if any(facts.reward(one.node) or _given(view, one) for one in total.network()):
         return bool(values) and related(analysis, _heads(analysis, values), predicting)
-    # a value that is its own next value, discounted, and what another network says of the step
+    # a value that is its own next value (or its copy's), discounted, and what another network says of the step
     whole = _heads(analysis, [atom for atom in total.network() if not atom.factor and atom.sign > 0])
-    own = any(_heads(analysis, [atom]) == predicting for atom in values)
+    own = any(_originals(analysis, _heads(analysis, [atom])) == predicting for atom in values)
     return bool(predicting and whole) and own and not whole & predicting
 
 
@@ -271,6 +271,12 @@ def _of_weighted_errors(view: View, total: Sum, against: Sum) -> bool:
 def _given(view: View, atom: Atom) -> bool:
     """Whether a network's output enters the sum whole and as a constant, as a predicted reward does."""
     return not atom.factor and not view.reaches(atom.node)
+
+
+def _originals(analysis: Analysis, leaves: int) -> int:
+    """These leaves, a copy's as those that it was copied from."""
+    facts, found = roles(analysis), analysis.leaves(leaves)
+    return analysis.mask(one for leaf in found for one in facts.originals(leaf) or (leaf,))
 
 
 def _heads(analysis: Analysis, atoms: Iterable[Atom]) -> int:
