@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradaudit.dynamic.jax_flatten import Flat, Value, flatten, live_edges
 from gradaudit.dynamic.jax_lines import JaxLines
@@ -76,7 +77,10 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
     arguments = Arguments(values, names, chosen)
     if call.argnums is None and not any(slot.argument in chosen for slot in arguments.slots):
         chosen = _first_with_arrays(arguments, names, notes) or chosen
+    if call.argnums is None and not roles:
+        _refuse_batch(arguments)
     scope = arrays_in(call.scope)
+    roles = _without_state(roles, arguments, notes)
     stated = _stated(roles, arguments.slots, arguments.arrays, scope, names, chosen, call.aliases)
     differentiated = _differentiated(arguments, names, chosen)
     differentiated |= {i for i in stated[0] if is_inexact(arguments.arrays[i])}
@@ -194,6 +198,28 @@ def _first_with_arrays(arguments: Arguments, names: list[str], notes: list[str])
         return set()
     notes.append(f"differentiated for `{names[found]}`, the first argument with parameters")
     return {found}
+
+
+def _refuse_batch(arguments: Arguments) -> None:
+    """A loss of nothing but arrays that share their first axis is given a batch: none of them is a parameter."""
+    shapes = [np.shape(array) for array in arguments.arrays]
+    rows = {shape[:1] for shape in shapes}
+    if len(shapes) > 1 and len(rows) == 1 and () not in rows and not any(slot.keys for slot in arguments.slots):
+        raise CheckError(
+            f"the arguments are plain arrays of {rows.pop()[0]} rows each and none is a parameter, so there is nothing "
+            "to audit: name the function that calls the networks, and pass their parameters; or say with --argnums "
+            "which of these gradient is taken for"
+        )
+
+
+def _without_state(roles: Roles, arguments: Arguments, notes: list[str]) -> Roles:
+    """The roles that are stated of parameters: state (what no nnx.Param holds, batch statistics) needs none."""
+    by_kind: dict[bool, list[str]] = {True: [], False: []}
+    for slot in arguments.slots:
+        by_kind[slot.kind == STATE].append(slot.name)
+    kept, told = roles.without_state(by_kind[False], by_kind[True])
+    notes += told
+    return kept
 
 
 def _argnum(number: int, count: int) -> int:

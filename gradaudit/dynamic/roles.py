@@ -64,6 +64,24 @@ class Roles:
             claims[name].pop(FROZEN)
         return {name: _decide(name, claim, spellings[name], self) for name, claim in claims.items() if claim}
 
+    def without_state(self, names: Iterable[str], state: Iterable[str]) -> tuple[Roles, list[str]]:
+        """These roles without the frozen patterns that name state alone, which takes no gradient anyway; what to tell.
+
+        `names` are those of parameters, `state` those of buffers and of what else is no parameter. Raises `CheckError`
+        for a trained pattern that names state alone.
+        """
+        known, resting = list(names), list(state)
+        idle = [
+            pattern
+            for pattern in (*self.frozen, *self.trained)
+            if any(matches(pattern, name) for name in resting) and not any(matches(pattern, name) for name in known)
+        ]
+        for pattern in self.trained:
+            if pattern in idle:
+                raise CheckError(f"--{TRAINED} {pattern!r} is state and no parameter: no gradient is ever taken for it")
+        told = [f"`{pattern}` is state and no parameter: no gradient is taken for it anyway" for pattern in idle]
+        return Roles(tuple(one for one in self.frozen if one not in idle), self.trained), told
+
     def shared(self, names: Mapping[str, Iterable[str]], networks: Networks) -> dict[str, tuple[str, str]]:
         """Names of what belongs to a network that is stated as frozen and as much to one that is not: (as the part of
         the one, as the part of the other). An encoder under an actor and a critic is trained with either; whoever

@@ -180,7 +180,11 @@ class Run:
         for part, other in dict.fromkeys(self.roles.shared(names, networks).values()):
             note = f"`{part}` is `{other}` as well: it is not held to be frozen unless it is named itself"
             self.notes += [note] if note not in self.notes else []
-        return self.roles.assign(names, networks)
+        roles, told = self.roles.without_state(
+            (one for name in names for one in (name, *names[name])), self.reach.buffers.values()
+        )
+        self.notes += [note for note in told if note not in self.notes]
+        return roles.assign(names, networks)
 
     def _names(self) -> dict[str, list[str]]:
         return {owned.name: self._spellings(owned) for owned in self.reach.owned.values()}
