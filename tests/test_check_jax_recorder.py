@@ -163,7 +163,7 @@ def test_operators_as_the_user_wrote_them() -> None:
     def loss(x: Any, y: Any) -> Any:
         return jnp.mean((x - y) ** 2)
 
-    recording = record(loss, jnp.ones((5, 1)), jnp.zeros(5))
+    recording = record(loss, jnp.ones((5, 1)), jnp.zeros(5), argnums=(0,))
     difference = next(node for node in recording.tape.nodes if node.op == "sub")
     assert [recording.shapes[edge.source] for edge in difference.inputs] == [(5, 1), (5,)]
     assert recording.tape.sinks[0].loss.op == "mean" and recording.tape.sinks[0].loss.detail == ""
