@@ -192,7 +192,8 @@ class Callables(Machine):
         if not given and "lr" in keywords:
             given = [value for value in args[:1] if _are_parameters(value)]
         name = function.name.lower()
-        if not given or any(word in name for word in NOT_OPTIMIZERS):
+        makes_one = name.startswith(MAKERS) and "optim" in name
+        if not given or not makes_one and any(word in name for word in NOT_OPTIMIZERS):
             for value in args:
                 if isinstance(value, OptimizerValue) and name == "step":
                     return self.call_method(value, "step", [], {})

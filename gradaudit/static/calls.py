@@ -204,7 +204,10 @@ class Calls(Machine):
             return False
         if not self.is_module_class(receiver.cls):
             return False
-        return self.frame is None or self.frame.network is not receiver.network
+        if self.frame is None:  # its own training step is outside of it, and so are the helpers of that
+            caller = self.call_site.receiver if self.call_site is not None else None
+            return caller is None or caller is not receiver.network or name in CALL_METHODS
+        return self.frame.network is not receiver.network
 
     def _run_inside(self, function: Function, scope: Scope, receiver: Instance, args: Args, keywords: Keywords) -> Any:
         frame = self.frame
@@ -245,6 +248,8 @@ class Calls(Machine):
             if isinstance(node, ast.Lambda):
                 return self.settle(self.evaluate(node.body, scope))
             self.block(node.body, scope)
+            if scope.left:
+                self.rejoin(scope)
         finally:
             self.stack.pop()
             self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site = saved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradaudit.static.machine import Machine
-from gradaudit.static.state import Scope
+from gradaudit.static.state import Left, Scope
 from gradaudit.static.values import (
     MISSING,
     ClassValue,
@@ -195,6 +195,8 @@ class Joins(Machine):
         for _, _, final, _ in remaining:
             for mark, (container, key, _) in final.items():
                 touched.setdefault(mark, (container, key))
+        if going_on and touched:
+            remaining = self._set_aside(remaining, going_on, scope, touched)
         for mark, (container, key) in touched.items():
             local = container is scope.vars
             counted = going_on if local and going_on else remaining
@@ -215,6 +217,45 @@ class Joins(Machine):
             if joined is MISSING:
                 self.drop(container, key)
             elif joined is not old:
+                self.put(container, key, joined)
+
+    def _set_aside(self, results: list[Any], going_on: list[Any], scope: Scope, touched: dict[Any, Any]) -> list[Any]:
+        """What an arm wrote that returned is not seen by what follows, but by who called: kept until the function ends.
+
+        The arms that are left.
+        """
+        otherwise = going_on[0][1] if len(going_on) == 1 else ALWAYS
+        stay = []
+        for result in results:
+            ending, guard, final, _ = result
+            if ending != "return":
+                stay.append(result)
+                continue
+            writes = {
+                mark: final.get(mark, (container, key, container.get(key, MISSING)))
+                for mark, (container, key) in touched.items()
+                if container is not scope.vars
+            }
+            if writes:
+                scope.left.append(Left(writes, guard, otherwise))
+        return stay
+
+    def rejoin(self, scope: Scope) -> None:
+        """A function ends: what its earlier returns left behind is as possible as what its last lines did."""
+        left, scope.left = scope.left, []
+        touched = {mark: place[:2] for one in left for mark, place in one.writes.items()}
+        for mark, (container, key) in touched.items():
+            alternatives: list[tuple[Any, Guard]] = []
+            until: Guard = ALWAYS
+            for one in left:
+                if mark in one.writes:
+                    alternatives.append((one.writes[mark][2], until | one.guard))
+                until |= one.otherwise
+            now = container.get(key, MISSING)
+            alternatives.append((now, until))
+            items = all(isinstance(value, tuple) for value, _ in alternatives)  # of a list
+            joined = self._join_items(alternatives, "return") if items else self.join(alternatives)
+            if joined is not MISSING and joined is not now:
                 self.put(container, key, joined)
 
     def _join_items(self, alternatives: list[tuple[Any, Guard]], detail: str) -> tuple[Any, ...]:

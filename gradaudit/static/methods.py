@@ -36,6 +36,8 @@ SAME_OBJECT = frozenset({
     "compile", "unwrap_model", "module",
 })  # fmt: skip
 PARAMETER_METHODS = frozenset({"parameters", "trainable_variables", "trainable_weights", "variables", "weights"})
+OF_ANY_MODULE = PARAMETER_METHODS | {"state_dict", "named_parameters", "optimizers", "manual_backward"}
+"""What `super()` of a module answers as the module does: the library's own."""
 LIKE_A_MODULE = PARAMETER_METHODS | {
     "named_parameters", "state_dict", "get_weights", "load_state_dict", "set_weights", "zero_grad", "requires_grad_",
     "train", "eval", "to", "cuda", "cpu", "modules", "named_modules",
@@ -474,7 +476,7 @@ class Methods(Machine):
             if name == "__init__" and isinstance(instance, Instance):
                 self.foreign_init(instance, args, keywords)
             return NONE
-        if isinstance(instance, Instance) and self.is_module(instance) and name in PARAMETER_METHODS | {"state_dict"}:
+        if isinstance(instance, Instance) and self.is_module(instance) and name in OF_ANY_MODULE:
             return self._on_instance(instance, name, args, keywords)
         made = Unknown(name)
         made.call = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradaudit.static.files import Files, Module
 from gradaudit.static.values import (
@@ -58,12 +58,20 @@ class OutOfBudget(Exception):
     """The entry is larger than we are willing to follow; what was recorded so far stands."""
 
 
+class Left(NamedTuple):
+    """What an arm that returned has written to what others see too; the literals of it, and of what went on."""
+
+    writes: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]]
+    guard: Guard
+    otherwise: Guard
+
+
 class Scope:
     """The names of a function call, a module or a comprehension."""
 
     __slots__ = (
-        "around", "assumed_at_entry", "captured", "cls", "function", "globals", "jumps", "local", "module", "parent",
-        "returns", "self_value", "vars", "yields",
+        "around", "assumed_at_entry", "captured", "cls", "function", "globals", "jumps", "left", "local", "module",
+        "parent", "returns", "self_value", "vars", "yields",
     )  # fmt: skip
 
     def __init__(self, parent: Scope | None, module: Module, function: str = "") -> None:
@@ -76,6 +84,7 @@ class Scope:
         self.returns: list[tuple[Any, Guard]] = []
         self.yields: list[Any] = []
         self.jumps: list[tuple[dict[Any, Any], Guard]] = []
+        self.left: list[Left] = []
         self.globals: set[str] = set()
         self.assumed_at_entry: frozenset[str] = frozenset()
         self.captured = False  # by a function or lambda defined in it
