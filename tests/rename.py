@@ -23,7 +23,7 @@ forward setup call __call__ step reset act update training_step validation_step 
 automatic_optimization manual_backward optimizers log save_hyperparameters hparams params apply_fn tx opt_state
 apply_gradients create replace init apply n_obs loss_fn make_inputs compute_loss create_optimizer trainable_variables
 on_fit_start on_train_start on_train_epoch_start on_train_batch_start on_before_zero_grad on_train_batch_end
-on_train_epoch_end
+on_train_epoch_end optimizer_idx
 """.split()
 """Names with a meaning for a framework, or for who runs the program."""
 

@@ -25,7 +25,7 @@ from gradaudit.static.values import (
     Unknown,
     plain,
 )
-from gradaudit.tape import Edge, Node
+from gradaudit.tape import ALWAYS, Edge, Node
 
 OF_CONTAINERS = frozenset({"__len__", "__iter__", "__getitem__"})
 
@@ -231,7 +231,7 @@ class Builtin(Machine):
         if len(args) < 2:
             return Unknown("map")
         if len(args) == 2 and isinstance(args[1], Sequence):
-            items, rest = self.iterate(args[1])
+            items, rest = (args[1].items, args[1].rest) if len(args[1].items) <= MAPPED else self.iterate(args[1])
             mapped = [self.settle(self.call(args[0], [item], {})) for item in items]
             more = self.settle(self.call(args[0], [rest], {})) if rest is not None else None
             return Sequence(mapped, more, "list")
@@ -241,6 +241,11 @@ class Builtin(Machine):
         return args[1] if len(args) > 1 else Unknown("filter")
 
     def _next(self, args: Args, keywords: Keywords) -> Any:
+        parts = args[0].alternatives if args and isinstance(args[0], Union) else args[:1]
+        made = [part for part in parts if isinstance(part, Sequence) and part.yielded]
+        if self.turn is not None and made:  # a generator that is advanced once a turn
+            known = [(part.yielded[self.turn], ALWAYS) for part in made if self.turn < len(part.yielded)]
+            return self.join(known) if known else NONE
         return self.element(args[0]) if args else NONE
 
     def _type(self, args: Args, keywords: Keywords) -> Any:
@@ -256,6 +261,8 @@ class Builtin(Machine):
         return args[0] if args else NONE
 
 
+MAPPED = 16
+"""How many items `map` is followed for one by one: they are often unpacked into as many names."""
 BUILTIN: dict[str, Callable[[Any, Args, Keywords], Any]] = {
     "list": Builtin._builtin_sequence,
     "tuple": Builtin._builtin_sequence,

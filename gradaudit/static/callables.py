@@ -189,10 +189,10 @@ class Callables(Machine):
     def _optimizer_like(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Who is given parameters and is no clipping or counting function is an optimizer."""
         given = [value for value in (*args, *keywords.values()) if gives_parameters(value)]
-        if not given and "lr" in keywords:
-            given = [value for value in args[:1] if _are_parameters(value)]
         name = function.name.lower()
         makes_one = name.startswith(MAKERS) and "optim" in name
+        if not given and ("lr" in keywords or makes_one):
+            given = [value for value in args[:1] if _are_parameters(value)]
         if not given or not makes_one and any(word in name for word in NOT_OPTIMIZERS):
             for value in args:
                 if isinstance(value, OptimizerValue) and name == "step":

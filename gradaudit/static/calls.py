@@ -260,6 +260,7 @@ class Calls(Machine):
                 ]  # its locals are gone
         if scope.yields:
             made = Sequence((), self.element(Sequence(scope.yields[:12])), "generator")
+            made.yielded = tuple(scope.yields)
             return made
         if len(scope.returns) == 1:
             return scope.returns[0][0]

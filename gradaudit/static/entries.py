@@ -29,6 +29,8 @@ from gradaudit.static.values import (
     Gradient,
     Instance,
     Mapping,
+    OptimizerValue,
+    Parameters,
     Partial,
     Sequence,
     Unknown,
@@ -37,6 +39,7 @@ from gradaudit.tape import Event, Node, Tape
 
 UPDATES = frozenset({"backward", "step", "clear", "copy", "soft_update"})
 BEFORE = ("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start")
+TURN = "optimizer_idx"
 AFTER = ("on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end")
 """Hooks that the framework calls around its step: where copies follow and networks are put into evaluation mode."""
 LIBRARY_SIZE = 5_000  # statements and expressions
@@ -384,11 +387,13 @@ class Entries(Reach, LibraryFunctions):
             self._trained_by_trainer(instance, cls, name)
             return
         self._hooks(instance, cls, BEFORE)
-        result = self._call_member(instance, cls, name)
-        if isinstance(result, Sequence) and result.items:
-            result = result.items[0]
-        if isinstance(result, Mapping):
-            result = result.entries.get("loss", MISSING)
+        turns = self._turns(instance, cls) if name == "training_step" else []
+        if turns:
+            for number, optimizer in enumerate(turns):
+                self._turn(instance, cls, number, optimizer)
+            self._hooks(instance, cls, AFTER)
+            return
+        result = _returned_loss(self._call_member(instance, cls, name))
         if isinstance(result, Node):
             optimizers = run.lightning_optimizers(instance) if name == "training_step" else None
             run.backward(result, "return")
@@ -398,6 +403,26 @@ class Entries(Reach, LibraryFunctions):
                     run.call_method(part, "step", [], {})
                     run.call_method(part, "zero_grad", [], {})
         self._hooks(instance, cls, AFTER)
+
+    def _turns(self, instance: Instance, cls: ClassValue) -> list[Any]:
+        """The optimizers that Lightning (before 2.0) calls `training_step(batch, batch_idx, optimizer_idx)` for."""
+        method = self.run.member(cls, "training_step")[0]
+        if not isinstance(method, Function) or TURN not in {argument.arg for argument in method.node.args.args}:
+            return []
+        optimizers = self.run.lightning_optimizers(instance)
+        parts = optimizers.items if isinstance(optimizers, Sequence) else ()
+        return [part.entries.get("optimizer") if isinstance(part, Mapping) else part for part in parts]
+
+    def _turn(self, instance: Instance, cls: ClassValue, number: int, optimizer: Any) -> None:
+        """The parameters of all other optimizers require no gradient meanwhile (`toggle_optimizer`)."""
+        run = self.run
+        run.turn = number
+        loss = _returned_loss(self._call_member(instance, cls, "training_step", {TURN: Const(number)}))
+        run.turn = None
+        if isinstance(loss, Node) and isinstance(optimizer, OptimizerValue):
+            run.backward(loss, "return", Parameters(tuple(optimizer.optimizer.leaves)))
+            run.call_method(optimizer, "step", [], {})
+            run.call_method(optimizer, "zero_grad", [], {})
 
     def _hooks(self, instance: Instance, cls: ClassValue, names: tuple[str, ...]) -> None:
         for name in names:
@@ -475,6 +500,13 @@ def _tells_more(tape: Tape, other: Tape | None) -> bool:
     if other is None:
         return bool(tape.sinks)
     return len(tape.sinks) >= len(other.sinks) and known_optimizers(tape) >= known_optimizers(other)
+
+
+def _returned_loss(result: Any) -> Any:
+    """What a training step returns: the loss, a dict that has it, or a tuple that begins with it."""
+    if isinstance(result, Sequence) and result.items:
+        result = result.items[0]
+    return result.entries.get("loss", MISSING) if isinstance(result, Mapping) else result
 
 
 def known_optimizers(tape: Tape) -> int:

@@ -497,7 +497,9 @@ class Expressions(Machine):
         return Unknown("sent")
 
     def _yield_from(self, expression: ast.YieldFrom, scope: Scope) -> Any:
-        scope.yields.append(self.element(self.value(expression.value, scope)))
+        inner = self.value(expression.value, scope)
+        known = inner.yielded if isinstance(inner, Sequence) else ()
+        scope.yields += known or [self.element(inner)]
         return Unknown("sent")
 
 

@@ -163,6 +163,7 @@ class State:
         self.undecided = 0  # branches around us whose condition is open
         self.open_branches: tuple[tuple[Location, int], ...] = ()  # those that are statements: where, and which arm
         self.undecided_callee = 0
+        self.turn: int | None = None  # which of several optimizers a training step is called for
         self.without: frozenset[Any] = frozenset()  # alternatives that something is not, by the branches around us
         self.many = 0  # comprehensions around us over an unknown number of items
 

@@ -120,13 +120,14 @@ class Elements(Value):
 class Sequence(Value):
     """A list, tuple or set: the items that are known one by one, and one value that stands for any others."""
 
-    __slots__ = ("cell", "kind", "names", "time")
+    __slots__ = ("cell", "kind", "names", "time", "yielded")
 
     def __init__(self, items: Iterable[Any] = (), rest: Any = None, kind: str = "tuple") -> None:
         self.cell: dict[str, Any] = {"items": tuple(items), "rest": rest}
         self.kind = kind
         self.names: tuple[str, ...] | None = None
         self.time = 0
+        self.yielded: tuple[Any, ...] = ()  # of a generator: its values in the order of the text
 
     @property
     def items(self) -> tuple[Any, ...]:

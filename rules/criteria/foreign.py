@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.ownership import USED, deposit
 from gradaudit.rules.criteria.bootstrap import leaks
 from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
+from gradaudit.rules.criteria.game import opposed
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.roles import parameters, roles
@@ -75,6 +76,7 @@ def _flows(view: View) -> Iterator[list[Foreign]]:
     foreign = reached & ~own
     if not foreign or not reached & own:
         return
+    foreign &= ~opposed(view)
     own_values = view.forward(view.analysis.leaves(own & reached))
     targets = covered(view)
     for leaves in _groups(view.analysis, foreign, _trained_elsewhere(view)):

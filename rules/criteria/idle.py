@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import CLEARED, deposit
+from gradaudit.rules.criteria.game import opposed
 from gradaudit.rules.criteria.marks import SUMS
 from gradaudit.rules.criteria.scale import is_scaled
 from gradaudit.rules.criteria.sites import made_at, takers
@@ -31,9 +32,12 @@ def idle_terms(analysis: Analysis) -> Iterator[Idle]:
         own = view.own
         if not own or view.sink.kind != "backward" or not view.live(view.sink.loss) & own:
             continue
+        game = opposed(view)
         for term in _terms(view, own):
             leaves = view.live(term)
-            if all(deposit(analysis.tape, view.sink, leaf) == CLEARED for leaf in analysis.leaves(leaves)):
+            if leaves & ~game and all(
+                deposit(analysis.tape, view.sink, leaf) == CLEARED for leaf in analysis.leaves(leaves)
+            ):
                 makers = takers(view, leaves, view.backward(term))
                 where = made_at(view, makers, view.sink.loss)
                 if where and where[0].location not in told:
