@@ -39,6 +39,7 @@ from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
+from gradaudit.rules.criteria.statistic import recorded_averages
 from gradaudit.rules.criteria.teachers import (
     Beside,
     Teacher,
@@ -62,6 +63,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         told.add(teacher.leaves)
         yield _trained(teacher)
     flows = [flow.leaves for flow in foreign_flows(analysis)]
+    flows += [average.leaves for average in recorded_averages(analysis)]
     for teacher in trained_labels(analysis):
         if teacher.leaves in told or any(teacher.leaves & leaves for leaves in flows):
             continue

@@ -3,7 +3,8 @@
 ## What it does
 Finds a running mean, centre or norm, `new = momentum * old + (1 - momentum) * x`, whose x carries gradient and whose
 result is carried into the next update, and a running estimate (a covariance) that carries gradient into the loss that
-it is a factor of. Also an in-place update of a frozen network from a trained one with gradient switched on.
+it is a factor of. Also an in-place update of a frozen network from a trained one with gradient switched on; in JAX, an
+average of parameters that a loss makes of what it is differentiated by, and computes with.
 
 ## Why is this bad?
 Every update hangs its graph on the last one's. PyTorch raises at the second backward, because the first one's graph is
@@ -36,7 +37,7 @@ from gradaudit.finding import Finding
 from gradaudit.rules.criteria.estimate import averaged_parameters, live_estimates
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.sites import stop_at
-from gradaudit.rules.criteria.statistic import tracked_statistics, tracked_writes
+from gradaudit.rules.criteria.statistic import recorded_averages, tracked_statistics, tracked_writes
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -70,6 +71,19 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             written.event.location,
             fix=f"update it without gradient: {stop_call(analysis)}",
             leaves=sources,
+        )
+    for average in recorded_averages(analysis):
+        yield make_finding(
+            average.view,
+            "GA505",
+            "tracked-update",
+            f"this average is part of the loss: {names_of(analysis, average.leaves)} also learns through the branch "
+            f"that follows it",
+            "error",
+            average.node.location,
+            fix=f"average what is a constant: {stop_call(analysis)}",
+            leaves=average.leaves,
+            through=[average.node],
         )
     for estimate in live_estimates(analysis):
         yield make_finding(

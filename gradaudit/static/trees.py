@@ -103,8 +103,31 @@ class Trees(Machine):
         if leaves and sources:
             self.event(kind, leaves=leaves, sources=sources, weight=weight)
         made = self.version(old)
+        if kind == "soft_update":
+            self._mixed_in(made, old, new, 0)
         self.averaged.update(self.nodes_of(made)[:MOST])
         return made
+
+    def _mixed_in(self, made: Any, old: Any, new: Any, depth: int) -> None:
+        """Inside of a loss, an average has gradient of what it takes in, if that has any."""
+        if isinstance(made, Mapping) and isinstance(old, Mapping) and depth < DEPTH:
+            for key, part in made.entries.items():
+                inner = new.entries.get(key, new) if isinstance(new, Mapping) else new
+                self._mixed_in(part, old.entries.get(key), inner, depth + 1)
+            return
+        sources = [node for node in self.nodes_of(new)[:MOST] if self._in_differentiated(node)]
+        if isinstance(made, Unknown) and sources:
+            before = [Edge(node) for node in self.nodes_of(old)[:1]]
+            tree = self.tree_of(self.input_node(made))
+            made.node = self.node("lerp", [*before, *map(Edge, sources)], detail="tree", name=made.name)
+            self.trees[made.node] = tree
+
+    def _in_differentiated(self, node: Node) -> bool:
+        """Is it an argument that is being differentiated, or an entry of one?"""
+        leaves = {node, self.part_of.get(node, node)}
+        return any(leaves & group for group in self.differentiated_groups)
+
+    differentiated_groups: list[set[Node]]
 
     def copied_tree(self, value: Any) -> Any:
         """`tree.map(jnp.copy, params)`: a tree of its own."""

@@ -1,5 +1,6 @@
 """K10: a running statistic that autograd records: `new = old + k * (x - old)`, x live, carried into the next update;
-and a target's parameters that are written so.
+a target's parameters that are written so; and in JAX a tree that is averaged inside of the loss, out of the very
+parameters that this is differentiated by, and used there.
 """
 
 from __future__ import annotations
@@ -44,6 +45,19 @@ def _is_used(analysis: Analysis, leaf: Node) -> bool:
     graph = analysis.graph
     position = graph.index.get(leaf)
     return position is not None and any(graph.nodes[user].grad_mode for user in graph.users[position])
+
+
+def recorded_averages(analysis: Analysis) -> list[Tracked]:
+    """Every tree that a loss averages with gradient and computes with, once for a place in the text."""
+    known = analysis.cache.get("recorded averages")
+    if not isinstance(known, list):
+        found: dict[Location, Tracked] = {}
+        for view in analysis.views if "lerp" in analysis.graph.ops else ():
+            for node in view.slice:
+                if node.op == "lerp" and node.detail == "tree":
+                    found.setdefault(node.location, Tracked(view, node, view.live(node)))
+        known = analysis.cache["recorded averages"] = list(found.values())
+    return known
 
 
 def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
