@@ -63,12 +63,12 @@ class Statements(Machine):
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
         value = self.value(statement.value, scope)
         source = statement.value
-        named = self.current_framework == "jax" and isinstance(source, ast.Name) and self.is_own(source.id, scope)
+        named = self.current_framework == "jax" and self.is_whole(source, scope)
         if isinstance(value, Node) and value.op == "stop" and _is_stop_call(source) and self._is_lost(statement, scope):
             value.marks = value.marks | {"overwritten"}
         for target in reversed(statement.targets):
             self.line_node = statement
-            if named and isinstance(target, ast.Name):
+            if named and isinstance(target, ast.Name) or self.is_entry_beside(statement, target, scope):
                 value = self.second_name(value)
             self.assign(target, value, scope)
             named = True
@@ -79,8 +79,7 @@ class Statements(Machine):
         target = statement.targets[0]
         if len(statement.targets) > 1 or not isinstance(target, ast.Name) or target.id in scope.globals:
             return False
-        around = next((one for one in reversed(self.stack) if isinstance(one, ast.FunctionDef)), scope.module.tree)
-        return _rewritten(around, statement, target.id)
+        return _rewritten(self.around(scope), statement, target.id)
 
     def _annotated(self, statement: ast.AnnAssign, scope: Scope) -> str:
         if statement.value is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gradaudit.static.machine import Keywords, Machine
 from gradaudit.static.state import Scope
+from gradaudit.static.syntax import read_whole
 from gradaudit.static.values import External, Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import Node
 
@@ -22,6 +23,8 @@ CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
 TREES = (Node, Unknown, Mapping, Union, Instance)
 DEPTH = 4
 MOST = 40
+COLLECTIONS = frozenset({"params", "batch_stats", "state"})
+"""What flax keeps apart in what it gives for one network: no network is half of it."""
 
 
 class Successions(Machine):
@@ -33,6 +36,26 @@ class Successions(Machine):
     def second_name(self, value: Any) -> Any:
         """`target_params = params`, right after these were initialised."""
         return self.copied_tree(value) if self.current_framework == "jax" and self._initial(value) else value
+
+    def is_whole(self, source: ast.expr, scope: Scope) -> bool:
+        """Is it a name of what the function that is running has made?"""
+        return isinstance(source, ast.Name) and self.is_own(source.id, scope)
+
+    def is_entry_beside(self, statement: ast.Assign, target: ast.expr, scope: Scope) -> bool:
+        """`target = params["online"]` of what goes on to be used whole, or `params["target"] = params["online"]`."""
+        source = statement.value
+        if self.current_framework != "jax" or not isinstance(source, ast.Subscript):
+            return False
+        held, key = source.value, source.slice
+        if not isinstance(key, ast.Constant) or key.value in COLLECTIONS or not self.is_whole(held, scope):
+            return False
+        if isinstance(target, ast.Subscript):
+            return ast.dump(target.value) == ast.dump(held)
+        return isinstance(target, ast.Name) and read_whole(self.around(scope), held.id, statement.lineno)
+
+    def around(self, scope: Scope) -> ast.AST:
+        """The text of the function that is running, or of the whole module."""
+        return next((one for one in reversed(self.stack) if isinstance(one, ast.FunctionDef)), scope.module.tree)
 
     def is_own(self, name: str, scope: Scope) -> bool:
         """Was it made by the function that is running? What that was given it may be given again: a snapshot."""

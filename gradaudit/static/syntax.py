@@ -29,6 +29,18 @@ def names_on_self(method: ast.AST) -> set[str]:
     }
 
 
+def read_whole(around: ast.AST, name: str, after: int) -> bool:
+    """Is a name read below a line, other than for an entry of what it holds?"""
+    entries = {
+        node.value for node in walk(around) if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
+    }
+    return any(
+        isinstance(node, ast.Name) and node.id == name and node.lineno > after and node not in entries
+        for node in walk(around)
+        if not isinstance(node, ast.Name) or isinstance(node.ctx, ast.Load)
+    )
+
+
 def counted_with(function: ast.AST) -> set[str]:
     """The names that `range` is called with: whole numbers."""
     return {

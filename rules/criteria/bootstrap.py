@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import Atom, Sum, expand, is_drawn
-from gradaudit.rules.criteria.marks import SHAPES, marks, names
+from gradaudit.rules.criteria.marks import SHAPES, bare, marks, names
 from gradaudit.rules.criteria.place import activations, private
 from gradaudit.rules.criteria.roles import parameters, related, roles
 from gradaudit.rules.criteria.score import products
@@ -191,7 +191,8 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if by_hand:  # any other product with a logarithm is a score and its weight
         return False
     rewards = _rewards(view, total)
-    if not rewards:
+    predicting = _heads(analysis, against.network())
+    if all(_is_next(analysis, reward, predicting) for reward in rewards):  # none, or a value that is a constant
         return _imagined(view, total, against) or _of_weighted_errors(view, total, against)
     values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
     if not rewards or not values or _rewards(view, against):
@@ -240,8 +241,8 @@ def _follows_in_turn(analysis: Analysis, values: int, predicting: int) -> bool:
 
 def _behind(analysis: Analysis, node: Node) -> int:
     """The leaves of a value, and what they are copies of."""
-    leaves, facts = analysis.dep(node), roles(analysis)
-    return leaves | analysis.mask(source for leaf in analysis.leaves(leaves) for source in facts.originals(leaf))
+    leaves = analysis.dep(node)
+    return leaves | _originals(analysis, leaves)
 
 
 def _imagined(view: View, total: Sum, against: Sum) -> bool:
@@ -255,8 +256,21 @@ def _imagined(view: View, total: Sum, against: Sum) -> bool:
         return bool(values) and related(analysis, _heads(analysis, values), predicting)
     # a value that is its own next value (or its copy's), discounted, and what another network says of the step
     whole = _heads(analysis, [atom for atom in total.network() if not atom.factor and atom.sign > 0])
-    own = any(_originals(analysis, _heads(analysis, [atom])) == predicting for atom in values)
-    return bool(predicting and whole) and own and not whole & predicting
+    if not predicting or not whole or whole & predicting:
+        return False
+    discounted = (atom for atom in total.atoms if atom.factor or atom.raw and bare(atom.node).op == "mul")
+    return any(_is_next(analysis, atom, predicting) for atom in discounted if not facts.reward(atom.node))
+
+
+def _is_next(analysis: Analysis, atom: Atom, predicting: int) -> bool:
+    """Is it a value of the network that predicts, or of one that follows it, whether a loss sees parameters in that or
+    a tree that is a constant?"""
+    if not atom.raw:
+        return bool(_originals(analysis, _heads(analysis, [atom])) & predicting)
+    facts = roles(analysis)
+    passed = {facts.versions.get(leaf) for leaf in analysis.leaves(predicting)} - {None}
+    values = analysis.leaves(analysis.dep(atom.node)) if passed else ()
+    return any(not passed.isdisjoint(facts.originals(leaf)) for leaf in values)
 
 
 def _of_weighted_errors(view: View, total: Sum, against: Sum) -> bool:
@@ -281,7 +295,8 @@ def _originals(analysis: Analysis, leaves: int) -> int:
 
 def _heads(analysis: Analysis, atoms: Iterable[Atom]) -> int:
     """The parameters of the last layers that made these values."""
-    return analysis.mask(edge.source for atom in atoms for edge in atom.node.inputs if edge.source.leaf is not None)
+    inputs = (edge.source for atom in atoms for edge in bare(atom.node).inputs)
+    return analysis.mask(source for source in inputs if source.leaf is not None)
 
 
 def is_return(view: View, total: Sum, leaves: int) -> bool:
