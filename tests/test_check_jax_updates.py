@@ -139,3 +139,27 @@ def test_a_gradient_inside_of_a_loss() -> None:
 
     report = check(update, (tree(), *map(jnp.asarray, BATCH)))
     assert report.target.endswith("penalised") and report.findings == [] and not report.parts, str(report)
+
+
+def fit(one: Any, goal: Any, obs: Any) -> Any:
+    return jnp.mean(((obs @ one["w"]).max(-1) - goal) ** 2)
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_an_average_of_what_the_loss_is_not_given(how: str) -> None:
+    """The target is made before the gradient is taken: its network is an argument of the step alone."""
+
+    def of(rate: float) -> Callable[..., Any]:
+        def step(one: Any, follower: Any, obs: Any, reward: Any, later: Any) -> Any:
+            goal = reward + 0.9 * (later @ follower["w"]).max(-1)
+            gradient = jax.grad(fit)(one, goal, obs)
+            one = jax.tree.map(lambda p, g: p - 0.1 * g, one, gradient)
+            return one, WRITES[how](one, follower, rate)
+
+        return step
+
+    batch = tuple(map(jnp.asarray, BATCH))
+    hasty = check(of(0.99), (tree(), tree(), *batch))
+    assert [one.code for one in hasty.findings] == ["GA504"], str(hasty)
+    assert "`follower`" in hasty.findings[0].message
+    assert check(of(0.01), (tree(), tree(), *batch)).findings == []

@@ -8,7 +8,7 @@ is meant.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,6 +139,16 @@ class Places:
     """The places of what is differentiated."""
     moved: dict[int, int] = field(default_factory=dict)
     """id of an array made by an update -> the place of what it was made of."""
+    own: int = 0
+    """How many are the loss's own; the others stand beside it, in what the step around it was given."""
+
+    def add(self, name: str, array: Any) -> None:
+        self.names.append(name)
+        self.arrays.append(array)
+
+    def inside(self, places: Sequence[int | None]) -> list[int | None]:
+        """These places, None for those beside the loss."""
+        return [place if place is not None and place < self.own else None for place in places]
 
     def of(self, arrays: Sequence[Any], among: Set[int]) -> list[int | None]:
         """The places of these arrays: as a run of what the loss was given, else each by itself. Where there are several
@@ -158,18 +168,26 @@ class Places:
 
 
 def updates(
-    args: Sequence[Any], names: Sequence[str], argnums: Sequence[int], moves: Sequence[Move]
+    args: Sequence[Any],
+    names: Sequence[str],
+    argnums: Sequence[int],
+    moves: Sequence[Move],
+    beside: Mapping[int, tuple[str, Any]],
 ) -> Iterator[Update]:
-    """What becomes of the arrays among a loss's arguments, by their dotted names."""
+    """What becomes of the arrays among a loss's arguments, and of those beside it, by their dotted names."""
     places, stepped = _places(args, names, argnums), set[int]()
+    for name, array in _others(beside, names, places):
+        places.add(name, array)
     for move in moves:
         resting = set(range(len(places.names))) - stepped
         if move.by_hand and move.is_average and _is_other(move, places, stepped):
             move = move.turned()
         before = places.of(move.old, resting if move.is_average else places.trained)
-        beside = places.of(move.others, places.trained)
-        known = [(one, other) for one, other in zip(before, beside, strict=True) if one is not None]
-        if not move.is_average and any(other is not None for other in beside):
+        others = places.of(move.others, places.trained)
+        if not move.is_average:
+            before, others = places.inside(before), places.inside(others)
+        known = [(one, other) for one, other in zip(before, others, strict=True) if one is not None]
+        if not move.is_average and any(other is not None for other in others):
             continue  # made of two of the loss's own trees: no step
         places.moved.update({id(new): one for one, new in zip(before, move.new, strict=True) if one is not None})
         pairs = [(one, other) for one, other in known if other is not None and other != one]
@@ -195,6 +213,14 @@ def _places(args: Sequence[Any], names: Sequence[str], argnums: Sequence[int]) -
         for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
             if is_array(leaf):
                 places.trained.update((len(places.names),) if number in argnums else ())
-                places.names.append(".".join((name, *path_keys(path))))
-                places.arrays.append(leaf)
+                places.add(".".join((name, *path_keys(path))), leaf)
+    places.own = len(places.names)
     return places
+
+
+def _others(beside: Mapping[int, tuple[str, Any]], names: Sequence[str], places: Places) -> list[tuple[str, Any]]:
+    """What stands beside a loss and not among its arguments, under names that its arguments do not have."""
+    known = {id(array) for array in places.arrays}
+    return [
+        (name, array) for key, (name, array) in beside.items() if key not in known and name.split(".")[0] not in names
+    ]

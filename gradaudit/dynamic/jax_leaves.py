@@ -107,6 +107,11 @@ class Leaves:
         )
         return rows + self._captured(written)
 
+    def beside(self, written: Written, name: str) -> Node:
+        """The leaf of an array that the loss is not given: what is around it updates a network with it."""
+        *above, last = name.split(".")
+        return _absent(written, Leaf("param", last if above else "", self._network(tuple(above or (last,)))))
+
     def _captured(self, written: Written) -> list[LeafGradient]:
         by_name = {node.leaf.name: node for node in written.tape.nodes if node.leaf is not None}
         rows = []

@@ -54,7 +54,8 @@ class JaxRecorder:
         tape.sinks.append(_sink(program, written, call))
         tape.roles.update({row.node: row.role for row in rows if row.stated})
         tape.sinks[0].own = _own(tape, leaves.followers)
-        tape.events += _averages(call, {row.name: row.node for row in rows}, tape.sinks[0].time)
+        nodes = {row.name: row.node for row in rows}
+        tape.events += _averages(call, nodes, lambda name: leaves.beside(written, name), tape.sinks[0].time)
         return Recording(
             framework="jax",
             call=call,
@@ -131,11 +132,12 @@ def _own(tape: Tape, followers: frozenset[Node]) -> frozenset[Node] | None:
     return rest if rest and rest != differentiated else None
 
 
-def _averages(call: LossCall, nodes: Mapping[str, Node], time: int) -> Iterator[Event]:
-    """The updates after the loss that move a network towards another."""
+def _averages(call: LossCall, nodes: Mapping[str, Node], beside: Callable[[str], Node], time: int) -> Iterator[Event]:
+    """The updates after the loss that move a network towards one of the loss's, wherever the first one stands."""
     for number, one in enumerate(call.updates):
-        if one.sources and all(name in nodes for name in (*one.leaves, *one.sources)):
-            leaves, sources = (tuple(nodes[name] for name in side) for side in (one.leaves, one.sources))
+        if one.sources and all(name in nodes for name in one.sources):
+            leaves = tuple(nodes.get(name) or beside(name) for name in one.leaves)
+            sources = tuple(nodes[name] for name in one.sources)
             yield Event("soft_update", time + 1 + number, one.location, None, leaves, sources, one.weight)
 
 

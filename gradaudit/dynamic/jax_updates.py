@@ -20,6 +20,7 @@ from jax.interpreters.ad import JVPTracer
 
 from gradaudit.dynamic.jax_followed import Move, Teller, updates
 from gradaudit.dynamic.jax_made import made_of, numbers
+from gradaudit.dynamic.jax_trees import arrays_in
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.state import save_python, seed_python
@@ -221,5 +222,5 @@ def _as_call(call: LossCall, one: Taken, moves: Sequence[Move]) -> LossCall:
         scope=closure_of(one.function) | call.scope,
         argnums=one.argnums,
         framework="jax",
-        updates=tuple(dict.fromkeys(updates(of, given, one.argnums, moves))),
+        updates=tuple(dict.fromkeys(updates(of, given, one.argnums, moves, arrays_in(call.arguments() | call.scope)))),
     )

@@ -41,8 +41,8 @@ STATES = (NONE, ZERO, NONZERO)
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Arrays among a loss's arguments, by name, that are moved towards `sources`, one by one; a step where there are
-    none. An average keeps `weight` of the old (None: not known)."""
+    """Arrays among a loss's arguments, or beside it, by name, that are moved towards `sources`, one by one; a step
+    where there are none. An average keeps `weight` of the old (None: not known)."""
 
     leaves: tuple[str, ...]
     sources: tuple[str, ...]
