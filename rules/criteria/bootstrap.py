@@ -12,6 +12,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
+from gradaudit.rules.criteria.encoded import encoded
 from gradaudit.rules.criteria.expand import Atom, Sum, expand, is_drawn
 from gradaudit.rules.criteria.marks import SHAPES, bare, marks, names
 from gradaudit.rules.criteria.place import activations, private
@@ -97,15 +98,19 @@ def _again(leak: Leak, other: Leak) -> bool:
 def _uses(view: View) -> Iterator[Use]:
     if _trains_itself(view):  # its own gradient tells what is live
         return
+    fitted = set()
     for meeting in (*discrepancies(view), *_likelihoods(view)):
         found = _target(view, meeting)
         if found is None:
             continue
         edge, prediction, leaves = found
+        fitted.add(meeting.node)
         if not _is_told(view, leaves):
             continue
         yield _use(view, meeting.node, edge.source, prediction, REGRESSION, leaves)
     for product in products(view):
+        if product.node in fitted:
+            continue
         total = expand(view.analysis, product.weight)
         leaves = view.live(product.weight)
         if leaves and is_return(view, total, leaves) and _is_told(view, leaves):
@@ -151,6 +156,10 @@ def _target(view: View, meeting: Discrepancy) -> tuple[Edge, Node | None, int] |
         total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
         if is_bootstrap(view, total, against, meeting.of_distributions, meeting.node.op == "mul") and not is_drawn(
             edge.source
+        ):
+            return edge, other.source, leaves
+        if meeting.of_distributions and any(
+            is_bootstrap(view, expand(view.analysis, number), against, False) for number in encoded(view, edge)
         ):
             return edge, other.source, leaves
     return None
