@@ -59,7 +59,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         optimizer = event.optimizer
         if event.kind != "hold" or optimizer is None or event.location in told:
             continue
-        mine = [leaf for leaf in event.leaves if leaf in followers and _follows(facts, followers[leaf], optimizer)]
+        mine = [leaf for leaf in event.leaves if leaf in followers and _follows(facts, followers[leaf], event)]
         mine = [leaf for leaf in mine if not _frozen(analysis, leaf) and not _stopped(analysis, leaf, optimizer)]
         if mine:
             told.add(event.location)
@@ -74,16 +74,25 @@ def _is_made_here(leaf: Node) -> bool:
     return known.owner is not None and bool(known.owner.class_name)
 
 
-def _follows(facts: Lagging, update: Event, optimizer: Optimizer) -> bool:
+def _follows(facts: Lagging, update: Event, hold: Event) -> bool:
     """Is what it follows trained, by this optimizer or another one, and nothing the other way round?"""
     sources = set(update.sources)
-    joint = sources & optimizer.leaves
-    if not joint and not (sources & facts.held and _steps(facts.analysis, optimizer)):
+    joint = any(
+        sources & (event.optimizer.leaves if event.optimizer is not None else set())
+        for event in facts.analysis.tape.events
+        if event is hold or _is_part(event, hold)
+    )
+    if not joint and not (sources & facts.held and _steps(facts.analysis, hold.optimizer)):
         return False
     return not any(set(other.leaves) & sources for other in facts.going_on)
 
 
-def _steps(analysis: Analysis, optimizer: Optimizer) -> bool:
+def _is_part(event: Event, hold: Event) -> bool:
+    """Optimizers of one tree, whose parts are stepped by label, take them together."""
+    return event.kind == "hold" and event.location == hold.location and event.call is hold.call
+
+
+def _steps(analysis: Analysis, optimizer: Optimizer | None) -> bool:
     return any(event.kind == "step" and event.optimizer is optimizer for event in analysis.tape.events)
 
 

@@ -38,6 +38,7 @@ DIFFER = {
     "language/jax_cond_lost": "an arm of a condition is made where it is chosen: check stands one line above",
     "ga202/percentile_scale_jax_live": "jax makes percentiles of sorted values; what they are is in the text only",
     "ga204/shared_encoder_flax_joint_live": "which layers of one module are whose is not told apart in a run of jax",
+    "ga101/successor_features_jax_live": "a run of the loss does not tell which network the lagged parameters follow",
     "ga105/loss_object_jax_live": "the loss is differentiated by a function that is found by its name",
 }
 """Fixtures on which the halves differ, most of them compared only where GRADAUDIT_ALL is set; each fails as soon as

@@ -51,6 +51,9 @@ class Callables(Machine):
         if name == "init" and len(args) == 1 and isinstance(parent, Unknown) and isinstance(parent.flag_of, tuple):
             if parent.flag_of[0] == "optax":
                 self.joined_state(str(parent.flag_of[1]), args[0])
+            elif parent.flag_of[0] == "labelled" and isinstance(args[0], Mapping):
+                for name, keys in parent.flag_of[1].items():
+                    self.joined_state(name, Sequence([args[0].entries.get(key, NONE) for key in keys]))
         self.expose(*args, *keywords.values())
         if f"Generator.{name}" in DRAWS and isinstance(parent, Unknown) and not self.unknown_is_module(parent):
             return self.draw(f"Generator.{name}", args, keywords, self._foreign_result(function, name))

@@ -60,6 +60,22 @@ def _computed(nodes: list[Node]) -> bool:
 MOST_LAYERS = 2000
 
 
+def _by_label(name: str, args: Args, keywords: Keywords) -> tuple[str, dict[str, list[Any]]] | None:
+    """`multi_transform({"fit": adam, "keep": set_to_zero()}, {"online": "fit", "target": "keep"})`: which
+    entries of a tree each of them steps, where that is known."""
+    transforms = args[0] if args else keywords.get("transforms")
+    labels = args[1] if len(args) > 1 else keywords.get("param_labels")
+    if name not in ("multi_transform", "partition") or not isinstance(transforms, Mapping):
+        return None
+    found: dict[str, list[Any]] = {}
+    for key, label in labels.entries.items() if isinstance(labels, Mapping) else ():
+        chosen = transforms.entries.get(label.value) if isinstance(label, Const) else None
+        flag = getattr(chosen, "flag_of", None)
+        if isinstance(flag, tuple) and flag[0] == "optax":
+            found.setdefault(str(flag[1]), []).append(key)
+    return "labelled", found
+
+
 class Library(Machine):
     def call_external(self, path: str, args: Args, keywords: Keywords) -> Any:
         root, _, rest = path.partition(".")
@@ -289,7 +305,7 @@ class Library(Machine):
                 inner = [flag[1] for part in parts if isinstance(flag := getattr(part, "flag_of", None), tuple)]
                 made.flag_of = ("optax", " ".join([tail, *map(str, inner)]))
             else:
-                made.flag_of = "selective"
+                made.flag_of = _by_label(tail, args, keywords) or "selective"
             return made
         return self.make_optimizer(given, "")
 

@@ -193,6 +193,8 @@ def _fields(old: Any, new: Any) -> Iterable[tuple[Any, Any]]:
     """The parts of two states of one make."""
     if isinstance(old, Sequence) and isinstance(new, Sequence) and len(old.items) == len(new.items):
         return zip(old.items, new.items, strict=True)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [(part, new.entries[key]) for key, part in list(old.entries.items())[:MOST] if key in new.entries]
     if isinstance(old, (Instance, Unknown)) and isinstance(new, (Instance, Unknown)):
         return [(part, new.attrs[name]) for name, part in list(old.attrs.items()) if name in new.attrs]
     return ()

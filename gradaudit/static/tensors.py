@@ -64,7 +64,7 @@ class Tensors(Machine):
     def apply_row(self, row: Row, args: Args, keywords: Keywords, op: str = "") -> Any:
         """Record the operation that a model row describes."""
         op = op or row.op
-        if "single" in row.extra and len(args) + len(keywords) == 1:
+        if "single" in row.extra and len(args) <= 1 and row.argument(1) not in keywords:
             op = row.extra["single"]  # a loss of a difference that was already taken
         edges, constants = self._edges(row, args, keywords, op)
         order = row.extra.get("order")

@@ -92,7 +92,10 @@ class Lagging:
             return set()
         trained = {leaf for atom in against.network() for leaf in _heads(atom.node)}
         values = {leaf for atom in total.network() for leaf in _heads(atom.node)}
-        return {leaf for leaf in values - trained if self.originals[leaf] & trained}
+        found = {leaf for leaf in values - trained if self.originals[leaf] & trained}
+        versions = self.facts.versions  # entries of what jax differentiates as a whole, which follow one another
+        entries = {leaf for leaf in values - trained if leaf in versions and self.facts.originals(leaf) & trained}
+        return found | {versions[leaf] for leaf in entries}
 
     @cached_property
     def originals(self) -> dict[Node, set[Node]]:
