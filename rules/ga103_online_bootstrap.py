@@ -73,7 +73,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
                 continue
             for edge, other in (meeting.sides, meeting.sides[::-1]):
                 found = _bootstraps_itself(view, edge, other, meeting.of_distributions, copies)
-                if found and edge.source not in seen:
+                if found and edge.source not in seen and not _is_a_way(view, found, copies):
                     seen.add(edge.source)
                     yield _finding(view, edge.source, found)
 
@@ -98,6 +98,17 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
         return 0  # a tree may hold several networks: what values come from is told by the modules
     found = _uncopied(view, total, trees, copies)
     return analysis.mask(leaf for leaf in analysis.leaves(trained) if passed(view, analysis.bit(leaf)) & found)
+
+
+def _is_a_way(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
+    """Is this one of several losses that a setting chooses among, another of which does ask the copy?"""
+    analysis = view.analysis
+    lag = analysis.mask(leaf for leaf, copy in copies.items() if copy.originals & leaves)
+    chosen = dict(view.sink.guard)
+    return any(
+        any(chosen.get(key, value) != value for key, value in other.sink.guard) and analysis.dep(other.sink.loss) & lag
+        for other in analysis.every_view
+    )
 
 
 def _uncopied(view: View, total: Sum, trained: int, copies: dict[Node, Copy]) -> int:

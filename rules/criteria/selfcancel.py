@@ -143,6 +143,8 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
     left = [term for term in form.terms if term.vn in forward]
     if not forward and _corrects(view, node):
         return
+    if node.op == "add" and not ratio and _is_begun(view, node):
+        return  # `mean + (batch_mean - mean) + count / total`: an average that is moved on, wrongly or not
     inner = _told_inside(view, node, left)
     rest = 0
     for term in left:
@@ -161,6 +163,15 @@ def _difference(view: View, node: Node) -> Iterator[Cancellation]:
                 continue
         sides = _operand(view, node, plus), _operand(view, node, minus)
         yield Cancellation(view, node, "difference", plus.node, minus.node, lost, rest, *sides, bool(left))
+
+
+def _is_begun(view: View, node: Node) -> bool:
+    """Is it the first part of a longer sum in the text?"""
+    here = (node.location.path, node.location.line, node.location.column)
+    users = [user for user, _ in view.consumers(node)]
+    return len(users) == 1 and users[0].op == "add" and here == (
+        users[0].location.path, users[0].location.line, users[0].location.column
+    )  # fmt: skip
 
 
 def _told_inside(view: View, node: Node, left: list[Term]) -> set[int]:
