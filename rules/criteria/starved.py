@@ -58,8 +58,18 @@ def fed_leaves(analysis: Analysis) -> int:
         known = 0
         for view in analysis.every_view:
             known |= view.live(view.sink.loss)
+        known |= _in_trees(analysis, known)
         analysis.cache["fed"] = known
     return known
+
+
+def _in_trees(analysis: Analysis, fed: int) -> int:
+    """What belongs to a tree of parameters that is used as a whole somewhere else: `apply({**params, name: new})`."""
+    trees = {leaf.leaf.path for leaf in analysis.leaves(fed) if leaf.leaf is not None and leaf.leaf.owner is None}
+    if not trees or analysis.tape.framework != "jax":
+        return 0
+    owned = ((leaf, leaf.leaf.owner) for leaf in analysis.graph.leaves if leaf.leaf is not None)
+    return analysis.mask(leaf for leaf, owner in owned if owner and [*owner.chain()][-1].path in trees)
 
 
 def starved_predictions(analysis: Analysis) -> list[Starved]:
