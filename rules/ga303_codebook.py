@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
-from gradaudit.rules.criteria.codebook import HALF, JOINT, NEITHER, Codebook, broken_codebooks
+from gradaudit.rules.criteria.codebook import AVERAGED, HALF, JOINT, NEITHER, Codebook, broken_codebooks
 from gradaudit.rules.criteria.mutual import Mutual, Repeated, repeated_terms, unbalanced_terms
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 
@@ -67,6 +67,8 @@ def _finding(found: Codebook) -> Finding:
         message = "neither the codebook's term nor the commitment's stops a side: both train both"
     elif found.kind == HALF:
         message = "this term stops neither of its sides, the other one does: one side is trained twice"
+    elif found.kind == AVERAGED:
+        message = "the codebook follows by averaging, and this term trains it as well"
     elif found.kind == NEITHER:
         message = "this term stops both of its sides: it trains neither the encoder nor the codebook"
     else:

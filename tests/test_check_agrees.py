@@ -30,6 +30,7 @@ OTHER_NAMES = {
 }
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""
 
+AVERAGED = "a run does not tell that data is averaged into a parameter"
 DIFFER = {
     "ga101/popped_haiku_live": "in a run the rewritten bias of the last layer is one more summand of the prediction",
     "ga204/game_torch_ok": "at its first loss a run does not know yet that the second is the same value, negated",
@@ -40,6 +41,8 @@ DIFFER = {
     "ga202/percentile_scale_jax_live": "jax makes percentiles of sorted values; what they are is in the text only",
     "ga204/shared_encoder_flax_joint_live": "which layers of one module are whose is not told apart in a run of jax",
     "ga101/successor_features_jax_live": "a run of the loss does not tell which network the lagged parameters follow",
+    "ga303/averaged_codebook_torch_live": AVERAGED,
+    "ga303/averaged_codebook_nnx_live": AVERAGED,
     "ga105/loss_object_jax_live": "the loss is differentiated by a function that is found by its name",
 }
 """Fixtures on which the halves differ, most of them compared only where GRADAUDIT_ALL is set; each fails as soon as

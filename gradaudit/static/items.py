@@ -200,6 +200,8 @@ class Items(Machine):
     # -- writing -----------------------------------------------------------------------------------------------------
     def set_item(self, value: Any, index: Any, new: Any, text: str = "") -> None:
         if isinstance(value, Node):
+            if isinstance(new, Node) and (leaves := self.storage_of(value)):
+                self.entry_write(leaves, new)
             self.write_in_place(value, "store", self.nodes_of(new))
         elif isinstance(value, Mapping):
             if isinstance(index, Const) and not isinstance(index.value, slice):

@@ -92,6 +92,28 @@ class Updates(Machine):
     def parameter_write(self, leaves: list[Node], new: Any) -> None:
         """The parameters become `new`."""
         self._write(leaves, self._mix(new, frozenset(leaves)))
+        if isinstance(new, Node):
+            self.entry_write(leaves, new)
+
+    def entry_write(self, leaves: list[Node], new: Node) -> None:
+        """Are parameters, or some rows of them, written with a sum of what they are, decayed, and of data?"""
+        for _ in range(6):
+            if new.op not in SAME or not new.inputs:
+                break
+            new = new.inputs[0].source
+        parts = [edge.source for edge in new.inputs if edge.kind == DATA]
+        if new.op not in ("add", "sub", "lerp") or len(parts) < 2:
+            return
+        decayed = [self._is_decayed(part, leaves) for part in parts[:2]]
+        if new.op == "lerp":
+            decayed = [bool(set(self.storage_of(parts[0])) & set(leaves)), False]
+        if decayed.count(True) == 1 and math.isnan(self.mix_of(parts[decayed.index(False)], frozenset(leaves)).number):
+            self.event("average", leaves=tuple(leaves))
+
+    def _is_decayed(self, node: Node, leaves: list[Node]) -> bool:
+        """Is it a product with the parameters that are written, or with rows of them?"""
+        factors = [edge.source for edge in node.inputs if edge.kind == DATA] if node.op == "mul" else []
+        return any(leaf in leaves for factor in factors for leaf in self.storage_of(factor))
 
     def write_in_parameters(
         self, leaves: list[Node], name: str, args: Args, keywords: Keywords, base: Mix = SELF
@@ -176,13 +198,16 @@ class Updates(Machine):
         for leaf in leaves:
             if leaf in self.scaled:
                 self.drop(self.scaled, leaf)
-        if len(pending) == 1 and (factor := pending.pop()) != 1.0:
+        factor = pending.pop() if len(pending) == 1 else 1.0
+        if factor != 1.0:
             mix = Mix(mix.old * factor, mix.new, mix.number, mix.sources)
         if mix.sources and not (mix.weight is None and _are_parts(leaves, mix.sources)):
             kind = "soft_update" if mix.old != 0 else "copy"
             self.event(kind, leaves=tuple(leaves), sources=_in_order(mix.sources), weight=mix.weight)
-        elif mix.old > 0 and leaves:
+        elif mix.old > 0 and mix.number == 0 and leaves:
             self.written_with_itself(leaves)
+        elif leaves and not mix.sources and factor != 1.0 and mix.old != 0:
+            self.event("average", leaves=tuple(leaves))
 
     def updated(self, leaves: list[Node], sources: Iterable[Node], kind: str, weight: float | None = None) -> None:
         """An update of which both sides are known as a whole."""

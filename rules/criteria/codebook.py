@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import LOSSES
 from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.surrogate import view_of
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-SAME, JOINT, NEITHER, HALF = "same side", "joint", "neither", "half"
+SAME, JOINT, NEITHER, HALF, AVERAGED = "same side", "joint", "neither", "half", "averaged"
 MEETS = LOSSES | {"sub"}
 CHOICES = frozenset({"argmin", "argmax", "one_hot", "topk", "sort", "round"})
 MEASURES = frozenset({"square", "pow", "abs", "norm", "mean", "sum"})
@@ -63,6 +64,10 @@ def _judge(analysis: Analysis, terms: list[Term]) -> Iterator[Codebook]:
     dead = next((term for term in terms if not term.soft_live and not term.hard_live), None)
     both = next((term for term in terms if term.soft_live and term.hard_live), None)
     kind = ""
+    trained = next((term for term in terms if term.hard_live and _is_averaged(view, term)), None)
+    if trained is not None:
+        yield Codebook(view, trained, AVERAGED, analysis.alive(trained.hard) & view.mask)
+        return
     if dead is not None and len(stops) > 1:
         kind = NEITHER
     elif len(terms) > 1 and len(stops) == 1:
@@ -73,6 +78,14 @@ def _judge(analysis: Analysis, terms: list[Term]) -> Iterator[Codebook]:
         term = dead or (both if kind == HALF else None) or terms[-1]
         leaves = (analysis.alive(term.soft) | analysis.alive(term.hard)) & view.mask
         yield Codebook(view, term, kind, leaves)
+
+
+def _is_averaged(view: View, term: Term) -> bool:
+    """Does the codebook also follow by averaging, and does a step train it all the same?"""
+    analysis = view.analysis
+    facts = roles(analysis)
+    leaves = analysis.leaves(analysis.alive(term.hard) & (view.own or 0)) if facts.statistics else ()
+    return any(leaf in facts.statistics or facts.versions.get(leaf) in facts.statistics for leaf in leaves)
 
 
 def _term(analysis: Analysis, node: Node) -> Term | None:

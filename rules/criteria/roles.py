@@ -37,6 +37,8 @@ class Roles:
         copies: dict[Node, int] = {}
         self.evaluated = _evaluated(tape)
         """Leaves whose network is in evaluation mode whenever a loss is differentiated, once it has a mode."""
+        self.statistics = {leaf for event in tape.events if event.kind == "average" for leaf in event.leaves}
+        """Leaves that data is averaged into, whatever trains them beside that."""
         for event in tape.events:
             if event.kind not in ("copy", "soft_update"):
                 continue

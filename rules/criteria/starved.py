@@ -43,11 +43,12 @@ class Starved(NamedTuple):
 
 
 def owned(view: View) -> int:
-    """The leaves that are stepped with this loss's gradient, if that is known. A copy that follows its original learns
-    from no loss, whoever holds it.
+    """The leaves that are stepped with this loss's gradient, if that is known. What follows an original, or data, by
+    averaging learns from no loss, whoever holds it.
     """
     facts = roles(view.analysis)
-    followers = filter(facts.follows, view.analysis.leaves(view.own or 0))
+    held = view.analysis.leaves(view.own or 0)
+    followers = [leaf for leaf in held if facts.follows(leaf) or leaf in facts.statistics]
     return (view.own or 0) & ~view.analysis.mask(followers)
 
 
