@@ -27,7 +27,8 @@ def draw(*shape: int) -> Any:
 
 def network() -> dict[str, Any]:
     heads = {"q": draw(OBS, ACTIONS), "v": draw(OBS), "pi": draw(OBS, ACTIONS), "atoms": draw(OBS, ACTIONS * ATOMS)}
-    return heads | {"temperature": draw(), "alpha": draw()}
+    shared = {"trunk": draw(OBS, OBS)}
+    return heads | shared | {"temperature": draw(), "alpha": draw()}
 
 
 PARAMS = {"online": network(), "slow": network()}
@@ -128,6 +129,30 @@ def categorical_q_learning(p: Any, t: Any, b: Any, stop: bool) -> Any:
     return jax.vmap(one)(logits(p, b["obs"]), b["action"], b["reward"], b["discount"], later)
 
 
+def seen(net: Any, obs: Any) -> Any:
+    """Features that all heads of a network share."""
+    return jnp.tanh(obs @ net["trunk"])
+
+
+def categorical_td_learning(p: Any, t: Any, b: Any, stop: bool) -> Any:
+    def one(now: Any, reward: Any, discount: Any, then: Any) -> Any:
+        data = reward, discount, SUPPORT, then
+        return rlax.categorical_td_learning(SUPPORT, now, *data, stop_target_gradients=stop)
+
+    now, later = logits(p, seen(p, b["obs"]))[:, 0], logits(t, seen(t, b["next_obs"]))[:, 0]
+    return jax.vmap(one)(now, b["reward"], b["discount"], later)
+
+
+def categorical_double_q_learning(p: Any, t: Any, b: Any, stop: bool) -> Any:
+    def one(now: Any, action: Any, reward: Any, discount: Any, then: Any, chosen: Any) -> Any:
+        data = action, reward, discount, SUPPORT, then, chosen
+        return rlax.categorical_double_q_learning(SUPPORT, now, *data, stop_target_gradients=stop)
+
+    now, later = logits(p, seen(p, b["obs"])), logits(t, seen(t, b["next_obs"]))
+    chosen = q(p, seen(p, b["next_obs"]))
+    return jax.vmap(one)(now, b["action"], b["reward"], b["discount"], later, chosen)
+
+
 def policy_gradient(p: Any, t: Any, b: Any, stop: bool) -> Any:
     advantage = 3.0 * b["reward"] - v(p, b["obs"])
     return rlax.policy_gradient_loss(b["obs"] @ p["pi"], b["action"], advantage, WEIGHTS, use_stop_gradient=stop)
@@ -162,6 +187,11 @@ def regret_policy_gradient(p: Any, t: Any, b: Any, stop: bool) -> Any:
     return rlax.rpg_loss(b["obs"] @ p["pi"], q(p, b["obs"]), use_stop_gradient=stop)
 
 
+def with_a_trunk(p: Any, t: Any, b: Any, stop: bool) -> Any:
+    features = seen(p, b["obs"])
+    return rlax.qpg_loss(features @ p["pi"], q(p, features), use_stop_gradient=stop)
+
+
 def distillation(p: Any, t: Any, b: Any, stop: bool) -> Any:
     weights = jnp.exp(3.0 * b["reward"] - v(p, b["obs"]))
     targets = rlax.PolicyTarget(actions=b["action"][None], weights=weights[None])
@@ -178,7 +208,7 @@ def maximum_a_posteriori(p: Any, t: Any, b: Any, stop: bool) -> Any:
 
 VALUES = (
     td_learning, q_learning, double_q_learning, qv_max, retrace, vtrace,
-    lambda_returns, quantile_q_learning, categorical_q_learning,
+    lambda_returns, quantile_q_learning, categorical_q_learning, categorical_td_learning, categorical_double_q_learning,
 )  # fmt: skip
 POLICIES = {
     policy_gradient: "GA105",
@@ -188,6 +218,7 @@ POLICIES = {
     q_policy_gradient: "GA105",
     regret_matching: "GA105",
     regret_policy_gradient: "GA105",
+    with_a_trunk: "GA105",
     distillation: "GA202",
     maximum_a_posteriori: "GA203",
 }
@@ -216,7 +247,7 @@ def test_values(function: Any) -> None:
     assert not audit(function, True, "online").findings
 
 
-@pytest.mark.parametrize("function", [td_learning, retrace, categorical_q_learning], ids=NAME)
+@pytest.mark.parametrize("function", [td_learning, retrace, categorical_q_learning, categorical_td_learning], ids=NAME)
 def test_target_network(function: Any) -> None:
     assert told(function, audit(function, False, "slow", frozen="params.slow")) == {"GA102"}
     assert not audit(function, True, "slow", frozen="params.slow").findings

@@ -115,6 +115,7 @@ def test_on_policy(name: str) -> None:
         ("PPO", "old_log_prob", "GA201"),
         ("PPO", "old_values", "GA201"),
         ("PPO", "advantages", "GA105"),
+        ("PPO", "returns", "GA101"),
         ("A2C", "advantages", "GA105"),
         ("A2C", "returns", "GA101"),
     ],

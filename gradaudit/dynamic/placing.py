@@ -8,9 +8,11 @@ from gradaudit.dynamic.shapes import raw_inputs
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.place import activations
 from gradaudit.rules.criteria.stale import stale_values
-from gradaudit.tape import Call, Location, Node
+from gradaudit.tape import DATA, Call, Location, Node
 
 APPLIED = ("forward", "__call__")
+WEIGHTS = frozenset(("GA105", "GA202"))
+"""Rules of a factor: where it meets what it weighs is no network's own text."""
 DRAWS = frozenset(("rsample", "sample", "random"))
 
 
@@ -28,7 +30,9 @@ def outside(case: Case, judgement: Judgement) -> Location:
         return place
     leaves = roots_of(case, judgement.finding) if not judgement.leaks else _leaves(case, judgement)
     steps = activations(node.call)
-    meetings = (case.view.sink.loss, *(meeting.node for meeting in discrepancies(case.view)))
+    meetings = {case.view.sink.loss, *(meeting.node for meeting in discrepancies(case.view))}
+    if judgement.finding.code in WEIGHTS:
+        meetings |= _weighed(case, node)
     home = {step for meeting in meetings for step in activations(meeting.call)}
     for step in steps[_index(node, place) or 0 :]:
         if step in home or _others_meet(case, step, leaves):
@@ -37,6 +41,22 @@ def outside(case: Case, judgement: Judgement) -> Location:
             break
         place = step.location
     return place
+
+
+def _weighed(case: Case, weight: Node) -> set[Node]:
+    """The products after the weight of which both factors carry gradient: it and the score that it is for."""
+    found: set[Node] = set()
+    seen, waiting = {weight}, [weight]
+    while waiting:
+        for user, _ in case.view.consumers(waiting.pop()):
+            if user in seen:
+                continue
+            seen.add(user)
+            waiting.append(user)
+            live = [edge for edge in user.inputs if edge.kind == DATA and edge.passes and case.view.live(edge.source)]
+            if user.op == "mul" and len(live) > 1:
+                found.add(user)
+    return found
 
 
 def _draws(case: Case, judgement: Judgement, call: Call) -> bool:

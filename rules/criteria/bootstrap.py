@@ -204,7 +204,7 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if all(_is_next(analysis, reward, predicting) for reward in rewards):  # none, or a value that is a constant
         return _imagined(view, total, against) or _of_weighted_errors(view, total, against)
     values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
-    if not rewards or not values or _rewards(view, against):
+    if not rewards or not values or _uncancelled(_rewards(view, against)):
         return False
     facts = marks(analysis)
     signs = {reward.sign for reward in rewards}
@@ -223,6 +223,12 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())
     return related(analysis, mine, others) or same_code(view, mine, others) or _follows_in_turn(analysis, mine, others)
+
+
+def _uncancelled(rewards: list[Atom]) -> list[Atom]:
+    """Those of which nothing is taken away again: an anchor, as in `old + clip(new - old)`, is no part of a return."""
+    signs = {(one.node, one.sign) for one in rewards}
+    return [one for one in rewards if (one.node, -one.sign) not in signs]
 
 
 def _estimates(values: list[Atom]) -> list[Atom]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.branches import reinforcement
+from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import DATA, Node
@@ -75,7 +76,7 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
             for side, leaves, others in zip(sides, (first, second), (second, first), strict=True)
             if _is_fixed(view.analysis, side, leaves, others)
         ]
-        if len(named) == 1:
+        if len(named) == 1 and not expand(view.analysis, named[0]).affine:  # that is a target, shifted by rewards
             yield node, named[0]
         elif view.own is None and node.op == "sub" and not named:
             yield node, sides[1]  # the policy's, less what it is compared with: who steps them is not known
