@@ -32,6 +32,7 @@ from gradaudit.rules.criteria.scale import (
 )
 from gradaudit.rules.criteria.score import LOG_PROBABILITIES, NAMED, is_log_probability, is_score
 from gradaudit.rules.criteria.severity import decided
+from gradaudit.rules.criteria.signs import signs
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def _is_left_to_callers(view: View, weight: Node) -> bool:
 
 def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if _is_ratio(view, weight):
-        if _is_bare(view, score) and not _is_exponential_of(view, weight, score):
+        own = _is_exponential_of(view, weight, score) or _is_sampled_entropy(view, node, weight, score)
+        if _is_bare(view, score) and not own:
             return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
         return None
     if is_likelihood(view, weight):
@@ -199,6 +201,16 @@ def _is_exponential_of(view: View, weight: Node, score: Node) -> bool:
             return False
         weight = _main(view, weight)
     return False
+
+
+def _is_sampled_entropy(view: View, node: Node, weight: Node, score: Node) -> bool:
+    """`(p / q) * log p` with the sign of a bonus for entropy, of actions that q chose: its gradient is that of p, too.
+
+    With the other sign, or weighed by something else, it is a likelihood whose weight is a constant.
+    """
+    number = view.analysis.algebra.vn
+    own = {number(core) for core in _cores(weight)}
+    return not own.isdisjoint(map(number, _cores(score))) and signs(view, node) == {1}
 
 
 def _is_ratio(view: View, node: Node) -> bool:
