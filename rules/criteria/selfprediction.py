@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
-from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrepancies
+from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrepancies, first_order
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
@@ -43,10 +43,31 @@ def self_predictions(analysis: Analysis) -> Iterator[SelfPrediction]:
     for view in analysis.views:
         if view.sink.kind == "library":
             continue
-        meetings = discrepancies(view)
+        meetings = [*discrepancies(view), *_cosines(view)]
         found = [one for meeting in meetings for one in _encoding(view, meeting)]
         if found and not any(_reconstructs(view, meeting, found) for meeting in meetings):
             yield from found
+
+
+def _cosines(view: View) -> Iterator[Discrepancy]:
+    """`(normalize(f1) * normalize(f2)).sum(-1)`: a cosine that is written out."""
+    for node in first_order(view):
+        if node.op == "mul" and len(node.inputs) == 2 and all(_is_unit(edge.source) for edge in node.inputs):
+            yield Discrepancy(node, (node.inputs[0], node.inputs[1]))
+
+
+def _is_unit(node: Node) -> bool:
+    """A vector divided by its length."""
+    if node.op != "div" or len(node.inputs) != 2:
+        return node.op == "normalize"
+    length = node.inputs[1].source
+    for _ in range(6):
+        if length.op in ("norm", "sqrt", "rsqrt"):
+            return True
+        if length.op not in SHAPES | {"add", "maximum", "clamp"} or not length.inputs:
+            return False
+        length = length.inputs[0].source
+    return False
 
 
 def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
