@@ -84,6 +84,14 @@ def reinforcement(analysis: Analysis) -> bool:
     return bool(known)
 
 
+def by_reward(view: View) -> bool:
+    """The same of one loss: what else a class computes that nobody trains in its text says nothing of this one."""
+    if view.sink.kind != "library":
+        return reinforcement(view.analysis)
+    facts = marks(view.analysis)
+    return any("reward" in node.marks or facts.reward(node) for node in view.slice) or _bootstraps(view)
+
+
 def _bootstraps(view: View) -> bool:
     for meeting in discrepancies(view):
         if len(meeting.sides) != 2:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.branches import reinforcement
+from gradaudit.rules.criteria.branches import by_reward
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.tape import DATA, Edge, Node
@@ -23,7 +23,7 @@ MOST = 600
 NORMALISED = frozenset({"softmax", "sigmoid"})
 RATES = frozenset({"div", "mul", "pow", "reciprocal"})
 MIXES = frozenset({"matmul", "einsum"})
-ON_THE_WAY = SHAPES | {"neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
+ON_THE_WAY = SHAPES | {"store", "neg", "div", "mul", "pow", "sum", "clamp", "phi", "where", "mean", "sub", "add", "cat"}
 
 
 class OwnLabel(NamedTuple):
@@ -38,9 +38,11 @@ class OwnLabel(NamedTuple):
 
 def own_labels(analysis: Analysis) -> Iterator[OwnLabel]:
     """Every live label of that kind, in programs that learn from no reward."""
-    if not NORMALISED & analysis.graph.ops or reinforcement(analysis):
+    if not (NORMALISED | {"exp"}) & analysis.graph.ops:
         return
     for view in analysis.views:
+        if by_reward(view):
+            continue
         found = [each for meeting in discrepancies(view) for each in _label(view, meeting)]
         for label in found:
             if not any(_mirrors(view, label, other) for other in found if other is not label):
@@ -66,19 +68,35 @@ def _is_rate(view: View, leaf: Node) -> bool:
 
 
 def is_answer(analysis: Analysis, label: Edge) -> bool:
-    """A distribution made by a softmax, maybe sharpened or balanced afterwards, or the mean of constants that it
-    weighs: the labels of soft nearest neighbours.
+    """A distribution made by a softmax (or balanced by Sinkhorn's rounds of divisions by sums), maybe sharpened or
+    balanced afterwards, or the mean of constants that it weighs: the labels of soft nearest neighbours.
     """
+    shares = False
     seen, waiting = {label.source}, [label.source]
     while waiting and len(seen) < 60:
         node = waiting.pop()
-        if node.op in NORMALISED:
+        shares = shares or _is_share(node)
+        if node.op in NORMALISED or node.op == "exp" and shares:
             return True
         if node.op in ON_THE_WAY or node.op in MIXES and sum(map(bool, map(analysis.alive, node.arguments()))) == 1:
             for edge in node.inputs:
                 if edge.passes and edge.source not in seen:
                     seen.add(edge.source)
                     waiting.append(edge.source)
+    return False
+
+
+def _is_share(node: Node) -> bool:
+    """`q / q.sum()`"""
+    if node.op != "div" or len(node.inputs) != 2:
+        return False
+    total = node.inputs[1].source
+    for _ in range(4):
+        if total.op == "sum":
+            return True
+        if total.op not in SHAPES | {"clamp", "add"} or not total.inputs:
+            return False
+        total = total.inputs[0].source
     return False
 
 

@@ -53,6 +53,8 @@ def norms(view: View, node: Node, edges: list[Edge]) -> Iterator[Weight]:
         leaves = view.live(value)
         if _is_correction(view, factor.source, term.source):
             continue
+        if node.op == "div" and _bare(term.source).op in ("exp", "softmax"):
+            continue  # exp(x) / exp(x).sum(): shares of a whole
         if view.sink.kind == "library" and view.live(term.source) & ~leaves:
             continue  # a mask that is counted is no size of what it masks
         # (x - mean) / std is a standardised value, no term and its scale
