@@ -76,15 +76,23 @@ def _is_made_here(leaf: Node) -> bool:
 
 def _follows(facts: Lagging, update: Event, hold: Event) -> bool:
     """Is what it follows trained, by this optimizer or another one, and nothing the other way round?"""
+    if _exclude(update, hold):
+        return False
     sources = set(update.sources)
     joint = any(
-        sources & (event.optimizer.leaves if event.optimizer is not None else set())
+        sources & (event.optimizer.leaves if event.optimizer is not None and not event.guard else set(event.leaves))
         for event in facts.analysis.tape.events
-        if event is hold or _is_part(event, hold)
+        if event is hold or _is_part(event, hold) and not _exclude(event, hold)
     )
     if not joint and not (sources & facts.held and _steps(facts.analysis, hold.optimizer)):
         return False
     return not any(set(other.leaves) & sources for other in facts.going_on)
+
+
+def _exclude(one: Event, other: Event) -> bool:
+    """Are there settings under which one happens and the other cannot?"""
+    known = dict(one.guard)
+    return any(known.get(key, value) != value for key, value in other.guard)
 
 
 def _is_part(event: Event, hold: Event) -> bool:

@@ -59,7 +59,7 @@ NETWORK_METHODS = frozenset({
 KERAS_VARIABLES = frozenset({"weights", "variables"})
 TENSOR_METHODS = frozenset({
     "unsqueeze", "squeeze", "expand_as", "masked_fill", "clamp", "long", "gather", "index_select", "argmax", "astype",
-    "type_as",
+    "type_as", "view", "view_as", "reshape", "permute",
 })  # fmt: skip
 """Who is asked for one of these is an array, whatever it came from."""
 ANSWERS = frozenset({"logits", "last_hidden_state", "hidden_states"})

@@ -22,10 +22,11 @@ from gradaudit.static.values import (
     OptimizerValue,
     Partial,
     Sequence,
+    Union,
     Unknown,
     foreign,
 )
-from gradaudit.tape import Edge, Node, Optimizer
+from gradaudit.tape import ALWAYS, Edge, Guard, Node, Optimizer
 
 SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduce", "broadcast", "random", "update",
            "register", "clear", "close", "log", "record", "seed", "share", "add_", "track", "watch",
@@ -209,9 +210,19 @@ class Callables(Machine):
         optimizer = Optimizer(name, set(leaves), complete, self.location())
         self.optimizers.append(optimizer)
         self.undecided += self.many
-        self.event("hold", optimizer=optimizer, leaves=tuple(leaves))
+        assumed = self.assumed
+        for part, guard in self._ways(given):
+            self.assumed = {**assumed, **dict(guard)}
+            self.event("hold", optimizer=optimizer, leaves=tuple(leaves if part is given else self.held_by(part)))
+        self.assumed = assumed
         self.undecided -= self.many
         return OptimizerValue(optimizer)
+
+    def _ways(self, given: Any) -> list[tuple[Any, Guard]]:
+        """What an optimizer is given, by the settings that decide it (`master if use_fp16 else own`)."""
+        if isinstance(given, Union) and all(given.guard_of(part) for part in given.alternatives):
+            return [(part, given.guard_of(part)) for part in given.alternatives]
+        return [(given, ALWAYS)]
 
     def looks_like_optimizer(self, unknown: Unknown) -> bool:
         if isinstance(unknown.annotation, External):
