@@ -69,6 +69,7 @@ class Row:
             flag, default, unstopped   a switch, its default (for which `stops` holds), what passes as well without it
             rsample, discrete, wraps   of distributions: pathwise samples, samples that carry nothing, built of another
             parameters, handler, mode  see `kind`
+            frozen       of an averaged copy: it switches its own gradient off
     """
 
     path: str

@@ -227,10 +227,17 @@ class Transforms(Machine):
         return NONE
 
     def _t_averaged(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        """torch's AveragedModel: a copy with a method that follows the original."""
+        """torch's AveragedModel and its like: a copy with a method that follows the original. `frozen`: some switch
+        its gradient off themselves."""
+        so_far = len(self.events)
         made = self.clone(args[0]) if args else NONE
-        if isinstance(made, Instance):
+        if row.extra.get("frozen"):
+            copied = [leaf for event in self.events[so_far:] for leaf in event.leaves]
+            self.freeze(list(dict.fromkeys([*self.parameters_of(made), *copied])), Const(False))
+        if isinstance(made, (Instance, Unknown)):
             made.attrs["update_parameters"] = Transformed(made, "averaging")
+            if row.extra.get("frozen"):
+                made.attrs["update"] = Transformed(made, "averaging", args[0])
         return made
 
     def _t_tape(self, row: Row, args: Args, keywords: Keywords) -> Any:
@@ -246,7 +253,9 @@ class Transforms(Machine):
         if value.how == "decorator":
             return self.call(value.function, args, {**(value.extra or {}), **keywords})
         if value.how == "averaging":
-            self.updated(self.parameters_of(value.function), self.parameters_of(args[0]) if args else [], "soft_update")
+            followed = args[0] if args else value.extra
+            sources = self.parameters_of(followed) if followed is not None else []
+            self.updated(self.parameters_of(value.function), sources, "soft_update")
             return NONE
         if value.how == "autograd_function":
             return self._autograd_function(value.function, args)
