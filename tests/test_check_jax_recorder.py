@@ -390,3 +390,11 @@ def test_copies() -> None:
     assert copies["params.critic_target.kernel"] == "params.critic.kernel"
     own = recording.tape.sinks[0].own
     assert own is not None and {node.leaf.owner.name for node in own if node.leaf} == {"actor", "critic"}
+
+
+def test_a_mask_that_is_captured_is_data() -> None:
+    """Though all of it happens to be equal: which side is taken is no setting."""
+    ended = jnp.zeros(X.shape, bool)
+    assert states(record(lambda x: jnp.where(ended, x, 1.0).sum(), X)) == {"x": "zero"}
+    never = jnp.asarray(False)
+    assert states(record(lambda x: jax.lax.select(never, x, X).sum(), X)) == {"x": "none"}

@@ -217,14 +217,15 @@ class _Walk:
         return result
 
     def constant(self, value: Value) -> int | None:
-        """The one number that a value holds throughout, if that is known while tracing."""
+        """The one number that a value holds throughout, if that is known while tracing: a setting. An array of equal
+        numbers is data that happens to be so."""
         for _ in range(16):
             if value.literal is not None:
                 try:
-                    numbers = np.unique(np.asarray(value.literal))
+                    number = np.asarray(value.literal)
                 except Exception:  # a typed key, a tracer
                     return None
-                return int(numbers[0]) if numbers.size == 1 else None
+                return int(number.item()) if number.size == 1 else None
             step = self.made.get(value)
             if step is None or step.primitive not in _KEEP:
                 return None

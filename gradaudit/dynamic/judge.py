@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sized
 from itertools import permutations
 
 from gradaudit.dynamic.cuts import Purity, Spot, line_cut
-from gradaudit.dynamic.judgement import Case, Judgement, finding, names, trace
+from gradaudit.dynamic.judgement import Case, Judgement, call_location, finding, names, trace
 from gradaudit.dynamic.recording import NONE, ZERO, Cut, Group
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import has_twin, leak_code
@@ -256,13 +256,3 @@ def first_use(case: Case, leaves: int) -> Node:
 
 def _is(case: Case, node: Node, leaves: int) -> bool:
     return node.leaf is not None and bool(case.analysis.bit(node) & leaves)
-
-
-def call_location(node: Node) -> Location:
-    """Where the network that a node belongs to was called from: outside of its own methods."""
-    place, call = node.location, node.call
-    while call is not None:
-        if call.function in ("forward", "__call__"):
-            place = call.location
-        call = call.parent
-    return place

@@ -120,3 +120,13 @@ def names(groups: Iterable[Group] | Iterable[str]) -> str:
     if len(words) > 4:
         words = [*words[:3], f"{len(words) - 3} more"]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def call_location(node: Node) -> Location:
+    """Where the network that a node belongs to was called from: outside of its own methods."""
+    place, call = node.location, node.call
+    while call is not None:
+        if call.function in ("forward", "__call__"):
+            place = call.location
+        call = call.parent
+    return place

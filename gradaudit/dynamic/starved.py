@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradaudit.dynamic.judgement import Case, Judgement, describe, finding, names
+from gradaudit.dynamic.judgement import Case, Judgement, call_location, describe, finding, names
 from gradaudit.dynamic.recording import NONE, ZERO, Group
 from gradaudit.finding import Step
 from gradaudit.tape import INDEX, Location, Node
@@ -153,7 +153,32 @@ def _unused(case: Case, group: Group) -> Judgement:
     elif depends:
         message = f"{_who([group])} is used by the loss and gets no gradient from it"
         advice = "follow its values to the loss: somewhere they are made anew from data"
+    elif (taken := _captured_instead(case, group)) is not None:
+        where, name = taken
+        message = f"{_who([group])} is not used by this loss: it takes `{name}`, which it captures, in its place"
+        advice = f"use {names([group])}, what gradient is taken for, and not `{name}`"
+        return Judgement(finding(case, "GA402", "error", message, where, fix=advice), starved=(group.name,))
     else:
         message = f"{_who([group])} is not used by this loss"
         advice = "leave it out of the trained groups, or use it"
     return Judgement(finding(case, "GA402", "error", message, loss.location, fix=advice), starved=(group.name,))
+
+
+def _captured_instead(case: Case, group: Group) -> tuple[Location, str] | None:
+    """Where the loss takes arrays of the same names and shapes that it captures, and what they are called; None where
+    it does not have all of them."""
+    depends = case.analysis.leaves(case.analysis.dep(case.view.sink.loss))
+    captured = [leaf for leaf in depends if leaf.leaf is not None and leaf.leaf.kind == "input"]
+    found: list[tuple[Node, str]] = []
+    for leaf in group.leaves:
+        below = leaf.leaf.path.partition(".")[2] if leaf.leaf is not None else ""
+        twins = [one for one in captured if below and one.leaf is not None and one.leaf.path.endswith("." + below)]
+        twins = [one for one in twins if case.recording.shapes.get(one) == case.recording.shapes.get(leaf)]
+        if len(twins) != 1 or twins[0].leaf is None:
+            return None
+        found.append((twins[0], twins[0].leaf.path.removesuffix("." + below)))
+    if len({name for _, name in found}) != 1:
+        return None
+    nodes = {node for node, _ in found}
+    first = next(one for one in case.analysis.graph.nodes if any(edge.source in nodes for edge in one.inputs))
+    return call_location(first), found[0][1]

@@ -6,7 +6,7 @@ import linecache
 from collections.abc import Sequence
 
 from gradaudit.check import CheckReport
-from gradaudit.dynamic.judge import call_location
+from gradaudit.dynamic.judgement import call_location
 from gradaudit.dynamic.recording import NONE, Recording
 from gradaudit.errors import UsageError
 from gradaudit.paths import Analysis
