@@ -36,7 +36,6 @@ DIFFER = {
     "ga204/game_torch_ok": "at its first loss a run does not know yet that the second is the same value, negated",
     "ga201/optimizer_given_torch_live": "rows are drawn: a run does not tell that both sides are of the same rows",
     "ga101/stop_switched_off_jax_live": "a function that gives back what it gets leaves nothing of itself in a run",
-    "ga202/percentile_scale_jax_live": "jax makes percentiles of sorted values; what they are is in the text only",
     "ga204/shared_encoder_flax_joint_live": "which layers of one module are whose is not told apart in a run of jax",
     "ga101/successor_features_jax_live": "a run of the loss does not tell which network the lagged parameters follow",
     "ga303/averaged_codebook_torch_live": AVERAGED,

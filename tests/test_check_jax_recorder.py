@@ -46,6 +46,7 @@ PASSES: dict[str, Callable[[Any], Any]] = {
     "log_softmax": lambda x: jax.nn.log_softmax(x)[0, 0],
     "logsumexp": lambda x: jax.nn.logsumexp(x),
     "norm": lambda x: jnp.linalg.norm(x),
+    "quantile": lambda x: jnp.percentile(x, 90.0),
     "std": lambda x: x.std(),
     "where": lambda x: jnp.where(x > 0, x, 0.0).sum(),
     "clip": lambda x: jnp.clip(x, -0.5, 0.5).sum(),

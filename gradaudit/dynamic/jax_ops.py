@@ -37,6 +37,7 @@ CLOSED = {
     "_gumbel": "random", "_randint": "random", "_shuffle": "random", "_permutation": "random", "_choice": "random",
     "_categorical": "random", "_truncated_normal": "random", "_multivariate_normal": "random", "_laplace": "random",
     "_exponential": "random", "_beta": "rsample", "_gamma": "rsample", "_dirichlet": "rsample",
+    "quantile": "quantile", "percentile": "quantile", "nanquantile": "quantile", "nanpercentile": "quantile",
 } | dict.fromkeys(ACTIVATIONS, "activation")  # fmt: skip
 """Functions that a library jits under a name: one operation each, not the equations inside."""
 
@@ -91,6 +92,9 @@ def _closed(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
         before, after = (step.operands[0].aval.shape, step.results[0].aval.shape)
         kept = [size for size in after if size != 1]
         detail = f"axis={len(before) - 1}" if kept else ""
+    elif op == "quantile":  # of everything, as many as are asked for
+        asked = step.operands[1].aval.size if len(step.operands) > 1 else 1
+        detail = "axis=0" if step.results[0].aval.size != asked else ""
     return op, detail, inputs
 
 
