@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import seen_from
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
-from gradaudit.rules.criteria.surrogate import DOUBLED, MISSING, REVERSED, Surrogate, broken_surrogates
+from gradaudit.rules.criteria.surrogate import DOUBLED, MISSING, REVERSED, WHOLE, Surrogate, broken_surrogates
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -66,6 +66,9 @@ def _finding(found: Surrogate) -> Finding:
     elif found.kind == DOUBLED:
         message = f"the value that replaces the other one passes gradient, too: {who} gets it twice"
         fix = f"stop the value that is only to be seen: {stop}"
+    elif found.kind == WHOLE:
+        message = f"the stop is around the whole sum, whose other terms cancel: {who} gets no gradient through it"
+        fix = "stop the difference alone: `soft + stop(hard - soft)`"
     elif found.kind == REVERSED:
         message = f"the stop is on the wrong term: {who} gets the gradient of this value with the opposite sign"
         fix = "write `soft + stop(hard - soft)`: the value of the hard one, the gradient of the soft one"

@@ -25,8 +25,10 @@ def aliases(case: Case) -> Iterator[Judgement]:
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
     telling = {leaf: names for leaf, names in recording.spellings.items() if _told_by_names(names) is not None}
-    loops = _loop_names(case) if telling else set()  # the user's files are parsed for it
-    spelled = {leaf: [name for name in names if name.partition(".")[0] not in loops] for leaf, names in telling.items()}
+    passing = _passing_names(case) if telling else set()  # the user's files are parsed for it
+    spelled = {
+        leaf: [name for name in names if name.partition(".")[0] not in passing] for leaf, names in telling.items()
+    }
     named = {leaf: told for leaf, names in spelled.items() if (told := _told_by_names(names)) is not None}
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
@@ -99,10 +101,21 @@ def place_of(file: str, node: ast.stmt) -> Location:
     return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
 
 
-def _loop_names(case: Case) -> set[str]:
-    """What loops leave behind (`for p in target.parameters(): ...`): a second name that nobody means."""
-    loops = (node.target for _, tree in trees(case) for node in ast.walk(tree) if isinstance(node, ast.For))
-    return {node.id for target in loops for node in ast.walk(target) if isinstance(node, ast.Name)}
+def _passing_names(case: Case) -> set[str]:
+    """What loops leave behind (`for p in target.parameters(): ...`), and what functions call what they are given: a
+    second name that nobody means."""
+    passing: set[str] = set()
+    given: set[str] = set()
+    assigned: set[str] = set()
+    for _, tree in trees(case):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.For):
+                passing.update(part.id for part in ast.walk(node.target) if isinstance(part, ast.Name))
+            elif isinstance(node, ast.arg):
+                given.add(node.arg)
+            elif isinstance(node, ast.Assign):
+                assigned.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return passing | given - assigned
 
 
 def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:

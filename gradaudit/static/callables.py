@@ -28,6 +28,8 @@ from gradaudit.static.values import (
 )
 from gradaudit.tape import ALWAYS, Edge, Guard, Node, Optimizer
 
+HELD_BY = frozenset({"Sequential", "ModuleList", "ModuleDict"})
+"""Containers whose constructor takes what they hold."""
 SETTERS = ("set_", "enable", "init", "save", "load", "reset", "get_spec", "reduce", "broadcast", "random", "update",
            "register", "clear", "close", "log", "record", "seed", "share", "add_", "track", "watch",
            "summary")  # fmt: skip
@@ -283,9 +285,11 @@ class Callables(Machine):
         """`super().__init__(...)` of a base we do not see: an optimizer's wrapper, an nn.Sequential, a flax module."""
         if instance.cls is not None and args:
             for base in self.mro(instance.cls):
-                if isinstance(base, External) and base.tail == "Sequential":
-                    instance.children = Sequence(args, None, "list")
-                    self.adopt_parts(instance, instance.children)
+                if isinstance(base, External) and base.tail in HELD_BY:
+                    given = Sequence(args, None, "list") if base.tail == "Sequential" else args[0]
+                    if isinstance(given, (Sequence, Mapping)):
+                        instance.children = given
+                        self.adopt_parts(instance, given)
         base = self.distribution_base(instance.cls) if instance.cls is not None else None
         if base is not None and (args or keywords):
             made = self.call_external(base.path, args, keywords)

@@ -233,10 +233,11 @@ class Updates(Machine):
             instance, places = self.kept.get(network, (None, []))
             if instance is None or set(self.parameters_of(instance)) != set(leaves):
                 continue
-            second = _second(places)
-            if second is not None and not second.conditional:
-                self.alias(leaves, second.location)
-            return
+            second = _second(places)  # of a network that is one part only, both hold the same
+            if second is not None:
+                if not second.conditional:
+                    self.alias(leaves, second.location)
+                return
 
     def alias(self, leaves: list[Node], location: Location) -> None:
         known = any(event.kind == "alias" and event.location == location for event in self.events)

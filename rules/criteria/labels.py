@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.branches import by_reward
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.roles import parameters
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def _label(view: View, meeting: Discrepancy) -> Iterator[OwnLabel]:
         return
     mine, its = view.live(label.source), view.live(prediction.source)
     shared = view.analysis.leaves(mine & its)
-    if any(not _is_rate(view, leaf) for leaf in shared) and _own_inputs(view, label.source, prediction.source):
+    apart = _own_inputs(view, label.source, prediction.source) or _of_a_teacher(view, label.source, prediction.source)
+    if apart and any(not _is_rate(view, leaf) for leaf in shared):
         yield OwnLabel(view, meeting.node, label.source, prediction.source, mine)
 
 
@@ -104,6 +106,15 @@ def _own_inputs(view: View, label: Node, prediction: Node) -> bool:
     """Has each side something of its own that it is computed from: another view of the data?"""
     mine, its = _sources(view, label), _sources(view, prediction)
     return bool(mine - its) and bool(its - mine)
+
+
+def _of_a_teacher(view: View, label: Node, prediction: Node) -> bool:
+    """Are the labels those of a network that this loss does not train, and the prediction one's that it does? What
+    gradient passes through the teacher is to change what it is asked about."""
+    analysis = view.analysis
+    mine, its = analysis.dep(label), analysis.dep(prediction)
+    weights = parameters(analysis)
+    return bool(mine & ~its & weights & ~view.live(label)) and bool(view.live(prediction) & ~mine & weights)
 
 
 def _sources(view: View, node: Node) -> set[Node]:

@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
 from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
 from gradaudit.rules.criteria.marks import marks
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Node
+from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -97,12 +97,29 @@ def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
 
 
 def held_with(view: View) -> int:
-    """What the loss reaches, and what is in one optimizer with any of it: where nobody saw a step."""
-    reached = view.live(view.sink.loss)
-    masks = [view.analysis.mask(one.leaves) for one in view.analysis.tape.optimizers]
-    for held in [mask for mask in masks if mask & reached]:
+    """What the loss reaches, and what is in one optimizer with any of it, or, where none is in sight, what belongs to
+    the same networks: where nobody saw a step."""
+    analysis, reached = view.analysis, view.live(view.sink.loss)
+    masks = [analysis.mask(one.leaves) for one in analysis.tape.optimizers]
+    holding = [mask for mask in masks if mask & reached]
+    if not holding:
+        return reached | _beside(analysis, reached)
+    for held in holding:
         reached |= held
     return reached
+
+
+def _beside(analysis: Analysis, reached: int) -> int:
+    """The other parameters of these networks, their copies left out."""
+    facts = roles(analysis)
+    whole = {_network(leaf) for leaf in analysis.leaves(reached)} - {None}
+    mine = (leaf for leaf in analysis.graph.leaves if _network(leaf) in whole and not facts.originals(leaf))
+    return analysis.mask(leaf for leaf in mine if leaf.leaf is not None and leaf.leaf.kind == "param")
+
+
+def _network(leaf: Node) -> Network | None:
+    """The outermost network that a parameter belongs to."""
+    return [*leaf.leaf.owner.chain()][-1] if leaf.leaf is not None and leaf.leaf.owner is not None else None
 
 
 def _is_known(loss: Node) -> bool:
@@ -145,13 +162,14 @@ def _in_view(view: View) -> Iterator[Starved]:
     told: set[Node] = set()
     for meeting in _reached(view):
         if any(edge.passes and view.analysis.alive(edge.source) for edge in meeting.sides):
-            yield from _beside(view, meeting, own & ~fed, told)
+            yield from _in_part(view, meeting, own & ~fed, told)
             yield from _swapped(view, meeting, own, told)
             continue
         prediction = _prediction(view, meeting, own)
         if prediction is None:
             continue
         leaves = view.analysis.dep(prediction.source) & own
+        leaves = leaves & ~fed or leaves  # what data were collected with may be trained by another term
         for event in events_of(view.analysis, prediction, leaves):
             if event not in told:
                 told.add(event)
@@ -167,7 +185,7 @@ def frozen_at(view: View) -> int:
     return view.analysis.mask(leaf for leaf, frozen in state.items() if frozen)
 
 
-def _beside(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> Iterator[Starved]:
+def _in_part(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> Iterator[Starved]:
     """A prediction that is live in part: leaves that nothing feeds, stopped on its side."""
     prediction = _prediction(view, meeting, hungry)
     if prediction is None or not hungry:

@@ -16,7 +16,7 @@ from gradaudit.tape import Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-MISSING, WRONG_TERM, DOUBLED, REVERSED = "missing", "wrong term", "doubled", "reversed"
+MISSING, WRONG_TERM, DOUBLED, REVERSED, WHOLE = "missing", "wrong term", "doubled", "reversed", "whole"
 BOUNDS = frozenset({"clamp", "minimum", "maximum", "fake_quantize"})
 
 
@@ -43,6 +43,8 @@ def broken_surrogates(analysis: Analysis) -> Iterator[Surrogate]:
             yield from _reversed(analysis, node)
             yield from _doubled(analysis, node)
             yield from _scaled(analysis, node)
+        elif node.op == "stop":
+            yield from _whole(analysis, node)
 
 
 def _is_error(found: Cancellation) -> bool:
@@ -83,6 +85,21 @@ def _reversed(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
             view = view_of(analysis, node)
             if view is not None and view.live(minus.node):
                 yield Surrogate(view, node, node, REVERSED, view.live(minus.node))
+
+
+def _whole(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
+    """`stop(z + q - z)`: the difference alone was to be stopped."""
+    inner = node.inputs[0].source if node.inputs else node
+    if inner.op not in ("add", "sub"):
+        return
+    form = analysis.algebra.lin(inner)
+    if len(form.forward()) != 1 or len(form.terms) != 3:
+        return
+    for plus, minus in form.cancelled():
+        view = view_of(analysis, node) if plus.passes and minus.passes else None
+        leaves = analysis.alive(plus.node) & view.mask if view is not None else 0
+        if view is not None and leaves:
+            yield Surrogate(view, node, node, WHOLE, leaves)
 
 
 def _doubled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:

@@ -34,7 +34,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
             # a tree that jax differentiates as a whole may well have constant parts, such as a teacher
             hungry = leaves & ~fed if analysis.tape.framework != "jax" else 0
             for event in events_of(analysis, Edge(term), hungry):
-                if event.op == "stop":
+                if event.op == "stop" or not event.grad_mode and term.grad_mode:
                     yield Starved(view, term, event, hungry)
             for event in _first_order(analysis, term) if leaves else ():
                 yield Starved(view, term, event, leaves)
