@@ -23,6 +23,7 @@ from gradaudit.static.values import (
     StateDict,
     Union,
     Unknown,
+    counter,
     plain,
 )
 from gradaudit.tape import ALWAYS, Edge, Node
@@ -90,17 +91,21 @@ class Builtin(Machine):
 
     def _enumerate(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else NONE
+        count = plain("i") if len(args) > 1 or keywords else counter()
         if isinstance(value, Instance) and value.children is not None:
             value = value.children
         if isinstance(value, Sequence):
-            rest = Sequence((plain("i"), value.rest)) if value.rest is not None else None
+            if value.items:
+                count = plain("i")
+            rest = Sequence((count, value.rest)) if value.rest is not None else None
             return Sequence([Sequence((Const(i), item)) for i, item in enumerate(value.items)], rest, "list")
-        return Sequence((), Sequence((plain("i"), self.element(value))), "list")
+        return Sequence((), Sequence((count, self.element(value))), "list")
 
     def _range(self, args: Args, keywords: Keywords) -> Any:
         if len(args) == 1 and isinstance(args[0], Const) and isinstance(args[0].value, int) and args[0].value <= 2:
             return Sequence([Const(index) for index in range(args[0].value)])
-        return Sequence((), plain("i"))
+        from_zero = len(args) == 1 or len(args) > 1 and isinstance(args[0], Const) and args[0].value == 0
+        return Sequence((), counter() if from_zero else plain("i"))
 
     def _len(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else NONE

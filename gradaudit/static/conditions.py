@@ -32,12 +32,29 @@ NOTHING_RULED_OUT: tuple[frozenset[Any], frozenset[Any]] = (frozenset(), frozens
 
 
 class Conditions(Machine):
+    first_arm: int | None = None
+    """The arm of the last test that is taken in the first iteration of the loop around it, and in no other one."""
+
     def test(self, expression: ast.expr, scope: Scope) -> Condition:
         if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.Not):
             truth, when_true, when_false = self.test(expression.operand, scope)
             self.ruled_out = self.ruled_out[::-1]
+            self.first_arm = None
             return (None if truth is None else not truth), when_false, when_true
-        return self.condition_of(self.value(expression, scope))
+        value = self.value(expression, scope)
+        condition = self.condition_of(value)
+        self.first_arm = self._first_arm(value) if condition == OPEN else None
+        return condition
+
+    def _first_arm(self, value: Any) -> int | None:
+        """`i == 0`, `i > 0` of what counts the iterations of the innermost loop."""
+        flag = value.flag_of if isinstance(value, Unknown) else None
+        if not isinstance(flag, tuple) or flag[0] != "compare" or not self.loops:
+            return None
+        kind, left, right = flag[1:]
+        if left is not self.loops[-1].counter or left is None or not isinstance(right, Const) or right.value != 0:
+            return None
+        return {"Eq": 0, "NotEq": 1, "Gt": 1}.get(kind)
 
     def condition_of(self, value: Any) -> Condition:
         self.ruled_out = NOTHING_RULED_OUT

@@ -401,12 +401,18 @@ class Expressions(Machine):
             ],
             expression,
             self.ruled_out,
+            self.first_arm,
         )
 
     def choose(
-        self, arms: list[tuple[Callable[[], Any], Any]], at: ast.AST, ruled_out: tuple[frozenset[Any], ...]
+        self,
+        arms: list[tuple[Callable[[], Any], Any]],
+        at: ast.AST,
+        ruled_out: tuple[frozenset[Any], ...],
+        first_arm: int | None,
     ) -> Any:
-        """Evaluate each arm under its literals, without what it rules out, and join what they give."""
+        """Evaluate each arm under its literals, without what it rules out, and join what they give. What is not in the
+        arm of a loop's first iteration does not come from before the loop."""
         results = []
         without = self.without
         for (evaluate, literals), absent in zip(arms, ruled_out, strict=True):
@@ -419,6 +425,8 @@ class Expressions(Machine):
             self.assumed = saved
         self.without = without
         self.line_node = at
+        if first_arm is not None:
+            self.cut_entry(results[1 - first_arm][0])
         return self.join(results, "switch" if any(literals for _, literals in arms) else "")
 
     # -- subscripts, calls and the rest ------------------------------------------------------------------------------

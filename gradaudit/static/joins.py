@@ -7,6 +7,7 @@ from typing import Any
 from gradaudit.static.machine import Machine
 from gradaudit.static.state import Left, Scope
 from gradaudit.static.values import (
+    COUNTER,
     MISSING,
     ClassValue,
     Const,
@@ -148,11 +149,17 @@ class Joins(Machine):
 
     # -- branches ----------------------------------------------------------------------------------------------------
     def branches(
-        self, arms: list[tuple[Any, Guard]], scope: Scope, detail: str = "", ruled_out: tuple[frozenset[Any], ...] = ()
+        self,
+        arms: list[tuple[Any, Guard]],
+        scope: Scope,
+        detail: str = "",
+        ruled_out: tuple[frozenset[Any], ...] = (),
+        first_arm: int | None = None,
     ) -> str:
         """Run each arm (a callable that gives how it ended) under its literals, then join. How the whole ended.
 
-        `ruled_out` are the objects that something is not in each arm: what they hold there is nobody's.
+        `ruled_out` are the objects that something is not in each arm: what they hold there is nobody's. `first_arm` is
+        taken in the first iteration of the innermost loop alone: what it writes does not come from before the loop.
         """
         outer, assumed_before = self.journal, dict(self.assumed)
         results: list[tuple[str, Guard, dict[Any, Any], frozenset[int]]] = []
@@ -178,6 +185,8 @@ class Joins(Machine):
             results.append((ending, reached, self.undo(self.journal), nobodys))
         self.journal, self.assumed = outer, assumed_before
         going_on = [result for result in results if result[0] == GOES_ON]
+        if first_arm is not None and len(going_on) == len(results) == 2:
+            self._begin_afresh(results[first_arm][2], results[1 - first_arm][2], scope)
         self._join_heap(results, going_on, scope, detail)
         if not going_on:
             endings = [ending for ending, *_ in results if ending != "raise"]
@@ -188,6 +197,32 @@ class Joins(Machine):
                 **dict(going_on[0][1]),
             }  # the other arm left: its negation holds from here
         return GOES_ON
+
+    def _begin_afresh(self, first: dict[Any, Any], others: dict[Any, Any], scope: Scope) -> None:
+        for mark, (container, key, _) in first.items():
+            if mark in others:
+                continue
+            value = container.get(key) if container is scope.vars else self.fetch(container, key)
+            if container is not scope.vars and isinstance(value, Node) and not self._is_carried(value):
+                value = self.phi([(value, ALWAYS)], "loop", value.name)
+                container[key] = self.loops[-1].phis.setdefault((id(container), key), (container, key, value))[2]
+            self.cut_entry(value)
+
+    def cut_entry(self, value: Any) -> None:
+        """What the innermost loop carries along does not begin with what was there before it."""
+        for node in value.items if isinstance(value, Sequence) else (value,):
+            if isinstance(node, Node) and self._is_carried(node):
+                node.inputs[0] = node.inputs[0]._replace(passes=False)
+
+    def _is_carried(self, node: Node) -> bool:
+        """Is it what the innermost loop carries from one iteration into the next?"""
+        return node.op == "phi" and node.detail == "loop" and bool(node.inputs) and node.loops == self.loop_keys
+
+    def count_with(self, item: Any) -> None:
+        """The innermost loop is over these: is there what counts its iterations?"""
+        first = item.items[0] if isinstance(item, Sequence) and item.items else item
+        if isinstance(first, Unknown) and first.flag_of is COUNTER:
+            self.loops[-1].counter = first
 
     def _join_heap(self, results: list[Any], going_on: list[Any], scope: Scope, detail: str) -> None:
         remaining = [result for result in results if result[0] != "raise"] or results

@@ -97,6 +97,8 @@ class Loop:
     phis: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Node]] = field(default_factory=dict)
     blank_reads: dict[tuple[int, Any], dict[Any, Any]] = field(default_factory=dict)
     start: int = 0
+    counter: Any = None
+    """What counts its iterations from 0, if anything does."""
 
 
 class State:

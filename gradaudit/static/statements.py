@@ -248,6 +248,7 @@ class Statements(Machine):
             ],
             scope,
             ruled_out=self.ruled_out,
+            first_arm=self.first_arm,
         )
 
     def _match(self, statement: ast.Match, scope: Scope) -> str:
@@ -333,6 +334,7 @@ class Statements(Machine):
             stored, read = loop_names(statement)
 
             def body() -> str:
+                self.count_with(rest)
                 self.assign(statement.target, rest, scope)
                 return self.block(statement.body, scope)
 

@@ -94,6 +94,16 @@ def plain(name: str) -> Unknown:
     return made
 
 
+COUNTER = ("counter",)
+
+
+def counter() -> Unknown:
+    """What counts the iterations of a loop, from 0."""
+    made = plain("i")
+    made.flag_of = COUNTER
+    return made
+
+
 def foreign(name: str) -> Unknown:
     """The result of a call that is not understood."""
     made = Unknown(name)
