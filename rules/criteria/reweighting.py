@@ -2,7 +2,8 @@
 
 A *reciprocal* weight `1 / (1 - p)` multiplies `log p`: it says how much a sample counts, and live it is another loss. A
 *temperature* that is made of the mean of some logits divides them before a softmax: live, the loss trains it by way of
-the logits. A *dual weight* is a softmax of values over a trained temperature that has its own dual in the program,
+the logits. A *shift* `max(x)` under an exponential that is a summand of the loss, `exp(x - max(x))`, is its scale. A
+*dual weight* is a softmax of values over a trained temperature that has its own dual in the program,
 `temperature * (bound + logsumexp(values / temperature))`: that alone trains it. Not meant: powers of p (a focal loss
 is differentiated on purpose), p * log p, and values that are divided by their own norm, mean or deviation and go
 elsewhere than into a softmax.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.signs import signs
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PROBABILITIES = frozenset({"exp", "softmax", "sigmoid"})
 AFFINE = SHAPES | {"add", "sub", "neg", "mul", "clamp", "phi"}
+BOUNDS = frozenset({"where", "maximum", "minimum", "clamp", "phi"})
 SOFT = frozenset({"softmax", "log_softmax", "logsumexp", "cross_entropy"})
 
 
@@ -117,6 +120,37 @@ def own_temperature(view: View, node: Node) -> Node | None:
             if _holds(view, data[0].source, _bare(part.inputs[0].source)):
                 return part
     return None
+
+
+def own_shift(view: View, node: Node) -> Node | None:
+    """The largest of some values, that is taken from them under an exponential which is itself a summand of the loss.
+
+    Live, it is trained to change how much the summand weighs. Under a logarithm, or over a sum of such exponentials,
+    it cancels.
+    """
+    if view.sink.kind == "library" and view.sink.loss.op not in ("mean", "sum"):
+        return None  # handed out: what becomes of it is for the caller to say
+    inner = node.inputs[0].source if node.op == "exp" and node.inputs else None
+    data = [edge for edge in inner.inputs if edge.kind == DATA] if inner is not None and inner.op == "sub" else []
+    if inner is None or len(data) != 2 or not data[1].passes or not view.live(data[1].source):
+        return None
+    shift = data[1].source
+    if not _is_largest_of(shift, _bare(data[0].source)) or 0 in signs(view, node):
+        return None
+    return shift
+
+
+def _is_largest_of(shift: Node, values: Node) -> bool:
+    seen, waiting = {shift}, [shift]
+    while waiting and len(seen) < 20:
+        node = waiting.pop()
+        if node.op in ("max", "amax") and any(_bare(edge.source) is values for edge in node.inputs):
+            return True
+        for edge in node.inputs if node.op in BOUNDS | SHAPES else ():
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def _users(view: View, node: Node) -> Iterator[Node]:

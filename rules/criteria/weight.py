@@ -18,7 +18,7 @@ from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.rated import is_residual, rates_action
-from gradaudit.rules.criteria.reweighting import is_dual_weight, own_temperature, reciprocal_weight
+from gradaudit.rules.criteria.reweighting import is_dual_weight, own_shift, own_temperature, reciprocal_weight
 from gradaudit.rules.criteria.roles import parameters
 from gradaudit.rules.criteria.scale import (
     ADVANTAGE,
@@ -60,6 +60,8 @@ def live_weights(analysis: Analysis) -> list[Weight]:
 def _in_view(view: View) -> Iterator[Weight]:
     home = view.sink.loss.frame
     for node in view.slice:
+        if node.op == "exp" and (shift := own_shift(view, node)) is not None:
+            yield Weight(view, node, shift, node, NORM, view.live(shift))
         if node.op not in ("mul", "div", "matmul", "einsum", "dot") or node.frame not in (None, home):
             continue
         edges = [edge for edge in node.inputs if edge.kind == DATA]
