@@ -11,7 +11,7 @@ from gradaudit import catalog
 from gradaudit.dynamic.asked import asked_for
 from gradaudit.dynamic.cuts import chain
 from gradaudit.dynamic.judgement import Case, Judgement
-from gradaudit.dynamic.recording import NONE, Cut
+from gradaudit.dynamic.recording import NONE, ZERO, Cut
 from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import TRANSPARENT
 from gradaudit.finding import Finding, Step
@@ -87,7 +87,16 @@ def _applied(case: Case, rule: Rule) -> list[Finding]:
 def _asked_by_name(case: Case) -> bool:
     """Whether gradient is taken for named arguments (jax): a comparison in the loss that trains none of them, though
     its prediction is made of them, trains nothing."""
-    return case.recording.tape.framework == "jax" and case.view.sink.differentiated is not None
+    named = case.recording.tape.framework == "jax" and case.view.sink.differentiated is not None
+    return named and not learns_elsewhere(case)
+
+
+def learns_elsewhere(case: Case) -> bool:
+    """Whether gradient is taken for the first argument because nobody said for which (jax), and another argument gets
+    some, too: it may be that one which is trained."""
+    return case.recording.call.argnums is None and any(
+        not group.differentiated and group.state not in (NONE, ZERO) for group in case.groups
+    )
 
 
 def whole_update(case: Case) -> bool:

@@ -11,7 +11,7 @@ from gradaudit.dynamic.aliases import aliases
 from gradaudit.dynamic.arguments import name_arguments
 from gradaudit.dynamic.beside import held_copies, place_optimizers
 from gradaudit.dynamic.broadcast import broadcasts
-from gradaudit.dynamic.by_rules import STARVING, by_rules, reached_past, roots_of, whole_update
+from gradaudit.dynamic.by_rules import STARVING, by_rules, learns_elsewhere, reached_past, roots_of, whole_update
 from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
 from gradaudit.dynamic.owner import own
@@ -71,6 +71,12 @@ def _untrained(case: Case) -> Iterator[Judgement]:
     live = case.view.live(case.view.sink.loss)
     asked = [group for group in case.groups if group.differentiated]
     if any(group.state != NONE for group in asked) or live & case.mask(asked) or (live and not asked):
+        return
+    if asked and learns_elsewhere(case):
+        case.recording.notes.append(
+            f"gradient is taken for the first argument and does not reach {names([one.name for one in asked])}; "
+            "name what this loss trains by --argnums or --trained"
+        )
         return
     depends = case.analysis.dep(case.view.sink.loss)
     used = [group for group in case.groups if case.mask([group]) & depends or case.recording.escapes_of(group)]

@@ -44,12 +44,14 @@ class Starved(NamedTuple):
 
 def owned(view: View) -> int:
     """The leaves that are stepped with this loss's gradient, if that is known. What follows an original, or data, by
-    averaging learns from no loss, whoever holds it.
+    averaging learns from no loss, whoever holds it; nor does what somebody says is frozen.
     """
     facts = roles(view.analysis)
     held = view.analysis.leaves(view.own or 0)
-    followers = [leaf for leaf in held if facts.follows(leaf) or leaf in facts.statistics]
-    return (view.own or 0) & ~view.analysis.mask(followers)
+    untrained = [
+        leaf for leaf in held if facts.follows(leaf) or leaf in facts.statistics or facts.stated(leaf) == "frozen"
+    ]
+    return (view.own or 0) & ~view.analysis.mask(untrained)
 
 
 def fed_leaves(analysis: Analysis) -> int:
@@ -203,7 +205,7 @@ def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Ite
         if not target.passes or prediction.passes and view.analysis.alive(prediction.source):
             continue
         leaves = view.analysis.alive(target.source) & view.analysis.dep(prediction.source) & own
-        if not leaves or _is_target(view, prediction, meeting.entropy):
+        if not leaves or _is_target(view, prediction, meeting.entropy) or _is_label(meeting, prediction):
             continue
         total, against = (expand(view.analysis, side.source) for side in (target, prediction))
         if not is_bootstrap(view, total, against, meeting.entropy):
@@ -212,6 +214,12 @@ def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Ite
             if event not in told and event.op == "stop":
                 told.add(event)
                 yield Starved(view, meeting.node, event, leaves)
+
+
+def _is_label(meeting: Discrepancy, side: Edge) -> bool:
+    """Is it the side of a cross-entropy that holds the labels?"""
+    first = meeting.node.op in ("mul", "log")
+    return meeting.entropy and side is meeting.sides[0 if first else 1]
 
 
 def _reached(view: View) -> Iterator[Discrepancy]:
