@@ -7,8 +7,8 @@ the call stack. The finding stands where the gradient ends.
 
 It also finds what a loss adds up in vain: a summand that passes nothing although the optimizer holds what it is made of
 (a temperature that is stopped before its own term), a penalty of a gradient that was taken without `create_graph=True`,
-the chosen value in `logsumexp(q) - q[action].detach()`, one of two towers that are compared; and a target that learns
-from a stopped prediction.
+the chosen value in `logsumexp(q) - q[action].detach()`, one of two towers that are compared; a target that learns
+from a stopped prediction; and a recurrent state that is stopped at every step of an update, not between updates alone.
 
 ## Why is this bad?
 The parameters that the optimizer holds are never changed by this loss. Nothing raises as long as some other term, a
@@ -49,6 +49,7 @@ from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions
 from gradaudit.rules.criteria.surrogate import broken_surrogates
 from gradaudit.rules.criteria.terms import starved_terms
+from gradaudit.rules.criteria.truncated import stopped_states
 from gradaudit.rules.criteria.unfed import stopped_towers
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if found.event not in told and not found.leaves & quantised:
             told.add(found.event)
             yield _finding(found, "what the loss is to train is stopped")
+    for found in stopped_states(analysis):
+        if found.event not in told:
+            told.add(found.event)
+            yield _through_time(found)
 
 
 def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding:
@@ -91,6 +96,22 @@ def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding
         "warning" if found.partly else "error",
         event.location,
         fix=fix + ("; of a probe, give the optimizer the head alone" if found.partly else ""),
+        leaves=found.leaves,
+        through=[found.meeting],
+    )
+
+
+def _through_time(found: Starved) -> Finding:
+    view = found.view
+    return make_finding(
+        view,
+        "GA401",
+        NAME,
+        f"the state is stopped at every step, and again between updates: {names_of(view.analysis, found.leaves)} "
+        f"gets no gradient through time",
+        "warning",
+        found.event.location,
+        fix="stop the state between updates only",
         leaves=found.leaves,
         through=[found.meeting],
     )

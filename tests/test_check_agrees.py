@@ -38,6 +38,7 @@ DIFFER = {
     "ga101/stop_switched_off_jax_live": "a function that gives back what it gets leaves nothing of itself in a run",
     "ga204/shared_encoder_flax_joint_live": "which layers of one module are whose is not told apart in a run of jax",
     "ga101/successor_features_jax_live": "a run of the loss does not tell which network the lagged parameters follow",
+    "ga401/truncated_torch_every_step": "a run has no loops: that one stop stands in every step is in the text only",
     "ga303/averaged_codebook_torch_live": AVERAGED,
     "ga303/averaged_codebook_nnx_live": AVERAGED,
     "ga105/loss_object_jax_live": "the reward is made in the loss and is the same for all: in a run it is no data",
