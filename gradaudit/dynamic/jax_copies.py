@@ -83,13 +83,42 @@ def copies(
         networks.setdefault(stems[number], []).append(number)
     forms: dict[tuple[object, ...], list[str]] = {}
     for stem, members in networks.items():
-        form = tuple((slots[i].name.removeprefix(stem), np.shape(arrays[i])) for i in members)
-        forms.setdefault(form, []).append(stem)
-    for twins in forms.values():
+        forms.setdefault(_form(slots, arrays, stem, members), []).append(stem)
+    parts = _parts(slots, networks)
+    for form, twins in forms.items():
         for stem in twins:
             origin = _origin(stem, twins, {one: [arrays[i] for i in networks[one]] for one in twins})
             if origin is not None:
                 yield networks[stem], networks[origin]
+            elif len(twins) == 1:
+                whole = [members for part, members in parts.items() if _form(slots, arrays, part, members) == form]
+                yield from _taken(slots, arrays, stem, networks[stem], whole)
+
+
+def _form(slots: Sequence[Slot], arrays: Sequence[Any], name: str, members: Sequence[int]) -> tuple[object, ...]:
+    return tuple((slots[i].name.removeprefix(name), np.shape(arrays[i])) for i in members)
+
+
+def _parts(slots: Sequence[Slot], networks: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The entries of trees that are no networks by themselves, by name."""
+    parts: dict[str, list[int]] = {}
+    for stem, members in networks.items():
+        for number in members:
+            keys = slots[number].name.removeprefix(stem).strip(".").split(".")
+            for end in range(1, len(keys)):
+                parts.setdefault(".".join((stem, *keys[:end])), []).append(number)
+    return parts
+
+
+def _taken(
+    slots: Sequence[Slot], arrays: Sequence[Any], stem: str, members: list[int], parts: Sequence[list[int]]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(copy, original) for an argument that an entry of another one was given for, now or some time ago."""
+    others = [part for part in parts if slots[part[0]].argument != slots[members[0]].argument]
+    equal = [part for part in others if _equal([arrays[i] for i in part], [arrays[i] for i in members])]
+    found = equal or (others if lagging(stem) else [])
+    if len(found) == 1:
+        yield members, found[0]
 
 
 def _origin(stem: str, twins: Sequence[str], arrays: Mapping[str, Sequence[Any]]) -> str | None:

@@ -137,9 +137,12 @@ def _absent(written: Written, leaf: Leaf) -> Node:
 
 def _parameter_like(program: Program) -> set[int]:
     """Slots outside the differentiated arguments that are parameters all the same: an argument with the structure of a
-    differentiated one, a module, or one whose name says so."""
+    differentiated one or of an entry of it, a module, or one whose name says so."""
     arrays, slots = program.arguments.arrays, program.slots
-    shapes = {(slots[i].keys, _shape(arrays[i])) for i in program.differentiated if slots[i].keys}
+    trained = [(slots[i].keys, _shape(arrays[i])) for i in program.differentiated]
+    shapes = {
+        (keys[start:], shape) for keys, shape in trained for start in range(max(len(keys) - 1, min(len(keys), 1)))
+    }
     found: set[int] = set()
     for argument in range(len(program.names)):
         members = [i for i, slot in enumerate(slots) if slot.argument == argument and slot.kind == PARAM]

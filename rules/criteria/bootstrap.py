@@ -26,6 +26,7 @@ from gradaudit.tape import DATA, Edge, Location, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+LAYERS = frozenset({"module_call", "matmul"})
 REGRESSION = "regression"
 SCORE = "score"
 BACKUPS = frozenset({
@@ -310,8 +311,17 @@ def _originals(analysis: Analysis, leaves: int) -> int:
 
 def _heads(analysis: Analysis, atoms: Iterable[Atom]) -> int:
     """The parameters of the last layers that made these values."""
-    inputs = (edge.source for atom in atoms for edge in bare(atom.node).inputs)
-    return analysis.mask(source for source in inputs if source.leaf is not None)
+    return analysis.mask(leaf for atom in atoms for leaf in _last_layer(bare(atom.node)))
+
+
+def _last_layer(node: Node) -> Iterator[Node]:
+    """The leaves that enter an operation, and with a bias that is added (a run shows both) those of the product."""
+    for edge in node.inputs:
+        source = bare(edge.source) if node.op == "add" else edge.source
+        if source.leaf is not None:
+            yield source
+        elif node.op == "add" and source.op in LAYERS:
+            yield from _last_layer(source)
 
 
 def is_return(view: View, total: Sum, leaves: int) -> bool:
