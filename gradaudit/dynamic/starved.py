@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradaudit.dynamic.judgement import Case, Judgement, call_location, describe, finding, names
+from gradaudit.dynamic.judgement import Case, Judgement, describe, finding, names
 from gradaudit.dynamic.recording import NONE, ZERO, Group
 from gradaudit.finding import Step
+from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import INDEX, Location, Node
 
 FLAT = frozenset(("round", "sign", "floor", "ceil"))
@@ -181,4 +182,5 @@ def _captured_instead(case: Case, group: Group) -> tuple[Location, str] | None:
         return None
     nodes = {node for node, _ in found}
     first = next(one for one in case.analysis.graph.nodes if any(edge.source in nodes for edge in one.inputs))
-    return call_location(first), found[0][1]
+    calls = activations(first.call)
+    return (calls[-1] if calls else first).location, found[0][1]
