@@ -103,7 +103,7 @@ def place_of(file: str, node: ast.stmt) -> Location:
 
 def _passing_names(case: Case) -> set[str]:
     """What loops leave behind (`for p in target.parameters(): ...`), and what functions call what they are given: a
-    second name that nobody means."""
+    second name that nobody means, but for what the loss captures under it."""
     passing: set[str] = set()
     given: set[str] = set()
     assigned: set[str] = set()
@@ -115,7 +115,8 @@ def _passing_names(case: Case) -> set[str]:
                 given.add(node.arg)
             elif isinstance(node, ast.Assign):
                 assigned.update(target.id for target in node.targets if isinstance(target, ast.Name))
-    return passing | given - assigned
+    captured = getattr(getattr(case.recording.call.function, "__code__", None), "co_freevars", ())
+    return passing | given - assigned - set(captured)
 
 
 def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
