@@ -23,6 +23,7 @@ from gradaudit.dynamic.starved import starved
 from gradaudit.dynamic.undifferentiated import guessed
 from gradaudit.dynamic.unowned import unowned
 from gradaudit.errors import CheckError
+from gradaudit.rules.criteria.discrepancy import meetings_at
 
 SHAPED = frozenset(("GA105", "GA201", "GA202", "GA203", "GA206"))
 """Codes that say more of a leak into a frozen group than that it is one."""
@@ -72,7 +73,7 @@ def _untrained(case: Case) -> Iterator[Judgement]:
     asked = [group for group in case.groups if group.differentiated]
     if any(group.state != NONE for group in asked) or live & case.mask(asked) or (live and not asked):
         return
-    if asked and learns_elsewhere(case):
+    if asked and learns_elsewhere(case) and _fits_others(case):
         case.recording.notes.append(
             f"gradient is taken for the first argument and does not reach {names([one.name for one in asked])}; "
             "name what this loss trains by --argnums or --trained"
@@ -87,6 +88,13 @@ def _untrained(case: Case) -> Iterator[Judgement]:
         raise CheckError(NOTHING)
     held = {leaf for one in case.recording.tape.optimizers for leaf in one.leaves}
     yield from starved(case, [group for group in used if not held.isdisjoint(group.leaves)] or used)
+
+
+def _fits_others(case: Case) -> bool:
+    """Whether a comparison in the loss is made with what is not differentiated: that may be what it is to train."""
+    others = case.mask(group for group in case.groups if not group.differentiated)
+    meetings = (meeting for node in case.analysis.graph.nodes for meeting in meetings_at(case.analysis, node))
+    return any(case.analysis.dep(side.source) & others for meeting in meetings for side in meeting.sides)
 
 
 def _handed_in(case: Case) -> list[Group]:
