@@ -47,7 +47,9 @@ class Successions(Machine):
         if self.current_framework != "jax" or not isinstance(source, ast.Subscript):
             return False
         held, key = source.value, source.slice
-        if not isinstance(key, ast.Constant) or key.value in COLLECTIONS or not self.is_whole(held, scope):
+        if not isinstance(key, ast.Constant) or key.value in COLLECTIONS:
+            return False
+        if not isinstance(held, ast.Name) or not self.is_whole(held, scope):
             return False
         if isinstance(target, ast.Subscript):
             return ast.dump(target.value) == ast.dump(held)
