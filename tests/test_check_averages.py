@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from gradaudit.check import check  # noqa: E402
+from gradaudit.check import Options, check, check_target  # noqa: E402
 
 Write = Callable[[Any, Any, float], None]
 
@@ -112,3 +113,9 @@ def test_a_snapshot_that_is_no_copy() -> None:
     inputs = torch.randn(5, 4), torch.randn(5, 2)
     assert [one.code for one in check(regression(net), inputs).findings] == ["GA502"]
     assert check(regression(copy.deepcopy(net)), inputs).findings == []
+
+
+def test_the_name_of_an_argument_is_no_second_network() -> None:
+    fixture = Path(__file__).parents[1] / "fixtures" / "clean" / "closed_over_target_torch.py"
+    reports = check_target(f"{fixture}:loss_fn", Options())
+    assert [one for report in reports for one in report.findings] == []

@@ -25,10 +25,8 @@ def aliases(case: Case) -> Iterator[Judgement]:
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
     telling = {leaf: names for leaf, names in recording.spellings.items() if _told_by_names(names) is not None}
-    passing = _passing_names(case) if telling else set()  # the user's files are parsed for it
-    spelled = {
-        leaf: [name for name in names if name.partition(".")[0] not in passing] for leaf, names in telling.items()
-    }
+    passing, given = _passing_names(case) if telling else (set(), set())  # the user's files are parsed for it
+    spelled = {leaf: _meant(case, names, passing, given) for leaf, names in telling.items()}
     named = {leaf: told for leaf, names in spelled.items() if (told := _told_by_names(names)) is not None}
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
@@ -101,9 +99,26 @@ def place_of(file: str, node: ast.stmt) -> Location:
     return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
 
 
-def _passing_names(case: Case) -> set[str]:
-    """What loops leave behind (`for p in target.parameters(): ...`), and what functions call what they are given: a
-    second name that nobody means, but for what the loss captures under it."""
+def _meant(case: Case, names: Sequence[str], passing: set[str], given: set[str]) -> list[str]:
+    """The names that say what a network is. What a function calls its argument says it beside other names that the loss
+    itself uses: `net` and `snapshot` in one closure are two names, `lagged` and the caller's `q2` are one network's.
+    """
+    code = getattr(case.recording.call.function, "__code__", None)
+    captured = set(getattr(code, "co_freevars", ()))
+    seen = captured | set(getattr(code, "co_names", ()))
+    meant = [name for name in names if _head(name) not in passing | given - captured]
+    if any(_head(name) in given for name in meant):
+        return [name for name in meant if _head(name) in seen]
+    return meant
+
+
+def _head(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _passing_names(case: Case) -> tuple[set[str], set[str]]:
+    """What loops leave behind (`for p in target.parameters(): ...`), a second name that nobody means; and what
+    functions call what they are given."""
     passing: set[str] = set()
     given: set[str] = set()
     assigned: set[str] = set()
@@ -115,8 +130,7 @@ def _passing_names(case: Case) -> set[str]:
                 given.add(node.arg)
             elif isinstance(node, ast.Assign):
                 assigned.update(target.id for target in node.targets if isinstance(target, ast.Name))
-    captured = getattr(getattr(case.recording.call.function, "__code__", None), "co_freevars", ())
-    return passing | given - assigned - set(captured)
+    return passing, given - assigned
 
 
 def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
