@@ -79,6 +79,10 @@ class Network:
             yield network
             network = network.parent
 
+    def outermost(self) -> Network:
+        """The last of the owners."""
+        return list(self.chain())[-1]
+
     @property
     def path(self) -> str:
         return ".".join(reversed([network.name for network in self.chain() if network.name]))

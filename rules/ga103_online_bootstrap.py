@@ -46,7 +46,7 @@ from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import sites
 from gradaudit.rules.criteria.trees import backs_up, marks_of_trees, passed
-from gradaudit.tape import PARAMETER, Edge, Node
+from gradaudit.tape import PARAMETER, Edge, Node, join_guards
 
 CODE, NAME = "GA103", "online-bootstrap"
 RANK = 95
@@ -104,9 +104,8 @@ def _is_a_way(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
     """Is this one of several losses that a setting chooses among, another of which does ask the copy?"""
     analysis = view.analysis
     lag = analysis.mask(leaf for leaf, copy in copies.items() if copy.originals & leaves)
-    chosen = dict(view.sink.guard)
     return any(
-        any(chosen.get(key, value) != value for key, value in other.sink.guard) and analysis.dep(other.sink.loss) & lag
+        join_guards(view.sink.guard, other.sink.guard) is None and analysis.dep(other.sink.loss) & lag
         for other in analysis.every_view
     )
 

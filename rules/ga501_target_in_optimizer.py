@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.lagging import Lagging, called, lagging
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.update_report import update_finding
+from gradaudit.tape import join_guards
 
 if TYPE_CHECKING:
     from gradaudit.finding import Finding
@@ -76,23 +77,22 @@ def _is_made_here(leaf: Node) -> bool:
 
 def _follows(facts: Lagging, update: Event, hold: Event) -> bool:
     """Is what it follows trained, by this optimizer or another one, and nothing the other way round?"""
-    if _exclude(update, hold):
+    if _excludes(update, hold):
         return False
     sources = set(update.sources)
     joint = any(
         sources & (event.optimizer.leaves if event.optimizer is not None and not event.guard else set(event.leaves))
         for event in facts.analysis.tape.events
-        if event is hold or _is_part(event, hold) and not _exclude(event, hold)
+        if event is hold or _is_part(event, hold) and not _excludes(event, hold)
     )
     if not joint and not (sources & facts.held and _steps(facts.analysis, hold.optimizer)):
         return False
     return not any(set(other.leaves) & sources for other in facts.going_on)
 
 
-def _exclude(one: Event, other: Event) -> bool:
+def _excludes(one: Event, other: Event) -> bool:
     """Are there settings under which one happens and the other cannot?"""
-    known = dict(one.guard)
-    return any(known.get(key, value) != value for key, value in other.guard)
+    return join_guards(one.guard, other.guard) is None
 
 
 def _is_part(event: Event, hold: Event) -> bool:

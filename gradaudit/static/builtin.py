@@ -246,12 +246,15 @@ class Builtin(Machine):
         return args[1] if len(args) > 1 else Unknown("filter")
 
     def _next(self, args: Args, keywords: Keywords) -> Any:
-        parts = args[0].alternatives if args and isinstance(args[0], Union) else args[:1]
-        made = [part for part in parts if isinstance(part, Sequence) and part.yielded]
+        made = self._generators(args[0]) if args and self.turn is not None else []
         if self.turn is not None and made:  # a generator that is advanced once a turn
             known = [(part.yielded[self.turn], ALWAYS) for part in made if self.turn < len(part.yielded)]
             return self.join(known) if known else NONE
         return self.element(args[0]) if args else NONE
+
+    def _generators(self, value: Any) -> list[Sequence]:
+        parts = value.alternatives if isinstance(value, Union) else (value,)
+        return [part for part in parts if isinstance(part, Sequence) and part.yielded]
 
     def _type(self, args: Args, keywords: Keywords) -> Any:
         value = args[0] if args else NONE

@@ -382,27 +382,26 @@ class Entries(Reach, LibraryFunctions):
 
     def _training_step(self, instance: Instance, cls: ClassValue, name: str) -> None:
         """A framework differentiates what this returns and steps the optimizers that were configured."""
-        run = self.run
         if name == "compute_loss":
             self._trained_by_trainer(instance, cls, name)
             return
         self._hooks(instance, cls, BEFORE)
         turns = self._turns(instance, cls) if name == "training_step" else []
-        if turns:
-            for number, optimizer in enumerate(turns):
-                self._turn(instance, cls, number, optimizer)
-            self._hooks(instance, cls, AFTER)
-            return
-        result = _returned_loss(self._call_member(instance, cls, name))
-        if isinstance(result, Node):
-            optimizers = run.lightning_optimizers(instance) if name == "training_step" else None
-            run.backward(result, "return")
-            parts = optimizers.items if isinstance(optimizers, Sequence) else [optimizers]
-            for part in parts:
-                if part is not None and hasattr(part, "optimizer"):
-                    run.call_method(part, "step", [], {})
-                    run.call_method(part, "zero_grad", [], {})
+        for number, optimizer in enumerate(turns):
+            self._turn(instance, cls, number, optimizer)
+        if not turns:
+            self._only_turn(instance, cls, name)
         self._hooks(instance, cls, AFTER)
+
+    def _only_turn(self, instance: Instance, cls: ClassValue, name: str) -> None:
+        run = self.run
+        loss = _returned_loss(self._call_member(instance, cls, name))
+        if isinstance(loss, Node):
+            optimizers = run.lightning_optimizers(instance) if name == "training_step" else None
+            run.backward(loss, "return")
+            for part in optimizers.items if isinstance(optimizers, Sequence) else [optimizers]:
+                if part is not None and hasattr(part, "optimizer"):
+                    self._stepped(part)
 
     def _turns(self, instance: Instance, cls: ClassValue) -> list[Any]:
         """The optimizers that Lightning (before 2.0) calls `training_step(batch, batch_idx, optimizer_idx)` for."""
@@ -421,8 +420,11 @@ class Entries(Reach, LibraryFunctions):
         run.turn = None
         if isinstance(loss, Node) and isinstance(optimizer, OptimizerValue):
             run.backward(loss, "return", Parameters(tuple(optimizer.optimizer.leaves)))
-            run.call_method(optimizer, "step", [], {})
-            run.call_method(optimizer, "zero_grad", [], {})
+            self._stepped(optimizer)
+
+    def _stepped(self, optimizer: Any) -> None:
+        self.run.call_method(optimizer, "step", [], {})
+        self.run.call_method(optimizer, "zero_grad", [], {})
 
     def _hooks(self, instance: Instance, cls: ClassValue, names: tuple[str, ...]) -> None:
         for name in names:
@@ -444,8 +446,7 @@ class Entries(Reach, LibraryFunctions):
             result = result.items[0]
         if isinstance(result, Node):
             run.backward(result, "return")
-            run.call_method(optimizer, "step", [], {})
-            run.call_method(optimizer, "zero_grad", [], {})
+            self._stepped(optimizer)
 
     # -- functions ---------------------------------------------------------------------------------------------------
     def _function_entry(self, statement: ast.FunctionDef | ast.AsyncFunctionDef) -> None:

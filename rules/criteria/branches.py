@@ -5,7 +5,7 @@ a student and its teacher.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
@@ -77,8 +77,7 @@ def reinforcement(analysis: Analysis) -> bool:
     """Does the program learn from rewards: what the environment returned, or a bootstrap target anywhere?"""
     known = analysis.cache.get("reinforcement")
     if known is None:
-        facts = marks(analysis)
-        known = any("reward" in node.marks or facts.reward(node) for node in analysis.graph.nodes)
+        known = _rewarded(analysis, analysis.graph.nodes)
         known = known or any(_bootstraps(view) for view in analysis.views)
         analysis.cache["reinforcement"] = known
     return bool(known)
@@ -88,8 +87,12 @@ def by_reward(view: View) -> bool:
     """The same of one loss: what else a class computes that nobody trains in its text says nothing of this one."""
     if view.sink.kind != "library":
         return reinforcement(view.analysis)
-    facts = marks(view.analysis)
-    return any("reward" in node.marks or facts.reward(node) for node in view.slice) or _bootstraps(view)
+    return _rewarded(view.analysis, view.slice) or _bootstraps(view)
+
+
+def _rewarded(analysis: Analysis, nodes: Iterable[Node]) -> bool:
+    facts = marks(analysis)
+    return any("reward" in node.marks or facts.reward(node) for node in nodes)
 
 
 def _bootstraps(view: View) -> bool:

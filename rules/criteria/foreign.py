@@ -181,7 +181,7 @@ def _groups(analysis: Analysis, foreign: int, trained: int = 0) -> list[int]:
         known = facts.complete or facts.originals(leaf) or facts.stated(leaf) or analysis.bit(leaf) & trained
         if not holders and (not known or leaf in facts.adapted):
             continue
-        owner = list(leaf.leaf.owner.chain())[-1] if leaf.leaf.owner is not None else leaf
+        owner = leaf.leaf.owner.outermost() if leaf.leaf.owner is not None else leaf
         key: object = holders or owner
         groups[key] = groups.get(key, 0) | analysis.bit(leaf)
     return list(groups.values())

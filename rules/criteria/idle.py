@@ -32,12 +32,10 @@ def idle_terms(analysis: Analysis) -> Iterator[Idle]:
         own = view.own
         if not own or view.sink.kind != "backward" or not view.live(view.sink.loss) & own:
             continue
-        game = opposed(view)
         for term in _terms(view, own):
             leaves = view.live(term)
-            if leaves & ~game and all(
-                deposit(analysis.tape, view.sink, leaf) == CLEARED for leaf in analysis.leaves(leaves)
-            ):
+            cleared = all(deposit(analysis.tape, view.sink, leaf) == CLEARED for leaf in analysis.leaves(leaves))
+            if cleared and leaves & ~opposed(view):
                 makers = takers(view, leaves, view.backward(term))
                 where = made_at(view, makers, view.sink.loss)
                 if where and where[0].location not in told:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.branches import by_reward
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
-from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.marks import SHAPES, behind
 from gradaudit.rules.criteria.roles import parameters
 from gradaudit.tape import DATA, Edge, Node
 
@@ -92,14 +92,7 @@ def _is_share(node: Node) -> bool:
     """`q / q.sum()`"""
     if node.op != "div" or len(node.inputs) != 2:
         return False
-    total = node.inputs[1].source
-    for _ in range(4):
-        if total.op == "sum":
-            return True
-        if total.op not in SHAPES | {"clamp", "add"} or not total.inputs:
-            return False
-        total = total.inputs[0].source
-    return False
+    return behind(node.inputs[1].source, SHAPES | {"clamp", "add"}, 3).op == "sum"
 
 
 def _own_inputs(view: View, label: Node, prediction: Node) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from collections.abc import Container
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -134,8 +135,13 @@ class Marks:
 
 def bare(node: Node) -> Node:
     """The value behind operations that change its shape or type alone."""
-    for _ in range(12):
-        if node.op not in SHAPES or not node.inputs:
+    return behind(node, SHAPES, 12)
+
+
+def behind(node: Node, ways: Container[str], most: int) -> Node:
+    """What comes before operations of these kinds, by their first operands; no more than so many."""
+    for _ in range(most):
+        if node.op not in ways or not node.inputs:
             break
         node = node.inputs[0].source
     return node

@@ -117,7 +117,7 @@ def _wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
         owners: dict[Network, set[Node]] = {}
         for node in analysis.graph.leaves:
             if node.leaf is not None and node.leaf.owner is not None:
-                owners.setdefault(list(node.leaf.owner.chain())[-1], set()).add(node)
+                owners.setdefault(node.leaf.owner.outermost(), set()).add(node)
         known = analysis.cache["owners"] = owners
     assert isinstance(known, dict)
     return {network for network, owned in known.items() if owned <= leaves}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrepancies, first_order
 from gradaudit.rules.criteria.expand import constant, expand
-from gradaudit.rules.criteria.marks import SHAPES
+from gradaudit.rules.criteria.marks import SHAPES, behind
 from gradaudit.rules.criteria.place import private
 from gradaudit.tape import DATA, Node
 
@@ -60,14 +60,8 @@ def _is_unit(node: Node) -> bool:
     """A vector divided by its length."""
     if node.op != "div" or len(node.inputs) != 2:
         return node.op == "normalize"
-    length = node.inputs[1].source
-    for _ in range(6):
-        if length.op in ("norm", "sqrt", "rsqrt"):
-            return True
-        if length.op not in SHAPES | {"add", "maximum", "clamp"} or not length.inputs:
-            return False
-        length = length.inputs[0].source
-    return False
+    length = behind(node.inputs[1].source, SHAPES | {"add", "maximum", "clamp"}, 5)
+    return length.op in ("norm", "sqrt", "rsqrt")
 
 
 def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:

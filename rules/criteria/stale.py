@@ -142,7 +142,7 @@ def _by_whoever(view: View, leaf: Node) -> list[Event]:
     if view.own is not None or leaf in roles(analysis).held:
         return []
     owners = {one.leaf.owner for one in analysis.leaves(view.live(view.sink.loss)) if one.leaf is not None}
-    if None in owners or len({list(owner.chain())[-1] for owner in owners if owner is not None}) != 1:
+    if None in owners or len({owner.outermost() for owner in owners if owner is not None}) != 1:
         return []
     steps = step_group(analysis.tape, view.sink)
     known = any(step.optimizer is None or step.optimizer.complete or step.optimizer.leaves for step in steps)

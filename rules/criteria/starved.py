@@ -71,8 +71,8 @@ def _in_trees(analysis: Analysis, fed: int) -> int:
     trees = {leaf.leaf.path for leaf in analysis.leaves(fed) if leaf.leaf is not None and leaf.leaf.owner is None}
     if not trees or analysis.tape.framework != "jax":
         return 0
-    owned = ((leaf, leaf.leaf.owner) for leaf in analysis.graph.leaves if leaf.leaf is not None)
-    return analysis.mask(leaf for leaf, owner in owned if owner and [*owner.chain()][-1].path in trees)
+    owned = ((leaf, _network(leaf)) for leaf in analysis.graph.leaves)
+    return analysis.mask(leaf for leaf, network in owned if network is not None and network.path in trees)
 
 
 def starved_predictions(analysis: Analysis) -> list[Starved]:
@@ -121,7 +121,7 @@ def _beside(analysis: Analysis, reached: int) -> int:
 
 def _network(leaf: Node) -> Network | None:
     """The outermost network that a parameter belongs to."""
-    return [*leaf.leaf.owner.chain()][-1] if leaf.leaf is not None and leaf.leaf.owner is not None else None
+    return leaf.leaf.owner.outermost() if leaf.leaf is not None and leaf.leaf.owner is not None else None
 
 
 def _is_known(loss: Node) -> bool:

@@ -112,7 +112,7 @@ def _together(events: Sequence[Event]) -> Iterator[Event]:
 
 def _outermost(leaves: Sequence[Node]) -> frozenset[object]:
     owners = [leaf.leaf.owner for leaf in leaves if leaf.leaf is not None and leaf.leaf.owner is not None]
-    return frozenset(list(owner.chain())[-1] for owner in owners)
+    return frozenset(owner.outermost() for owner in owners)
 
 
 def _own(records: list[Optimizer], sink: Sink) -> Optimizer | None:

@@ -247,7 +247,7 @@ class Reach:
         known = self.networks.get(id(module))
         if known is None:
             return any(map(self._is_nameless, module.children()))
-        return list(known.chain())[-1] in self._nameless
+        return known.outermost() in self._nameless
 
     def _rename(self, module: torch.nn.Module, name: str, parent: Network | None, path: str) -> None:
         network = self.networks.setdefault(id(module), Network(name, type(module).__name__))
