@@ -36,7 +36,7 @@ def severity(view: View, leaves: int) -> str:
 
 def decided(view: View, node: Node, leaves: int) -> bool:
     """Does a gradient switch decide whether the loss reaches `leaves` through `node`, and is it off by default?"""
-    guards = view.guards(node, leaves)
+    guards = [guard - view.sink.guard for guard in view.guards(node, leaves)]  # what it takes for there to be a loss
     return bool(guards) and all(_off(view.analysis, guard) for guard in guards)
 
 
