@@ -200,9 +200,11 @@ class Items(Machine):
     # -- writing -----------------------------------------------------------------------------------------------------
     def set_item(self, value: Any, index: Any, new: Any, text: str = "") -> None:
         if isinstance(value, Node):
-            if isinstance(new, Node) and (leaves := self.storage_of(value)):
+            leaves = self.storage_of(value)
+            if isinstance(new, Node) and leaves:
                 self.entry_write(leaves, new)
-            self.write_in_place(value, "store", self.nodes_of(new))
+            if not leaves or self.grad_on:  # without gradient a parameter some rows of which are written stays one
+                self.write_in_place(value, "store", self.nodes_of(new))
         elif isinstance(value, Mapping):
             if isinstance(index, Const) and not isinstance(index.value, slice):
                 if isinstance(index.value, str):

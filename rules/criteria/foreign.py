@@ -16,6 +16,7 @@ from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.game import opposed
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
+from gradaudit.rules.criteria.product import enters_layer
 from gradaudit.rules.criteria.roles import parameters, roles
 from gradaudit.rules.criteria.sites import cut_at, frames, made_at, one_call, stop_at, takers
 from gradaudit.tape import Frame, Location, Network, Node
@@ -303,4 +304,6 @@ def scalars(analysis: Analysis, leaves: int) -> bool:
 def about_temperature(flow: Foreign) -> bool:
     """Exactly one of the two sides is a free scalar: a matter of the temperature's loss (GA203)."""
     analysis = flow.view.analysis
-    return scalars(analysis, flow.leaves) != scalars(analysis, flow.view.own or 0)
+    sides = flow.leaves, flow.view.own or 0
+    free = [side for side in sides if scalars(analysis, side)]
+    return len(free) == 1 and not any(enters_layer(analysis, leaf) for leaf in analysis.leaves(free[0]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit import ownership
 from gradaudit.algebra import Linear, number
-from gradaudit.tape import Node
+from gradaudit.tape import PARAMETER, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -119,6 +119,8 @@ def _is_multiplier(analysis: Analysis, leaf: Node) -> bool:
                 return False
             if user.op in FACTORS:
                 if not _other_is_plain(analysis, user, node):
+                    if enters_layer(analysis, user):
+                        return False
                     factor = True
                     continue
             elif user.op not in PROJECTIONS and not (user.op in SHIFTS and _other_is_plain(analysis, user, node)):
@@ -129,6 +131,23 @@ def _is_multiplier(analysis: Analysis, leaf: Node) -> bool:
                 seen.add(user)
                 waiting.append(user)
     return factor
+
+
+def enters_layer(analysis: Analysis, value: Node) -> bool:
+    """Does the value go into a layer, with gradient? Then it is an input, and weighs no term of a loss."""
+    graph = analysis.graph
+    seen, waiting = {value}, [value]
+    while waiting:
+        node = waiting.pop()
+        for position in graph.users[graph.index[node]]:
+            user = graph.nodes[position]
+            if user in seen or not any(edge.source is node and edge.passes for edge in user.inputs):
+                continue
+            if any(edge.kind == PARAMETER for edge in user.inputs):
+                return True
+            seen.add(user)
+            waiting.append(user)
+    return False
 
 
 def _other_is_plain(analysis: Analysis, user: Node, node: Node) -> bool:
