@@ -140,7 +140,35 @@ def _is_zero(node: Node) -> bool:
 
 
 def _returned(loss: Node) -> list[Discrepancy]:
+    if _accumulates(loss):
+        return []
     return _difference(loss, weighted=False)  # a weighted difference that is returned is an advantage
+
+
+def _accumulates(value: Node) -> bool:
+    """An array that is filled in a loop with sums of what it already holds: advantages, or returns, over time."""
+    writes, seen, waiting = [], {value}, [value]
+    while waiting and len(seen) < 40:
+        node = waiting.pop()
+        if node.op in SHAPES | {"store", "phi"}:
+            writes += [node] if node.op == "store" else []
+            fresh = [edge.source for edge in node.inputs[:2] if edge.source not in seen]
+            seen.update(fresh)
+            waiting += fresh
+    return any(_holds(part.source, write) for write in writes for part in write.inputs[1:])
+
+
+def _holds(value: Node, container: Node) -> bool:
+    """Is the value made of the container, as an earlier round of the loop left it?"""
+    seen, waiting = {value}, [value]
+    while waiting and len(seen) < 60:
+        for edge in waiting.pop().inputs:
+            if edge.source is container:
+                return True
+            if edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def _bare(node: Node) -> Node:
