@@ -65,6 +65,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         leaf: Copy(originals := analysis.mask(facts.originals(leaf)), analysis.mask(ordered.get(leaf, ())) or originals)
         for leaf in {*facts.sources, *facts.updated}
         if leaf not in facts.held and (leaf in facts.updated or facts.named(leaf, "target"))
+        if not any(leaf in facts.originals(one) for one in facts.originals(leaf))  # a mirror, written either way
     }
     seen: set[Node] = set()
     for view in analysis.views if copies else ():
@@ -73,7 +74,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
                 continue
             for edge, other in (meeting.sides, meeting.sides[::-1]):
                 found = _bootstraps_itself(view, edge, other, meeting.of_distributions, copies)
-                if found and edge.source not in seen and not _is_a_way(view, found, copies):
+                if found and edge.source not in seen and not _is_explained(view, found, copies):
                     seen.add(edge.source)
                     yield _finding(view, edge.source, found)
 
@@ -100,11 +101,14 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
     return analysis.mask(leaf for leaf in analysis.leaves(trained) if passed(view, analysis.bit(leaf)) & found)
 
 
-def _is_a_way(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
-    """Is this one of several losses that a setting chooses among, another of which does ask the copy?"""
+def _is_explained(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
+    """Does the copy have another part in this loss (a policy that is kept near its average), or is this one of several
+    losses that a setting chooses among, another of which does ask the copy?
+    """
     analysis = view.analysis
     lag = analysis.mask(leaf for leaf, copy in copies.items() if copy.originals & leaves)
-    return any(
+    own = analysis.mask(leaf for leaf, copy in copies.items() if copy.own & leaves)
+    return bool(analysis.dep(view.sink.loss) & own) or any(
         join_guards(view.sink.guard, other.sink.guard) is None and analysis.dep(other.sink.loss) & lag
         for other in analysis.every_view
     )
