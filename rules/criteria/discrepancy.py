@@ -92,7 +92,7 @@ def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
         return [Discrepancy(node, (data[0], data[1]), node.op in ENTROPIES)]
     if node.op in SQUARES and data:
         return _difference(data[0].source)
-    if node.op == "pow" and len(data) >= 1 and (len(data) == 1 or constant(data[1].source) not in (1.0, 0.5)):
+    if node.op == "pow" and len(data) >= 1 and (len(data) == 1 or not _is_root(constant(data[1].source))):
         return _difference(data[0].source)
     if node.op == "log" and data and data[0].source.op == "pow":  # log(p ** -t): a cross-entropy, too
         power = [edge for edge in data[0].source.inputs if edge.kind == DATA]
@@ -105,6 +105,11 @@ def _at(analysis: Analysis, node: Node) -> list[Discrepancy]:
             if _is_log(other.source) and not _is_log(one.source):
                 return [Discrepancy(node, (one, other), True)]
     return []
+
+
+def _is_root(exponent: float | None) -> bool:
+    """No square: the value itself, its root, or the inverse of either."""
+    return exponent is not None and abs(exponent) in (1.0, 0.5)
 
 
 def _difference(value: Node, weighted: bool = True) -> list[Discrepancy]:

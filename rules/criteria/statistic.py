@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from gradaudit.rules.criteria.discrepancy import meetings_at
+from gradaudit.rules.criteria.roles import parameters
 from gradaudit.tape import Event, Location, Node
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
 def _of_layer(view: View, told: set[Location]) -> Iterator[Tracked]:
     """In a layer that others train: what it mixes into a statistic of its own is live in what it gives as well."""
     analysis = view.analysis
+    if not parameters(analysis) and not any(meetings_at(analysis, node) for node in view.slice):
+        return  # it scales what it is given and trains nothing: observations, as a rule
     for node, old, earlier in _carried(analysis):
         if node.location not in told and analysis.alive(earlier) and _mixes(view, node, old):
             told.add(node.location)
