@@ -66,10 +66,34 @@ def _wrong_term(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
     if soft.passes or not leaves or soft.node.leaf is not None:  # rows of a table are what is looked up
         return
     for plus, minus in form.cancelled():
-        if plus.passes != minus.passes and is_hard(analysis, plus.node, leaves):
+        if (
+            plus.passes != minus.passes
+            and is_hard(analysis, plus.node, leaves)
+            and _of_one_origin(analysis, plus.node, soft.node, leaves)
+        ):
             view = view_of(analysis, node)
             if view is not None and view.mask & leaves:
                 yield Surrogate(view, node, node, WRONG_TERM, leaves & view.mask)
+
+
+def _of_one_origin(analysis: Analysis, hard: Node, soft: Node, leaves: int) -> bool:
+    """Is the one made of a value that the other one has its gradient through? What an earlier layer has made of the
+    same leaves is no version of this layer's value.
+    """
+    live = {node for node in _before(soft, True) if node.leaf is None and analysis.alive(node) & leaves}
+    return not live.isdisjoint(_before(hard, False))
+
+
+def _before(node: Node, with_gradient: bool) -> set[Node]:
+    """What a value is made of, in order of time: not what comes round a loop."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        current = waiting.pop()
+        for edge in current.inputs:
+            if edge.source.time < current.time and edge.source not in seen and (edge.passes or not with_gradient):
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return seen
 
 
 def _reversed(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
