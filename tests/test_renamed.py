@@ -16,6 +16,7 @@ LIBRARY_REWARD = "in a function without a caller only its name tells the reward 
 FROM_NAMES: dict[str, str] = {
     "clean/residual_gradient_jax": "the algorithm's name says that both sides are meant to be trained",
     "clean/residual_gradient_torch": "the algorithm's name says that both sides are meant to be trained",
+    "ga101/errors_in_place_torch_live": LIBRARY_REWARD,
     "ga104/gae_library_torch_off_by_default": LIBRARY_REWARD,
     "ga302/contrastive_memory_torch_live": "only its name tells that what is called there is a network",
     "ga105/loss_object_jax_live": "the method says by its name that it computes a loss",
