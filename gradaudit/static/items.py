@@ -119,6 +119,9 @@ class Items(Machine):
         if isinstance(any_of_them, Sequence):
             items = [self._one_of_any(part, index) for part in any_of_them.items]
             return Sequence(items, self._one_of_any(any_of_them.rest, index), any_of_them.kind)
+        if isinstance(any_of_them, Union) and any(isinstance(part, Node) for part in any_of_them.alternatives):
+            parts = tuple(self._one_of_any(part, index) for part in any_of_them.alternatives)
+            return Union(parts, any_of_them.guards)
         if not isinstance(any_of_them, Node):
             return any_of_them
         return self.node("getitem", [Edge(any_of_them)], detail=f"[{index.value!r}]")

@@ -192,7 +192,9 @@ class Methods(Machine):
         if name == "get_weights":
             return StateDict(tuple(self.parameters_of(instance)))
         if name == "requires_grad_":
-            self.freeze(self.parameters_of(instance), args[0] if args else keywords.get("requires_grad", Const(True)))
+            # What a class without parts in sight (one that stands in for an optional package's) holds is frozen, too.
+            leaves = self.parameters_of(instance) or [self.network_leaf(instance)]
+            self.freeze(leaves, args[0] if args else keywords.get("requires_grad", Const(True)))
             return instance
         if name == "zero_grad":
             self.event("clear", leaves=tuple(self.parameters_of(instance)))
