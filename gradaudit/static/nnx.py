@@ -76,6 +76,13 @@ class Nnx(Machine):
         first, second = self.mapped_states([new, old])
         return self.node("lerp", [Edge(second), Edge(first), Edge(self.tensor(size if size is not None else NONE))])
 
+    def renewed_states(self, new: Any, old: Any) -> Node | None:
+        """`optax.periodic_update` of two states: what is written to an object once somebody updates it with this."""
+        if not (self.has_variables(new) and self.has_variables(old)):
+            return None
+        renewed: Node = self.mapped_states([new, old])[0]
+        return renewed
+
     def mapped_states(self, trees: list[Any]) -> list[Any]:
         """What a function sees that is mapped over states: their parameters, pair by pair."""
         if not all(self.has_variables(tree) or self.is_tree(tree) for tree in trees):

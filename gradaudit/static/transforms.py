@@ -165,7 +165,10 @@ class Transforms(Machine):
     def _t_periodic(self, row: Row, args: Args, keywords: Keywords) -> Any:
         """optax.periodic_update(new, old, steps, period)."""
         new, old, *_ = _named(("new_tensors", "old_tensors"), args, keywords)
-        return self.follow(new, old, "copy", 0.0) if new is not None and old is not None else foreign("target_params")
+        if new is None or old is None:
+            return foreign("target_params")
+        renewed = self.renewed_states(new, old)
+        return self.follow(new, old, "copy", 0.0) if renewed is None else renewed
 
     def _t_first(self, row: Row, args: Args, keywords: Keywords) -> Any:
         """Reshapes a tree and keeps what is in it."""
@@ -212,7 +215,7 @@ class Transforms(Machine):
         return Const(True)
 
     def _t_combine(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return Unknown("model") if not args or isinstance(args[0], (Node, Unknown)) else args[0]
+        return Unknown("model") if not args or isinstance(args[0], Unknown) else args[0]
 
     def _t_train_state(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = Unknown("state")
