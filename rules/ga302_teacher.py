@@ -44,6 +44,7 @@ from gradaudit.rules.criteria.teachers import (
     Beside,
     Teacher,
     fixed_beside_learners,
+    random_answers,
     trained_labels,
     trained_teachers,
 )
@@ -75,6 +76,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for beside in fixed_beside_learners(analysis):
         if not any(beside.leaves & leaves for leaves in [*flows, *told]):
             yield _beside(beside)
+    for answer in random_answers(analysis):
+        yield _beside(answer)
 
 
 def _finding(flow: Foreign) -> Finding:

@@ -92,13 +92,18 @@ def _finding(found: Starved, says: str = "the prediction is stopped") -> Finding
         view,
         "GA401",
         NAME,
-        f"{says}: {what}, so the loss does not train {who}",
+        f"{says}: {what}, so {_loss_of(found)} does not train {who}",
         "warning" if found.partly else "error",
         event.location,
         fix=fix + ("; of a probe, give the optimizer the head alone" if found.partly else ""),
         leaves=found.leaves,
         through=[found.meeting],
     )
+
+
+def _loss_of(found: Starved) -> str:
+    """The loss, or one of its summands, where another one trains the same."""
+    return "this part of the loss" if found.view.live(found.view.sink.loss) & found.leaves else "the loss"
 
 
 def _through_time(found: Starved) -> Finding:

@@ -45,6 +45,29 @@ def products(view: View) -> Iterator[Product]:
                 break
 
 
+def swapped_products(view: View) -> Iterator[tuple[Node, Node]]:
+    """Every product of a stopped log-probability and a live advantage, a return less a value: the stop is on the wrong
+    factor. The product, and the stop."""
+    facts = marks(view.analysis)
+    for node in first_order(view):
+        data = [edge.source for edge in node.inputs if edge.kind == DATA]
+        if node.op != "mul" or len(data) != 2:
+            continue
+        for stopped, weight in (data, data[::-1]):
+            stop = _bare(stopped)
+            if stop.op != "stop" or not stop.inputs or not view.analysis.alive(stop.inputs[0].source):
+                continue
+            if is_log_probability(_bare(stop.inputs[0].source)) and _has_data(view, weight) and facts.network(weight):
+                yield node, stop
+
+
+def _bare(node: Node) -> Node:
+    """The value behind changes of its shape and choices of its entries."""
+    while node.op in SHAPES and node.op != "stop" and node.inputs:
+        node = node.inputs[0].source
+    return node
+
+
 def _has_data(view: View, node: Node) -> bool:
     """Is a reward among its summands, or what may be one: data that nothing is multiplied with?"""
     facts = marks(view.analysis)

@@ -117,13 +117,17 @@ def _whole(analysis: Analysis, node: Node) -> Iterator[Surrogate]:
     if inner.op not in ("add", "sub"):
         return
     form = analysis.algebra.lin(inner)
-    if len(form.forward()) != 1 or len(form.terms) != 3:
+    pairs = form.cancelled()  # several where z is a sum itself: a product and its bias
+    if len(form.forward()) != 1 or not pairs or len(form.terms) != 2 * len(pairs) + 1:
         return
-    for plus, minus in form.cancelled():
-        view = view_of(analysis, node) if plus.passes and minus.passes else None
-        leaves = analysis.alive(plus.node) & view.mask if view is not None else 0
-        if view is not None and leaves:
-            yield Surrogate(view, node, node, WHOLE, leaves)
+    view = view_of(analysis, node) if all(plus.passes and minus.passes for plus, minus in pairs) else None
+    if view is None:
+        return
+    leaves = 0
+    for plus, _ in pairs:
+        leaves |= analysis.alive(plus.node) & view.mask
+    if leaves:
+        yield Surrogate(view, node, node, WHOLE, leaves)
 
 
 def _doubled(analysis: Analysis, node: Node) -> Iterator[Surrogate]:

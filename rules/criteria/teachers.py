@@ -79,6 +79,42 @@ def fixed_beside_learners(analysis: Analysis) -> Iterator[Beside]:
                 yield Beside(view, node, mine)
 
 
+def random_answers(analysis: Analysis) -> Iterator[Beside]:
+    """What a learner is compared with (RND): the answer to the same input of networks that every optimizer leaves
+    out, and that are no copies of anything."""
+    tape, facts = analysis.tape, roles(analysis)
+    if not tape.optimizers or not all(optimizer.complete for optimizer in tape.optimizers):
+        return
+    held, kinds = analysis.mask(facts.held), parameters(analysis)
+    told = 0
+    for view in analysis.views:
+        for meeting in discrepancies(view) if view.own is not None else ():
+            if len(meeting.sides) != 2 or not all(side.passes for side in meeting.sides):
+                continue
+            for answer, prediction in (meeting.sides, meeting.sides[::-1]):
+                theirs, ours = view.live(answer.source), view.live(prediction.source)
+                if not theirs or theirs & (held | ours | ~kinds | told) or not ours or ours & ~(view.own or 0):
+                    continue
+                leaves = analysis.leaves(theirs)
+                if any(facts.is_copy(leaf) or leaf in facts.evaluated or not _is_made(leaf) for leaf in leaves):
+                    continue
+                if _given(view, answer.source) & _given(view, prediction.source):
+                    told |= theirs
+                    yield Beside(view, answer.source, theirs)
+
+
+def _is_made(leaf: Node) -> bool:
+    """Whether the program makes the network: one that it is handed may be frozen already."""
+    return leaf.leaf is not None and leaf.leaf.owner is not None and bool(leaf.leaf.owner.class_name)
+
+
+def _given(view: View, value: Node) -> set[object]:
+    """The data that the networks behind a value are given."""
+    calls = (node for node in view.backward(value) if node.op == "module_call")
+    data = (source for node in calls for source in node.arguments() if not view.live(source))
+    return {view.analysis.algebra.vn(source) for source in data}
+
+
 def _own_leaves(view: View, node: Node) -> int:
     """The parameters that the call itself takes; none where something that learns is in its input."""
     kinds = parameters(view.analysis)

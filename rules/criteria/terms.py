@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import SUMS, bare
+from gradaudit.rules.criteria.score import swapped_products
 from gradaudit.rules.criteria.starved import Starved, events_of, fed_leaves, frozen_at, held_with, is_test, owned
-from gradaudit.tape import DATA, Edge, Node
+from gradaudit.tape import DATA, PARAMETER, Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -26,8 +27,11 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
         own = owned(view) & ~frozen_at(view)
         if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
             continue
+        for product, stop in swapped_products(view):
+            yield Starved(view, product, stop, analysis.alive(stop.inputs[0].source))
         for term in summands_of(analysis, view.sink.loss):
             leaves = analysis.dep(term) & (own or held_with(view))
+            yield from _given_to_others(view, term, own & leaves)
             if analysis.alive(term):
                 yield from _without_choice(view, term)
                 continue
@@ -38,6 +42,47 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
                     yield Starved(view, term, event, hungry)
             for event in _first_order(analysis, term) if leaves else ():
                 yield Starved(view, term, event, leaves)
+
+
+def _given_to_others(view: View, term: Node, leaves: int) -> Iterator[Starved]:
+    """`alpha * log_prob - critic(obs, action.detach())`: what somebody else's network makes of a stopped action trains
+    nobody who is stepped with this loss, which has another summand that does."""
+    analysis = view.analysis
+    if not leaves or analysis.alive(term) & owned(view) or not view.live(view.sink.loss) & leaves:
+        return
+    for event in events_of(analysis, Edge(term), leaves):
+        if (event.op == "stop" or not event.grad_mode) and _judged(analysis, event, term, owned(view)):
+            yield Starved(view, term, event, leaves)
+
+
+def _judged(analysis: Analysis, event: Node, term: Node, own: int) -> bool:
+    """Is the term made of the stopped value by a network that is not stepped here?"""
+    beyond = _between(analysis, event, term)
+    by_hand = analysis.tape.framework == "jax"  # a layer may be a product with a matrix of a tree that is passed in
+    return any(
+        (edge.kind == PARAMETER or by_hand and node.op == "matmul" and edge.source not in beyond)
+        and not analysis.dep(edge.source) & own
+        for node in beyond
+        for edge in node.inputs
+    )
+
+
+def _between(analysis: Analysis, start: Node, end: Node) -> set[Node]:
+    """What lies on the ways from one value to another, both left out."""
+    graph = analysis.graph
+    before, waiting = {end}, [end]
+    while waiting:
+        sources = (edge.source for edge in waiting.pop().inputs if edge.kind == DATA)
+        new = [source for source in sources if source not in before]
+        before.update(new)
+        waiting += new
+    found, waiting = {start}, [start]
+    while waiting:
+        users = (graph.nodes[position] for position in graph.users[graph.index[waiting.pop()]])
+        new = [user for user in users if user in before and user not in found]
+        found.update(new)
+        waiting += new
+    return found - {start, end}
 
 
 def summands_of(analysis: Analysis, loss: Node) -> Iterator[Node]:
