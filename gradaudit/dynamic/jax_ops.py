@@ -86,7 +86,9 @@ def _closed(step: Step) -> tuple[str, str, list[tuple[int, bool]]]:
     name = called(step.equation) or step.primitive
     op = CLOSED.get(name, "call")
     first = 1 if op in ("gather", "getitem") else len(step.operands)
-    inputs = [(i, i >= first or (op == "where" and i == 0)) for i in range(len(step.operands))]
+    # A float is no index: the transposed function takes a cotangent in its place.
+    indices = {i for i in range(first, len(step.operands)) if not step.operands[i].inexact}
+    inputs = [(i, i in indices or (op == "where" and i == 0)) for i in range(len(step.operands))]
     detail = "" if op == name else name.removeprefix("_")
     if op in REDUCTIONS:
         before, after = (step.operands[0].aval.shape, step.results[0].aval.shape)
