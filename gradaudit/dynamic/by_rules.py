@@ -14,6 +14,7 @@ from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.recording import NONE, ZERO, Cut
 from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import TRANSPARENT
+from gradaudit.dynamic.text import has_company
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.rules.criteria.roles import roles
@@ -86,9 +87,12 @@ def _applied(case: Case, rule: Rule) -> list[Finding]:
 
 def _asked_by_name(case: Case) -> bool:
     """Whether gradient is taken for named arguments (jax): a comparison in the loss that trains none of them, though
-    its prediction is made of them, trains nothing."""
+    its prediction is made of them, trains nothing. Part of a sum, or one of several, it may leave them to the others.
+    """
     named = case.recording.tape.framework == "jax" and case.view.sink.differentiated is not None
-    return named and not learns_elsewhere(case)
+    if not named or learns_elsewhere(case):
+        return False
+    return not case.analysis.alive(case.view.sink.loss) or not has_company(case.recording.call.function)
 
 
 def learns_elsewhere(case: Case) -> bool:

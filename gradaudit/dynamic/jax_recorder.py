@@ -7,6 +7,7 @@ loss is traced once, so whatever is random or printed in it happens once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from gradaudit.dynamic.jax_trees import has_jax
 from gradaudit.dynamic.jax_updates import losses_of
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
+from gradaudit.dynamic.text import argnums_in_text
 from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import PARAMETER, Event, Location, Node, Sink, Tape
 
@@ -71,6 +73,8 @@ class JaxRecorder:
 
     def record_all(self, call: LossCall, roles: Roles) -> list[Recording]:
         """One recording; of a function that takes gradients itself, one for each loss that it differentiates."""
+        if call.argnums is None and not roles:
+            call = replace(call, argnums=argnums_in_text(call.function))
         try:
             whole = self.record(call, roles)
         except (CheckError, UserCodeError):

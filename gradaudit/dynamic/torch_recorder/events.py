@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from gradaudit.dynamic.roles import TRAINED
+from gradaudit.dynamic.torch_recorder.in_text import Step, Text
 from gradaudit.dynamic.torch_recorder.ranks import local
 from gradaudit.dynamic.torch_recorder.reach import Reach, living
 from gradaudit.dynamic.torch_recorder.updates import BACKWARD, GRADIENT, Entry
@@ -53,6 +54,9 @@ def add_events(
         of[id(optimizer)] = record
         if record not in records:
             records.append(record)
+    text = None if before or after or tape.roles else Text(reach.call)
+    if text is not None and not records:
+        records = _in_text(text, leaves, nowhere)
     named = [record.leaves for record in records if record.name]
     records = [record for record in records if record.name or record.leaves not in named]
     records.sort(key=lambda record: (record.name, min(leaf.time for leaf in record.leaves)))
@@ -70,12 +74,23 @@ def add_events(
         if event.kind == "step" and event.optimizer is None:  # one of another run, which holds the same
             event.optimizer = next((one for one in records if one.leaves == set(event.leaves)), None)
     tape.events += _together(happened)
-    own = None if before or after or TRAINED in tape.roles.values() else _own(records, sink)
+    step = text.step() if text is not None else None
+    own = None if before or after or TRAINED in tape.roles.values() else _own(records, sink, step)
     if own is not None:
-        tape.events.append(Event("step", tick(), nowhere, optimizer=own, leaves=tuple(sorted(own.leaves, key=_time))))
+        told = step is not None and step.alone and step.name == own.name.rpartition(".")[2]
+        place = Location(tape.path, step.line) if step is not None and told else nowhere
+        tape.events.append(Event("step", tick(), place, optimizer=own, leaves=tuple(sorted(own.leaves, key=_time))))
     held = {leaf for record in records for leaf in record.leaves}
     for copy, origin in copies(reach, held, leaves):
         _mark(copy, origin, leaves)
+
+
+def _in_text(text: Text, leaves: Mapping[int, Node], nowhere: Location) -> list[Optimizer]:
+    """The optimizers that only the text of the module has."""
+    found = (
+        (one.name, {leaves[id(each)] for each in one.parameters if id(each) in leaves}) for one in text.optimizers()
+    )
+    return [Optimizer(name, taken, location=nowhere) for name, taken in found if taken]
 
 
 def _events(entry: Entry, time: int, of: Mapping[int, Optimizer], leaves: Mapping[int, Node]) -> list[Event]:
@@ -115,10 +130,14 @@ def _outermost(leaves: Sequence[Node]) -> frozenset[object]:
     return frozenset(owner.outermost() for owner in owners)
 
 
-def _own(records: list[Optimizer], sink: Sink) -> Optimizer | None:
-    """The optimizer that steps with this loss: the only one, or the only one whose name has a word of the loss's."""
+def _own(records: list[Optimizer], sink: Sink, step: Step | None) -> Optimizer | None:
+    """The optimizer that steps with this loss: the only one, the one whose step follows it in the text, or the only
+    one whose name has a word of the loss's."""
     if len(records) == 1:
         return records[0]
+    following = [record for record in records if step is not None and record.name.rpartition(".")[2] == step.name]
+    if len(following) == 1:
+        return following[0]
     words = _words(sink.function.rpartition(":")[2])
     named = [record for record in records if words & _words(record.name)]
     return named[0] if len(named) == 1 else None

@@ -1,0 +1,76 @@
+"""What the text of a loss's module says of the loss, where a run of it alone cannot: whether it has company."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+GRADIENTS = frozenset(("grad", "value_and_grad", "filter_grad", "filter_value_and_grad", "vjp", "backward"))
+
+
+def module_tree(function: Callable[..., Any]) -> ast.Module:
+    """The text of the module of a function; empty where there is none."""
+    module = sys.modules.get(getattr(inspect.unwrap(function), "__module__", "") or "")
+    try:
+        return ast.parse(inspect.getsource(module)) if module is not None else ast.Module([], [])
+    except (OSError, TypeError, SyntaxError):
+        return ast.Module([], [])
+
+
+def called(node: ast.AST) -> str:
+    """The last name of what is called."""
+    function = getattr(node, "func", None)
+    return str(getattr(function, "attr", getattr(function, "id", "")))
+
+
+@lru_cache(maxsize=64)
+def has_company(function: Callable[..., Any]) -> bool:
+    """Whether its module differentiates something else as well, or adds the loss to another one: what this loss leaves
+    out may learn from that."""
+    name = getattr(inspect.unwrap(function), "__name__", "")
+    nodes = list(ast.walk(module_tree(function)))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    if sum(called(node) in GRADIENTS for node in calls) > 1:
+        return True
+    sums = (node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add))
+    return any(called(part) == name for node in sums for part in ast.walk(node))
+
+
+@lru_cache(maxsize=64)
+def argnums_in_text(function: Callable[..., Any]) -> tuple[int, ...] | None:
+    """The arguments that the module takes the function's gradient for, wherever it does so in the same way:
+    `grad(loss)`, `grad(loss, argnums=1)`, `grad(lambda p: loss(data, p))`. None where the text does not tell."""
+    name = getattr(inspect.unwrap(function), "__name__", "")
+    calls = [node for node in ast.walk(module_tree(function)) if isinstance(node, ast.Call)]
+    taken = [node for node in calls if called(node) in GRADIENTS - {"backward", "vjp"} and node.args]
+    found = {_argnums(node, name) for node in taken} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _argnums(taker: ast.Call, name: str) -> tuple[int, ...] | None:
+    """What a taker of gradients differentiates a function of this name by, if that is what it differentiates."""
+    given = next((word.value for word in taker.keywords if word.arg == "argnums"), None)
+    given = taker.args[1] if given is None and len(taker.args) > 1 else given
+    differentiated = taker.args[0]
+    if isinstance(differentiated, ast.Name) and differentiated.id == name:
+        return _numbers(given)
+    if isinstance(differentiated, ast.Lambda) and given is None and differentiated.args.args:
+        mine = differentiated.args.args[0].arg
+        inside = [node for node in ast.walk(differentiated.body) if isinstance(node, ast.Call) and called(node) == name]
+        if len(inside) == 1 and not any(isinstance(one, ast.Starred) for one in inside[0].args):
+            places = [i for i, one in enumerate(inside[0].args) if isinstance(one, ast.Name) and one.id == mine]
+            return (places[0],) if len(places) == 1 else None
+    return None
+
+
+def _numbers(given: ast.expr | None) -> tuple[int, ...] | None:
+    try:
+        value = 0 if given is None else ast.literal_eval(given)
+    except ValueError:
+        return None
+    numbers = value if isinstance(value, tuple) else (value,)
+    return numbers if all(type(number) is int for number in numbers) else None
