@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.discrepancy import LOSSES, SQUARES
 from gradaudit.rules.criteria.marks import SUMS, bare
 from gradaudit.rules.criteria.score import swapped_products
 from gradaudit.rules.criteria.starved import Starved, events_of, fed_leaves, frozen_at, held_with, is_test, owned
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 REDUCED = frozenset({"mean", "sum"})
+ERRORS = LOSSES | SQUARES | {"pow"}
+"""What a difference goes through to be an error."""
 
 
 def starved_terms(analysis: Analysis) -> Iterator[Starved]:
@@ -56,8 +59,11 @@ def _given_to_others(view: View, term: Node, leaves: int) -> Iterator[Starved]:
 
 
 def _judged(analysis: Analysis, event: Node, term: Node, own: int) -> bool:
-    """Is the term made of the stopped value by a network that is not stepped here?"""
+    """Is the term made of the stopped value by a network that is not stepped here, and no error of that network, by
+    which it learns itself (a probe)?"""
     beyond = _between(analysis, event, term)
+    if any(node.op in ERRORS for node in (*beyond, term)):
+        return False
     by_hand = analysis.tape.framework == "jax"  # a layer may be a product with a matrix of a tree that is passed in
     return any(
         (edge.kind == PARAMETER or by_hand and node.op == "matmul" and edge.source not in beyond)
