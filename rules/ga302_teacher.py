@@ -55,10 +55,12 @@ RANK = 130
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
+    told: set[int] = set()
+    seen = 0
     for flow in foreign_flows(analysis):
         if is_teacher(flow):
+            seen |= flow.leaves
             yield _finding(flow)
-    told: set[int] = set()
     places: set[Location] = set()
     for teacher in trained_teachers(analysis):
         told.add(teacher.leaves)
@@ -75,9 +77,11 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             yield finding
     for beside in fixed_beside_learners(analysis):
         if not any(beside.leaves & leaves for leaves in [*flows, *told]):
+            seen |= beside.leaves
             yield _beside(beside)
     for answer in random_answers(analysis):
-        yield _beside(answer)
+        if not any(answer.leaves & leaves for leaves in (seen, *told)):
+            yield _beside(answer)
 
 
 def _finding(flow: Foreign) -> Finding:

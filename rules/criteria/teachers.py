@@ -89,8 +89,8 @@ def random_answers(analysis: Analysis) -> Iterator[Beside]:
     told = 0
     for view in analysis.views:
         for meeting in discrepancies(view) if view.own is not None else ():
-            if len(meeting.sides) != 2 or not all(side.passes for side in meeting.sides):
-                continue
+            if len(meeting.sides) != 2 or meeting.of_distributions or not all(side.passes for side in meeting.sides):
+                continue  # who agrees on a distribution may be a peer, with an optimizer elsewhere
             for answer, prediction in (meeting.sides, meeting.sides[::-1]):
                 theirs, ours = view.live(answer.source), view.live(prediction.source)
                 if not theirs or theirs & (held | ours | ~kinds | told) or not ours or ours & ~(view.own or 0):
