@@ -112,6 +112,43 @@ def test_another_loss_may_train_what_this_one_leaves_out(load: Load) -> None:
     assert codes(load(HEAD.format(more="    encoder(make_inputs()[0]).pow(2).mean().backward()"))) == []
 
 
+JOINT = """
+import torch
+from torch import nn
+
+actor = nn.Linear(4, 3)
+log_temperature = nn.Parameter(torch.zeros(()))
+
+
+def actor_loss(observation):
+    log_prob = torch.log_softmax(actor(observation), dim=-1)
+    return (log_temperature.exp().detach() * log_prob.exp() * log_prob).sum(-1).mean()
+
+
+def loss_fn(observation):
+    log_prob = torch.log_softmax(actor(observation), dim=-1)
+    return -(log_temperature.exp() * ((log_prob.exp() * log_prob).sum(-1) + 0.5).detach()).mean()
+
+
+def make_inputs():
+    return (torch.randn(7, 4),)
+
+
+if __name__ == "__main__":
+    first = torch.optim.Adam(actor.parameters())
+    second = torch.optim.Adam([log_temperature])
+    first.zero_grad()
+    second.zero_grad()
+    (actor_loss(*make_inputs()) + loss_fn(*make_inputs())).backward()
+    first.step()
+    second.step()
+"""
+
+
+def test_a_sum_of_losses_is_stepped_by_several(load: Load) -> None:
+    assert codes(load(JOINT)) == []
+
+
 EVIL = """
 import torch
 from torch import nn

@@ -74,7 +74,7 @@ def add_events(
         if event.kind == "step" and event.optimizer is None:  # one of another run, which holds the same
             event.optimizer = next((one for one in records if one.leaves == set(event.leaves)), None)
     tape.events += _together(happened)
-    step = text.step() if text is not None else None
+    step = text.step([record.name.rpartition(".")[2] for record in records]) if text is not None else None
     own = None if before or after or TRAINED in tape.roles.values() else _own(records, sink, step)
     if own is not None:
         told = step is not None and step.alone and step.name == own.name.rpartition(".")[2]

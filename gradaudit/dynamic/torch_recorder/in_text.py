@@ -10,13 +10,13 @@ import ast
 import builtins
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from gradaudit.dynamic.recording import LossCall
-from gradaudit.dynamic.text import called, module_tree
+from gradaudit.dynamic.text import called, has_company, module_tree
 
 _NODES = (
     ast.Name, ast.Attribute, ast.Call, ast.List, ast.Tuple, ast.Dict, ast.Starred, ast.Constant, ast.Subscript,
@@ -66,14 +66,14 @@ class Text:
                 found.setdefault(one.name, one)
         return list(found.values())
 
-    def step(self) -> Step | None:
-        """The one step that follows the loss, wherever the module calls it."""
-        found = {node for body in _bodies(self.tree) for node in _stepped(body, self.loss)}
+    def step(self, optimizers: Collection[str]) -> Step | None:
+        """The one step of these optimizers that follows the loss, wherever the module calls it."""
+        found = {one for body in _bodies(self.tree) for one in _stepped(body, self.loss) if one[0] in optimizers}
         if len(found) != 1:
             return None
         name, line = found.pop()
-        every = [called(node) for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
-        return Step(name, line, every.count("backward") == 1 and "grad" not in every)
+        once = sum(called(node) == "backward" for node in ast.walk(self.tree)) == 1
+        return Step(name, line, once and not has_company(self.call.function))
 
 
 def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
@@ -117,18 +117,21 @@ def _passed(body: list[ast.stmt], loss: str, call: LossCall) -> dict[str, Any]:
 
 
 def _stepped(body: list[ast.stmt], loss: str) -> set[tuple[str, int]]:
-    """The optimizer whose step comes next after the loss was made, and where."""
+    """What steps with the gradient of the loss, and where: until another loss is differentiated, or
+    gradient is cleared for one."""
     made = False
+    found: set[tuple[str, int]] = set()
     for node in _in_order(body):
-        if not isinstance(node, ast.Call):
-            continue
-        if called(node) == loss:
+        name = called(node) if isinstance(node, ast.Call) else ""
+        if name == loss:
             made = True
-        elif made and called(node) == "step" and isinstance(node.func, ast.Attribute):
+        elif made and name == "step" and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = node.args[0] if node.args else node.func.value  # `scaler.step(optimizer)`
             if isinstance(owner, ast.Name):
-                return {(owner.id, node.lineno)}
-    return set()
+                found.add((owner.id, node.lineno))
+        elif found and name in ("backward", "zero_grad"):
+            break
+    return found
 
 
 class _Scope:
