@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.lagging import Lagging, called, lagging
-from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.roles import is_made_here, roles
 from gradaudit.rules.criteria.update_report import update_finding
 from gradaudit.tape import join_guards
 
@@ -53,7 +53,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         leaf: event
         for event in facts.going_on
         for leaf in event.leaves
-        if _is_made_here(leaf) and (event.kind == "soft_update" or facts.bootstraps(event.leaves))
+        if is_made_here(leaf) and (event.kind == "soft_update" or facts.bootstraps(event.leaves))
     }
     told = set()
     for event in analysis.tape.events if followers else ():
@@ -65,14 +65,6 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if mine:
             told.add(event.location)
             yield _finding(analysis, event, mine, followers[mine[0]])
-
-
-def _is_made_here(leaf: Node) -> bool:
-    """Not a network from outside, of which one leaf stands for all that it may be."""
-    known = leaf.leaf
-    if known is None or known.kind != "param":
-        return True
-    return known.owner is not None and bool(known.owner.class_name)
 
 
 def _follows(facts: Lagging, update: Event, hold: Event) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from gradaudit.dynamic.text import module_of
 from gradaudit.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def choose(call: LossCall) -> Recorder:
 def _mentions(call: LossCall, framework: str) -> int:
     """How many arguments, then module-level names, are this framework's."""
     arguments = sum(_origin(value) == framework for value in call.arguments().values())
-    module = sys.modules.get(getattr(inspect.unwrap(call.function), "__module__", "") or "")
+    module = module_of(call.function)
     values = list(vars(module).values()) if module is not None else []
     return 1000 * arguments + sum(_origin(value) == framework for value in values)
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from types import ModuleType
 
 from gradaudit.dynamic.branches import is_main_guard
+from gradaudit.dynamic.lines import parsed
+from gradaudit.dynamic.text import called
 
 DIFFERENTIATES = frozenset(("backward", "grad", "value_and_grad"))
 
 
 def advice(module: ModuleType, name: str) -> str:
     """What to do about a function of another function, or a script that has its update outside of all; "" otherwise."""
-    try:
-        tree = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError):
-        return ""
+    file = getattr(module, "__file__", None)
+    tree = parsed(file) if file else ast.Module([], [])
     for outer in tree.body:
         inner = _function_in(outer, name)
         if inner is not None and isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -45,5 +44,4 @@ def _function_in(outer: ast.stmt, name: str) -> ast.FunctionDef | ast.AsyncFunct
 
 
 def _differentiates(block: ast.AST) -> bool:
-    called = (node.func for node in ast.walk(block) if isinstance(node, ast.Call))
-    return any(getattr(one, "attr", getattr(one, "id", "")) in DIFFERENTIATES for one in called)
+    return any(called(node) in DIFFERENTIATES for node in ast.walk(block))

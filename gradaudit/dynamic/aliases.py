@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from gradaudit.dynamic.judge import first_use, lagging_name
 from gradaudit.dynamic.judgement import Case, Judgement, finding
-from gradaudit.dynamic.lines import display_path, parsed
+from gradaudit.dynamic.lines import display_path, end_of, parsed
 from gradaudit.tape import Location, Node
 
 TAKEN = re.compile(r"(^|_)(snapshot|previous|prev|anchor)($|_|\d)")
@@ -136,11 +136,6 @@ def _passing_names(case: Case) -> tuple[set[str], set[str]]:
 def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
     """The user's files in reach, parsed."""
     return ((file, parsed(file)) for file in _files(case))
-
-
-def end_of(node: ast.expr) -> str:
-    """The last part of a dotted name."""
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def _files(case: Case) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradaudit.dynamic.aliases import end_of, place_of, trees
+from gradaudit.dynamic.aliases import place_of, trees
 from gradaudit.dynamic.judge import lags
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names
+from gradaudit.dynamic.lines import end_of
 from gradaudit.dynamic.recording import Group
 from gradaudit.dynamic.roles import FROZEN
 from gradaudit.tape import Location, Node, Optimizer

@@ -180,6 +180,11 @@ def parsed(path: str) -> ast.Module:
         return ast.Module([], [])
 
 
+def end_of(node: ast.expr) -> str:
+    """The last part of a dotted name."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
 def _assigned(path: str) -> dict[Span, str]:
     spans: dict[Span, str] = {}
     for statement in ast.walk(parsed(path)):

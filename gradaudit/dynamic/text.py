@@ -7,27 +7,31 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
+
+from gradaudit.dynamic.lines import end_of, parsed
 
 GRADIENTS = frozenset(("grad", "value_and_grad", "filter_grad", "filter_value_and_grad", "vjp", "backward"))
 
 
-def module_tree(function: Callable[..., Any]) -> ast.Module:
-    """The text of the module of a function; empty where there is none."""
-    module = sys.modules.get(getattr(inspect.unwrap(function), "__module__", "") or "")
-    try:
-        return ast.parse(inspect.getsource(module)) if module is not None else ast.Module([], [])
-    except (OSError, TypeError, SyntaxError):
-        return ast.Module([], [])
-
-
-def called(node: ast.AST) -> str:
-    """The last name of what is called."""
-    function = getattr(node, "func", None)
-    return str(getattr(function, "attr", getattr(function, "id", "")))
+def module_of(function: Callable[..., Any]) -> ModuleType | None:
+    """The module that a function was written in."""
+    return sys.modules.get(getattr(inspect.unwrap(function), "__module__", "") or "")
 
 
 @lru_cache(maxsize=64)
+def module_tree(function: Callable[..., Any]) -> ast.Module:
+    """The text of the module of a function, parsed once; empty where there is none."""
+    file = getattr(module_of(function), "__file__", None)
+    return parsed(file) if file else ast.Module([], [])
+
+
+def called(node: ast.AST) -> str:
+    """The last name of what is called; "" where nothing is."""
+    return end_of(node.func) if isinstance(node, ast.Call) else ""
+
+
 def has_company(function: Callable[..., Any]) -> bool:
     """Whether its module differentiates something else as well, or adds the loss to another one: what this loss leaves
     out may learn from that."""
@@ -40,7 +44,6 @@ def has_company(function: Callable[..., Any]) -> bool:
     return any(called(part) == name for node in sums for part in ast.walk(node))
 
 
-@lru_cache(maxsize=64)
 def argnums_in_text(function: Callable[..., Any]) -> tuple[int, ...] | None:
     """The arguments that the module takes the function's gradient for, wherever it does so in the same way:
     `grad(loss)`, `grad(loss, argnums=1)`, `grad(lambda p: loss(data, p))`. None where the text does not tell."""

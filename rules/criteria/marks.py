@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import tomllib
 from collections.abc import Container
 from importlib import resources
@@ -138,7 +139,7 @@ def bare(node: Node) -> Node:
     return behind(node, SHAPES, 12)
 
 
-def behind(node: Node, ways: Container[str], most: int) -> Node:
+def behind(node: Node, ways: Container[str], most: int = sys.maxsize) -> Node:
     """What comes before operations of these kinds, by their first operands; no more than so many."""
     for _ in range(most):
         if node.op not in ways or not node.inputs:

@@ -148,6 +148,14 @@ def parameters(analysis: Analysis) -> int:
     return known
 
 
+def is_made_here(leaf: Node) -> bool:
+    """Not a network from outside, of which one leaf stands for all that it may be."""
+    known = leaf.leaf
+    if known is None or known.kind != "param":
+        return True
+    return known.owner is not None and bool(known.owner.class_name)
+
+
 def related(analysis: Analysis, one: int, other: int) -> bool:
     """Do two sets of leaves share one, or is one of them a copy of another?"""
     if one & other:

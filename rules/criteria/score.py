@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import first_order
 from gradaudit.rules.criteria.expand import expand
-from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.marks import SHAPES, behind, marks
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ LOG_PROBABILITIES = frozenset({
 })  # fmt: skip
 OPAQUE = frozenset({"call", "getitem", "module_call", "gather", "reshape"})
 NAMED = re.compile(r"log_?p(rob|i)?(s|$|_)|logp", re.IGNORECASE)
+LIVE_SHAPES = SHAPES - {"stop"}
 THROUGH = SHAPES | {"neg", "clamp", "sum", "mean", "minimum", "maximum", "min", "max", "where", "phi", "cat", "stack"}
 
 
@@ -54,18 +55,12 @@ def swapped_products(view: View) -> Iterator[tuple[Node, Node]]:
         if node.op != "mul" or len(data) != 2:
             continue
         for stopped, weight in (data, data[::-1]):
-            stop = _bare(stopped)
+            stop = behind(stopped, LIVE_SHAPES)
             if stop.op != "stop" or not stop.inputs or not view.analysis.alive(stop.inputs[0].source):
                 continue
-            if is_log_probability(_bare(stop.inputs[0].source)) and _has_data(view, weight) and facts.network(weight):
+            score = behind(stop.inputs[0].source, LIVE_SHAPES)
+            if is_log_probability(score) and _has_data(view, weight) and facts.network(weight):
                 yield node, stop
-
-
-def _bare(node: Node) -> Node:
-    """The value behind changes of its shape and choices of its entries."""
-    while node.op in SHAPES and node.op != "stop" and node.inputs:
-        node = node.inputs[0].source
-    return node
 
 
 def _has_data(view: View, node: Node) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.branches import reinforcement
 from gradaudit.rules.criteria.discrepancy import discrepancies, meetings_at
 from gradaudit.rules.criteria.labels import is_answer
-from gradaudit.rules.criteria.roles import parameters, roles
+from gradaudit.rules.criteria.roles import is_made_here, parameters, roles
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -96,16 +96,11 @@ def random_answers(analysis: Analysis) -> Iterator[Beside]:
                 if not theirs or theirs & (held | ours | ~kinds | told) or not ours or ours & ~(view.own or 0):
                     continue
                 leaves = analysis.leaves(theirs)
-                if any(facts.is_copy(leaf) or leaf in facts.evaluated or not _is_made(leaf) for leaf in leaves):
+                if any(facts.is_copy(leaf) or leaf in facts.evaluated or not is_made_here(leaf) for leaf in leaves):
                     continue
                 if _given(view, answer.source) & _given(view, prediction.source):
                     told |= theirs
                     yield Beside(view, answer.source, theirs)
-
-
-def _is_made(leaf: Node) -> bool:
-    """Whether the program makes the network: one that it is handed may be frozen already."""
-    return leaf.leaf is not None and leaf.leaf.owner is not None and bool(leaf.leaf.owner.class_name)
 
 
 def _given(view: View, value: Node) -> set[object]:

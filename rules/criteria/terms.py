@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import LOSSES, SQUARES
-from gradaudit.rules.criteria.marks import SUMS, bare
+from gradaudit.rules.criteria.marks import SUMS, bare, behind
 from gradaudit.rules.criteria.score import swapped_products
 from gradaudit.rules.criteria.starved import Starved, events_of, fed_leaves, frozen_at, held_with, is_test, owned
 from gradaudit.tape import DATA, PARAMETER, Edge, Node
@@ -27,14 +27,15 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
     """
     fed = fed_leaves(analysis)
     for view in analysis.views:
-        own = owned(view) & ~frozen_at(view)
+        mine = owned(view)
+        own = mine & ~frozen_at(view)
         if view.sink.kind == "library" or is_test(view) or not analysis.alive(view.sink.loss):
             continue
         for product, stop in swapped_products(view):
             yield Starved(view, product, stop, analysis.alive(stop.inputs[0].source))
         for term in summands_of(analysis, view.sink.loss):
             leaves = analysis.dep(term) & (own or held_with(view))
-            yield from _given_to_others(view, term, own & leaves)
+            yield from _given_to_others(view, term, own & leaves, mine)
             if analysis.alive(term):
                 yield from _without_choice(view, term)
                 continue
@@ -47,14 +48,14 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
                 yield Starved(view, term, event, leaves)
 
 
-def _given_to_others(view: View, term: Node, leaves: int) -> Iterator[Starved]:
+def _given_to_others(view: View, term: Node, leaves: int, mine: int) -> Iterator[Starved]:
     """`alpha * log_prob - critic(obs, action.detach())`: what somebody else's network makes of a stopped action trains
     nobody who is stepped with this loss, which has another summand that does."""
     analysis = view.analysis
-    if not leaves or analysis.alive(term) & owned(view) or not view.live(view.sink.loss) & leaves:
+    if not leaves or analysis.alive(term) & mine or not view.live(view.sink.loss) & leaves:
         return
     for event in events_of(analysis, Edge(term), leaves):
-        if (event.op == "stop" or not event.grad_mode) and _judged(analysis, event, term, owned(view)):
+        if (event.op == "stop" or not event.grad_mode) and _judged(analysis, event, term, mine):
             yield Starved(view, term, event, leaves)
 
 
@@ -130,22 +131,16 @@ def _without_choice(view: View, term: Node) -> Iterator[Starved]:
     if term.op != "sub" or len(arguments) != 2:
         return
     for whole, chosen in (arguments, arguments[::-1]):
-        whole = _behind(whole, REDUCED)
+        whole = behind(whole, REDUCED)
         if whole.op != "logsumexp" or not whole.inputs:
             continue
-        stop = _behind(chosen, REDUCED | {"reshape"})
+        stop = behind(chosen, REDUCED | {"reshape"})
         if stop.op == "stop" and stop.inputs and _is_chosen(view, stop.inputs[0].source, whole.inputs[0].source):
             yield Starved(view, term, stop, view.live(whole))
 
 
 def _is_chosen(view: View, chosen: Node, values: Node) -> bool:
     """Whether a value is one of these, picked by an index."""
-    node = _behind(chosen, REDUCED | {"reshape"})
+    node = behind(chosen, REDUCED | {"reshape"})
     picked = node.op == "gather" or (node.op == "getitem" and len(node.inputs) > 1)
     return picked and view.analysis.algebra.same(bare(node), bare(values))
-
-
-def _behind(node: Node, ways: frozenset[str]) -> Node:
-    while node.op in ways and node.inputs:
-        node = node.inputs[0].source
-    return node

@@ -9,14 +9,14 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from gradaudit.dynamic.branches import is_main_guard
 from gradaudit.dynamic.recording import LossCall
-from gradaudit.dynamic.text import called, has_company, module_tree
+from gradaudit.dynamic.text import called, has_company, module_of, module_tree
 
 _NODES = (
     ast.Name, ast.Attribute, ast.Call, ast.List, ast.Tuple, ast.Dict, ast.Starred, ast.Constant, ast.Subscript,
@@ -49,10 +49,9 @@ class Text:
     """The text of the loss's module."""
 
     def __init__(self, call: LossCall) -> None:
-        function = inspect.unwrap(call.function)
         self.call = call
-        self.loss: str = getattr(function, "__name__", "")
-        self.module: Any = sys.modules.get(getattr(function, "__module__", "") or "")
+        self.loss: str = getattr(inspect.unwrap(call.function), "__name__", "")
+        self.module: Any = module_of(call.function)
         self.tree = module_tree(call.function)
 
     def optimizers(self) -> list[Written]:
@@ -79,9 +78,7 @@ class Text:
 def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
     """The main block, and the functions of the module."""
     for statement in tree.body:
-        if isinstance(statement, ast.If) and "__name__" in ast.dump(statement.test):
-            yield statement.body
-        elif isinstance(statement, _BLOCKS):
+        if isinstance(statement, _BLOCKS) or isinstance(statement, ast.If) and is_main_guard(statement):
             yield statement.body
 
 
@@ -100,7 +97,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _calls(body: list[ast.stmt], name: str) -> bool:
-    return any(isinstance(node, ast.Call) and called(node) == name for node in _in_order(body))
+    return any(called(node) == name for node in _in_order(body))
 
 
 def _passed(body: list[ast.stmt], loss: str, call: LossCall) -> dict[str, Any]:
@@ -122,7 +119,7 @@ def _stepped(body: list[ast.stmt], loss: str) -> set[tuple[str, int]]:
     made = False
     found: set[tuple[str, int]] = set()
     for node in _in_order(body):
-        name = called(node) if isinstance(node, ast.Call) else ""
+        name = called(node)
         if name == loss:
             made = True
         elif made and name == "step" and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
