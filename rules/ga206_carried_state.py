@@ -25,12 +25,16 @@ for batch in batches:
     hidden = hidden.detach()
 ```
 
+It also finds a burn-in that is learnt through (a warning): of the first steps of a sequence only the state is used, by
+the steps whose values are learnt, and the target network begins with the same steps.
+
 ## When it is all right
-Backpropagation through time within one update is not reported; nor is a state that is zeroed or taken from storage
-without gradient. In JAX a carry that is passed in as an argument is a constant.
+Other backpropagation through time within one update is not reported; nor is a state that is zeroed or taken from
+storage without gradient. In JAX a carry that is passed in as an argument is a constant.
 
 ## References
 Williams and Peng 1990, An efficient gradient-based algorithm for on-line training of recurrent network trajectories.
+Kapturowski et al. 2019, Recurrent Experience Replay in Distributed Reinforcement Learning, section 3 (burn-in).
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from collections.abc import Iterator
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis
+from gradaudit.rules.criteria.burnin import BurnIn, burn_ins
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.stale import STATE, Stale, stale_values
 
@@ -50,6 +55,23 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for stale in stale_values(analysis):
         if STATE in stale.uses:
             yield _finding(stale)
+    yield from map(_warmed_up, burn_ins(analysis))
+
+
+def _warmed_up(found: BurnIn) -> Finding:
+    view, analysis = found.view, found.view.analysis
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the state after a burn-in is used with its graph: {names_of(analysis, found.leaves)} learns from steps whose "
+        f"outputs nothing is asked of",
+        "warning",
+        found.location,
+        fix=f"stop the state where the burn-in ends: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.meeting, found.maker),
+    )
 
 
 def _finding(stale: Stale) -> Finding:
