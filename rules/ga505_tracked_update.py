@@ -3,7 +3,7 @@
 ## What it does
 Finds a running mean, centre or norm, `new = momentum * old + (1 - momentum) * x`, whose x carries gradient and whose
 result is carried into the next update, and a running estimate (a covariance) that carries gradient into the loss that
-it is a factor of. Also an in-place update of a frozen network from a trained one with gradient switched on; in JAX, an
+it is a factor of. A memory bank or queue whose rows are written with gradient and read by a later loss. Also an in-place update of a frozen network from a trained one with gradient switched on; in JAX, an
 average of parameters that a loss makes of what it is differentiated by, and computes with.
 
 ## Why is this bad?
@@ -34,6 +34,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
+from gradaudit.rules.criteria.bank import recorded_banks
 from gradaudit.rules.criteria.estimate import averaged_parameters, live_estimates
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.sites import stop_at
@@ -59,6 +60,19 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             fix=f"update it without gradient: {stop_call(analysis)}",
             leaves=found.leaves,
             through=[found.node],
+        )
+    for bank in recorded_banks(analysis):
+        yield make_finding(
+            bank.view,
+            "GA505",
+            "tracked-update",
+            f"this memory bank keeps the graph of every update that wrote to it: its rows carry gradient to "
+            f"{names_of(analysis, bank.leaves)}",
+            "error" if bank.view.reaches(bank.node) else "warning",
+            bank.node.location,
+            fix=f"store values without gradient: {stop_call(analysis)}",
+            leaves=bank.leaves,
+            through=[bank.node],
         )
     for written in tracked_writes(analysis) if analysis.views else ():
         sources = analysis.mask(written.event.sources)

@@ -1,0 +1,136 @@
+"""A memory bank that autograd records: live rows are written into what is kept from one update to the next.
+
+The rows that an earlier update wrote are still there, with its graph, when the next one writes beside them: a queue of
+embeddings, a bank with a row for every sample, whatever is drawn from it later on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradaudit.rules.criteria.encoded import WRITES
+from gradaudit.rules.criteria.stale import stale_values
+from gradaudit.rules.criteria.statistic import Tracked
+from gradaudit.tape import ALWAYS, DATA, INDEX, Event, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+ROWS = WRITES | {"cat"}  # written in place; put in front, and the oldest cut off
+KEPT = ROWS | {"phi", "getitem", "clone", "identity", "reshape", "pack", "cast"}
+MOST = 60
+
+
+def recorded_banks(analysis: Analysis) -> list[Tracked]:
+    """Every write of live rows into a bank that a later loss depends on, once for a place in the text."""
+    if analysis.tape.framework != "torch" or ROWS.isdisjoint(analysis.graph.ops):
+        return []
+    backwards = [event for event in analysis.tape.events if event.kind == "backward"]
+    found: dict[object, Tracked] = {}
+    for node in analysis.tape.nodes if backwards else ():
+        if node.op in ROWS and node.grad_mode and node.location not in found:
+            bank = _bank(analysis, node, backwards)
+            if bank is not None:
+                found[node.location] = bank
+    old = [made.maker for made in stale_values(analysis)] if found else []
+    return [bank for bank in found.values() if not any(bank.node in bank.view.forward([made]) for made in old)]
+
+
+def _bank(analysis: Analysis, node: Node, backwards: list[Event]) -> Tracked | None:
+    index = analysis.graph.index
+    for base in _bases(node):
+        kept = _carried(node, base, backwards)
+        written = node if node in index else kept  # what the last update writes nobody reads any more
+        if kept is not None and written is not None and written in index and written.op == node.op:
+            leaves = _written(analysis, written)
+            view = _depending(analysis, kept) if leaves else None
+            return None if view is None else Tracked(view, written, leaves)
+    return None
+
+
+def _written(analysis: Analysis, node: Node) -> int:
+    """The leaves that gradient always reaches from the rows that are written; 0 where it does not reach any."""
+    live, index = analysis.graph.live, analysis.graph.index
+    edges = node.inputs[1:] if node.op in WRITES else node.inputs
+    rows = [edge for edge in edges if edge.passes and edge.kind == DATA and not edge.guard]
+    rows = rows if node.op in WRITES else [edge for edge in rows if edge.source.op not in KEPT]
+    mask = 0
+    for edge in rows:
+        mask |= live[index[edge.source]].get(ALWAYS, 0)
+    return mask
+
+
+def _bases(node: Node) -> list[Node]:
+    edges = [edge for edge in node.inputs if edge.passes and edge.kind == DATA]
+    return [edge.source for edge in (edges[:1] if node.op in WRITES else edges) if edge.source.op in KEPT]
+
+
+def _carried(node: Node, base: Node, backwards: list[Event]) -> Node | None:
+    """What the bank was when the present update found it: a loop's join that this write goes round to, or the result of
+    this line from before a backward.
+    """
+    for current in _kept(base):
+        if current.op == "phi" and current.detail == "loop" and current.loops:
+            loop = current.loops[-1]
+            if any(loop in event.loops and not event.conditional for event in backwards):
+                later = [edge.source for edge in current.inputs if edge.source.time > current.time]
+                if later and all(_leads(source, node, current) for source in later):
+                    return current
+        elif current.op == node.op and current.location == node.location and current.time < node.time:
+            if any(current.time < event.time < node.time for event in backwards):
+                return current
+    return None
+
+
+def _kept(base: Node) -> list[Node]:
+    """The earlier states of the storage, the latest first. A choice between two is followed where it is a loop's."""
+    seen, waiting = {base}, [base]
+    for current in waiting:
+        if current.op in KEPT and len(seen) < MOST:
+            for edge in current.inputs[:1] if current.op in WRITES else current.inputs:
+                if edge.passes and edge.kind != INDEX and edge.source not in seen:
+                    seen.add(edge.source)
+                    waiting.append(edge.source)
+    return waiting
+
+
+def _leads(source: Node, node: Node, head: Node) -> bool:
+    """Is the write in it whichever branch was taken, or the bank as it was? Then nothing empties it on the way."""
+    seen, waiting, met = {source}, [source], False
+    while waiting and len(seen) < MOST:
+        current = waiting.pop()
+        if current in (node, head):
+            met = met or current is node
+            continue
+        edges = [edge for edge in current.inputs if edge.kind == DATA]
+        edges = edges[:1] if current.op in WRITES else edges
+        if current.op == "cat":
+            edges = [edge for edge in edges if edge.source.op in KEPT]
+        if current.op not in KEPT or not edges or not all(edge.passes for edge in edges):
+            return False
+        waiting += [edge.source for edge in edges if edge.source not in seen]
+        seen.update(edge.source for edge in edges)
+    return met
+
+
+def _depending(analysis: Analysis, bank: Node) -> View | None:
+    """A loss that gradient reaches the bank from, or else one whose value depends on it."""
+    for view in analysis.views:
+        if view.reaches(bank):
+            return view
+    for view in analysis.views:
+        if _is_read(view.sink.loss, bank):
+            return view
+    return None
+
+
+def _is_read(loss: Node, bank: Node) -> bool:
+    seen, waiting = {loss}, [loss]
+    while waiting:
+        for edge in waiting.pop().inputs:
+            if edge.source is bank:
+                return True
+            if edge.kind != INDEX and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
