@@ -237,7 +237,7 @@ class Joins(Machine):
             counted = going_on if local and going_on else remaining
             if local and not going_on:
                 continue
-            old = container.get(key, MISSING)
+            old = self._before(container, key)
             alternatives = []
             how = detail
             for _, guard, final, nobodys in counted:
@@ -267,13 +267,17 @@ class Joins(Machine):
                 stay.append(result)
                 continue
             writes = {
-                mark: final.get(mark, (container, key, container.get(key, MISSING)))
+                mark: final.get(mark, (container, key, self._before(container, key)))
                 for mark, (container, key) in touched.items()
                 if container is not scope.vars
             }
             if writes:
                 scope.left.append(Left(writes, guard, otherwise))
         return stay
+
+    def _before(self, container: dict[Any, Any], key: Any) -> Any:
+        """What is there where an arm does not write it. Storage that was never written in place is as it was made."""
+        return container.get(key, key if container is self.versions else MISSING)
 
     def rejoin(self, scope: Scope) -> None:
         """A function ends: what its earlier returns left behind is as possible as what its last lines did."""
@@ -286,7 +290,7 @@ class Joins(Machine):
                 if mark in one.writes:
                     alternatives.append((one.writes[mark][2], until | one.guard))
                 until |= one.otherwise
-            now = container.get(key, MISSING)
+            now = self._before(container, key)
             alternatives.append((now, until))
             items = all(isinstance(value, tuple) for value, _ in alternatives)  # of a list
             joined = self._join_items(alternatives, "return") if items else self.join(alternatives)

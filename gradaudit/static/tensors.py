@@ -55,8 +55,7 @@ class Tensors(Machine):
         for part in value.alternatives if isinstance(value, Union) else (value,):
             if isinstance(part, Unknown):
                 return self.tensor(part)
-            receiver = part.receiver if isinstance(part, Bound) else None
-            if isinstance(receiver, Node) and receiver.leaf is not None and receiver.leaf.kind == "input":
+            if isinstance(part, Bound):  # no method is a number: it is a field
                 return self.tensor(Unknown(part.name))
         return self.node("const", detail=type(value).__name__)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.encoded import WRITES
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.stale import stale_values
 from gradaudit.rules.criteria.statistic import Tracked
-from gradaudit.tape import ALWAYS, DATA, INDEX, Event, Node
+from gradaudit.tape import ALWAYS, DATA, INDEX, Edge, Event, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -32,8 +33,19 @@ def recorded_banks(analysis: Analysis) -> list[Tracked]:
             bank = _bank(analysis, node, backwards)
             if bank is not None:
                 found[node.location] = bank
-    old = [made.maker for made in stale_values(analysis)] if found else []
-    return [bank for bank in found.values() if not any(bank.node in bank.view.forward([made]) for made in old)]
+    old = {maker for stale in stale_values(analysis) for maker in stale.makers} if found else set()
+    return [bank for bank in found.values() if old.isdisjoint(_makers(bank.node))]
+
+
+def _makers(node: Node) -> set[Node]:
+    """What its gradient comes from. Rows that are old when the loss reads them are told of where they are made."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for edge in waiting.pop().inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return seen
 
 
 def _bank(analysis: Analysis, node: Node, backwards: list[Event]) -> Tracked | None:
@@ -42,7 +54,7 @@ def _bank(analysis: Analysis, node: Node, backwards: list[Event]) -> Tracked | N
         kept = _carried(node, base, backwards)
         written = node if node in index else kept  # what the last update writes nobody reads any more
         if kept is not None and written is not None and written in index and written.op == node.op:
-            leaves = _written(analysis, written)
+            leaves = _learning(analysis, _written(analysis, written))
             view = _depending(analysis, kept) if leaves else None
             return None if view is None else Tracked(view, written, leaves)
     return None
@@ -60,9 +72,14 @@ def _written(analysis: Analysis, node: Node) -> int:
     return mask
 
 
+def _learning(analysis: Analysis, leaves: int) -> int:
+    """Those that follow no other network: what a lagging one makes is to be a constant where it is made."""
+    known = roles(analysis)
+    return analysis.mask(leaf for leaf in analysis.leaves(leaves) if not (known.target(leaf) or known.follows(leaf)))
+
+
 def _bases(node: Node) -> list[Node]:
-    edges = [edge for edge in node.inputs if edge.passes and edge.kind == DATA]
-    return [edge.source for edge in (edges[:1] if node.op in WRITES else edges) if edge.source.op in KEPT]
+    return [edge.source for edge in _states(node) if edge.passes and edge.source.op in KEPT]
 
 
 def _carried(node: Node, base: Node, backwards: list[Event]) -> Node | None:
@@ -77,40 +94,53 @@ def _carried(node: Node, base: Node, backwards: list[Event]) -> Node | None:
                 if later and all(_leads(source, node, current) for source in later):
                     return current
         elif current.op == node.op and current.location == node.location and current.time < node.time:
-            if any(current.time < event.time < node.time for event in backwards):
+            if any(current.time < event.time < node.time for event in backwards) and _leads(base, current, None):
                 return current
     return None
 
 
 def _kept(base: Node) -> list[Node]:
-    """The earlier states of the storage, the latest first. A choice between two is followed where it is a loop's."""
+    """The earlier states of the storage, the latest first."""
     seen, waiting = {base}, [base]
     for current in waiting:
         if current.op in KEPT and len(seen) < MOST:
-            for edge in current.inputs[:1] if current.op in WRITES else current.inputs:
-                if edge.passes and edge.kind != INDEX and edge.source not in seen:
+            for edge in _states(current):
+                if edge.passes and edge.source not in seen:
                     seen.add(edge.source)
                     waiting.append(edge.source)
     return waiting
 
 
-def _leads(source: Node, node: Node, head: Node) -> bool:
-    """Is the write in it whichever branch was taken, or the bank as it was? Then nothing empties it on the way."""
+def _states(node: Node) -> list[Edge]:
+    """The edges to the storage that this is a later state of, or a part of."""
+    edges = [edge for edge in node.inputs if edge.kind == DATA]
+    if node.op == "cat":
+        return [edge for edge in edges if edge.source.op in KEPT]
+    return edges[:1] if node.op in WRITES else edges
+
+
+def _leads(source: Node, write: Node, head: Node | None) -> bool:
+    """Is the write in it whichever branch was taken, but for a switch? Then nothing empties the bank on the way, and no
+    first update alone fills it.
+    """
     seen, waiting, met = {source}, [source], False
     while waiting and len(seen) < MOST:
         current = waiting.pop()
-        if current in (node, head):
-            met = met or current is node
+        if current in (write, head):
+            met = met or current is write
             continue
-        edges = [edge for edge in current.inputs if edge.kind == DATA]
-        edges = edges[:1] if current.op in WRITES else edges
-        if current.op == "cat":
-            edges = [edge for edge in edges if edge.source.op in KEPT]
+        edges = _states(current)
         if current.op not in KEPT or not edges or not all(edge.passes for edge in edges):
+            return False
+        if current.op == "phi" and current.detail != "loop" and any(_skips(edge, head) for edge in edges):
             return False
         waiting += [edge.source for edge in edges if edge.source not in seen]
         seen.update(edge.source for edge in edges)
     return met
+
+
+def _skips(edge: Edge, head: Node | None) -> bool:
+    return edge.source is head and not edge.guard
 
 
 def _depending(analysis: Analysis, bank: Node) -> View | None:
