@@ -6,7 +6,8 @@ Reads a sum as what it is: which values it has and which of them pass gradient. 
 added and taken away again with both sides live (the stop is missing), a sum whose stop leaves the soft value as the
 result or gives it the opposite sign (`q - z + stop(z)`), one that bounds a value with a straight-through gradient and
 passes the bound's gradient as well (`x - stop(x) + clamp(x)`), and a scaled gradient
-`g * s + g * (1 - s)` whose second term is not stopped.
+`g * s + g * (1 - s)` whose second term is not stopped. So is a residual `z - code` of a straight-through code: the two
+gradients of z cancel, and what is trained on the residual trains nothing before it.
 
 ## Why is this bad?
 Without the stop, `z + (q - z)` is q: no gradient reaches the encoder, and nothing raises. With the stop on the wrong
@@ -40,6 +41,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.place import seen_from
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
+from gradaudit.rules.criteria.residue import Residue, residues
 from gradaudit.rules.criteria.surrogate import DOUBLED, MISSING, REVERSED, WHOLE, Surrogate, broken_surrogates
 
 if TYPE_CHECKING:
@@ -51,8 +53,28 @@ NAME = "straight-through"
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     """A finding for every sum that was to be an estimator and is none."""
+    left = list(residues(analysis))
     for found in broken_surrogates(analysis):
-        yield _finding(found)
+        if not any(found.view is one.view and found.node in one.view.forward([one.node]) for one in left):
+            yield _finding(found)
+    for residue in left:
+        yield _residue(residue)
+
+
+def _residue(found: Residue) -> Finding:
+    analysis = found.view.analysis
+    return make_finding(
+        found.view,
+        "GA304",
+        NAME,
+        f"no gradient comes through this residual: what is subtracted passes on the same gradient, and "
+        f"{names_of(analysis, found.leaves)} does not learn from what is made of it",
+        "warning",
+        found.node.location,
+        fix=f"subtract a constant: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=[found.node],
+    )
 
 
 def _finding(found: Surrogate) -> Finding:
