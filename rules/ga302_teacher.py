@@ -20,6 +20,9 @@ with torch.no_grad():
 loss = F.kl_div(student(x).log_softmax(-1), labels, reduction="batchmean")
 ```
 
+An answer of the network itself that teaches another one of its answers (a deep exit and the shallow ones) is a warning:
+both learn from the data, and the teacher is drawn to its pupils.
+
 ## When it is all right
 Networks that learn from each other (mutual learning, co-training) are held by an optimizer and are not reported; nor is
 a fixed network that the loss goes through (a perceptual loss).
@@ -35,7 +38,9 @@ from collections.abc import Iterator
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.branches import is_teacher
+from gradaudit.rules.criteria.exits import Exit, taught_by_itself
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 from gradaudit.rules.criteria.sites import stop_at
@@ -75,6 +80,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             places.add(finding.location)
             told.add(teacher.leaves)
             yield finding
+    yield from map(_by_itself, taught_by_itself(analysis))
     for beside in fixed_beside_learners(analysis):
         if not any(beside.leaves & leaves for leaves in [*flows, *told]):
             seen |= beside.leaves
@@ -120,6 +126,21 @@ def _labels(teacher: Teacher) -> Finding:
         fix=f"make the labels constants: {stop_call(analysis)}",
         leaves=teacher.leaves,
         through=(teacher.node, teacher.labels),
+    )
+
+
+def _by_itself(found: Exit) -> Finding:
+    view, analysis = found.view, found.view.analysis
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        "one answer of the network makes the labels of another one, and is drawn to it: the loss trains both",
+        "warning",
+        place(view, found.nodes[0], found.labels, found.leaves, found.nodes),
+        fix=f"make the labels constants: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.nodes[0], found.labels),
     )
 
 

@@ -111,12 +111,13 @@ def _of_a_teacher(view: View, label: Node, prediction: Node) -> bool:
 
 
 def _sources(view: View, node: Node) -> set[Node]:
-    """The inputs and the random draws that a value is computed from."""
+    """The inputs and the random draws that a value is computed from; what a loss is differentiated for is no data."""
+    kinds = ("input", "arg") if view.sink.kind == "library" else ("input",)
     found: set[Node] = set()
     seen, waiting = {node}, [node]
     while waiting and len(seen) < MOST:
         current = waiting.pop()
-        if current.op == "random" or current.leaf is not None and current.leaf.kind in ("input", "arg"):
+        if current.op == "random" or current.leaf is not None and current.leaf.kind in kinds:
             found.add(current)
         for edge in current.inputs:
             if edge.kind == DATA and edge.source not in seen:
