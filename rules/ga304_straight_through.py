@@ -53,7 +53,7 @@ NAME = "straight-through"
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     """A finding for every sum that was to be an estimator and is none."""
-    left = list(residues(analysis))
+    left = residues(analysis)
     for found in broken_surrogates(analysis):
         if not any(found.view is one.view and found.node in one.view.forward([one.node]) for one in left):
             yield _finding(found)
@@ -63,15 +63,20 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 def _residue(found: Residue) -> Finding:
     analysis = found.view.analysis
+    what = (
+        "the size of this difference is a loss without gradient"
+        if found.measured
+        else ("no gradient comes through this residual")
+    )
     return make_finding(
         found.view,
         "GA304",
         NAME,
-        f"no gradient comes through this residual: what is subtracted passes on the same gradient, and "
-        f"{names_of(analysis, found.leaves)} does not learn from what is made of it",
-        "warning",
+        f"{what}: one side passes on the gradient of the other one, and {names_of(analysis, found.leaves)} does not "
+        f"learn from it",
+        "warning" if found.sure else "info",
         found.node.location,
-        fix=f"subtract a constant: {stop_call(analysis)}",
+        fix=f"compare with a constant: {stop_call(analysis)}",
         leaves=found.leaves,
         through=[found.node],
     )

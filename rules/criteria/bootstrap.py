@@ -16,6 +16,7 @@ from gradaudit.rules.criteria.encoded import encoded
 from gradaudit.rules.criteria.expand import Atom, Sum, expand, is_drawn
 from gradaudit.rules.criteria.marks import SHAPES, bare, marks, names
 from gradaudit.rules.criteria.place import activations, private
+from gradaudit.rules.criteria.residue import residues
 from gradaudit.rules.criteria.roles import parameters, related, roles
 from gradaudit.rules.criteria.score import products
 from gradaudit.rules.criteria.sites import complete_at, same_code, stopped_beside, takers
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 LAYERS = frozenset({"module_call", "matmul"})
+STATISTICS = frozenset({"mean", "var", "std", "store", "lerp"})
+MOST_BEHIND = 80
 REGRESSION = "regression"
 SCORE = "score"
 BACKUPS = frozenset({
@@ -100,8 +103,9 @@ def _uses(view: View) -> Iterator[Use]:
     if _trains_itself(view):  # its own gradient tells what is live
         return
     fitted = set()
+    cancelling = {found.node for found in residues(view.analysis)}
     for meeting in (*discrepancies(view), *_likelihoods(view)):
-        found = _target(view, meeting)
+        found = _target(view, meeting) if meeting.node not in cancelling else None
         if found is None:
             continue
         edge, prediction, leaves = found
@@ -152,7 +156,7 @@ def _target(view: View, meeting: Discrepancy) -> tuple[Edge, Node | None, int] |
         if not edge.passes:
             continue
         leaves = view.live(edge.source)
-        if not leaves or not _predicts(view, other):
+        if not leaves or not _predicts(view, other) or is_made_of(other.source, edge.source):
             continue
         total, against = expand(view.analysis, edge.source), expand(view.analysis, other.source)
         if is_bootstrap(view, total, against, meeting.of_distributions, meeting.node.op == "mul") and not is_drawn(
@@ -174,6 +178,22 @@ def _probabilities(side: Edge) -> Edge:
 
 def _predicts(view: View, other: Edge) -> bool:
     return other.passes and bool(view.live(other.source))
+
+
+def is_made_of(value: Node, origin: Node) -> bool:
+    """Is it a version of the other one, say the nearest code to it? No prediction is made of its own target; statistics
+    of what was predicted before may scale it.
+    """
+    seen, waiting = {value}, [value]
+    while waiting and len(seen) < MOST_BEHIND:
+        node = waiting.pop()
+        for edge in node.inputs if node.op not in STATISTICS else ():
+            if edge.source is origin:
+                return True
+            if edge.source.time < node.time and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def _mixed(view: View, edge: Edge) -> tuple[Edge, Node | None, int] | None:

@@ -73,7 +73,7 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
         mine, its = view.live(encoding.source), view.live(prediction.source)
         if not mine or mine & ~its or mine == its or not given(view, encoding.source) - given(view, prediction.source):
             continue
-        if not private(view, encoding.source, {meeting.node}) or not is_output(view, encoding.source):
+        if not private(view, encoding.source, _again(view, meeting.node)) or not is_output(view, encoding.source):
             continue
         total, against = expand(view.analysis, encoding.source), expand(view.analysis, prediction.source)
         if is_bootstrap(view, total, against, False) or is_bootstrap(view, against, total, False):
@@ -81,6 +81,12 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
         if not _predicts(view, prediction.source, mine):
             continue
         yield SelfPrediction(view, meeting.node, encoding.source, mine)
+
+
+def _again(view: View, node: Node) -> set[Node]:
+    """This comparison, in every round of a loop."""
+    here = (node.op, node.location)
+    return {one for one in view.slice if (one.op, one.location) == here}
 
 
 def _predicts(view: View, prediction: Node, encoders: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.bootstrap import is_bootstrap
+from gradaudit.rules.criteria.bootstrap import is_bootstrap, is_made_of
 from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
 from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
 from gradaudit.rules.criteria.marks import marks
@@ -206,6 +206,8 @@ def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Ite
             continue
         leaves = view.analysis.alive(target.source) & view.analysis.dep(prediction.source) & own
         if not leaves or _is_target(view, prediction, meeting.entropy) or _is_label(meeting, prediction):
+            continue
+        if is_made_of(prediction.source, target.source):
             continue
         total, against = (expand(view.analysis, side.source) for side in (target, prediction))
         if not is_bootstrap(view, total, against, meeting.entropy):
