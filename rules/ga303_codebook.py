@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import AVERAGED, HALF, JOINT, NEITHER, Codebook, broken_codebooks
-from gradaudit.rules.criteria.mutual import Mutual, Repeated, repeated_terms, unbalanced_terms
+from gradaudit.rules.criteria.mutual import Mutual, Repeated, doubled_terms, repeated_terms, unbalanced_terms
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for found in broken_codebooks(analysis):
         told.add(found.term.node)
         yield _finding(found)
+    for doubled in doubled_terms(analysis):
+        if doubled.node not in told and doubled.counterpart not in told:
+            yield _doubled(doubled)
     for mutual in unbalanced_terms(analysis):
         if mutual.node not in told:
             yield _unbalanced(mutual)
@@ -99,6 +102,22 @@ def _unbalanced(found: Mutual) -> Finding:
         "warning" if found.view.sink.kind == "library" else "error",
         found.node.location,
         fix=f"stop in this term the side that the other one trains: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=[found.node],
+    )
+
+
+def _doubled(found: Mutual) -> Finding:
+    analysis = found.view.analysis
+    return make_finding(
+        found.view,
+        "GA303",
+        NAME,
+        f"this term is the one on line {found.counterpart.location.line} once more: both train both of their sides, "
+        f"{names_of(analysis, found.leaves)}",
+        "warning",
+        found.node.location,
+        fix=f"stop one side in each of the two terms: {stop_call(analysis)}",
         leaves=found.leaves,
         through=[found.node],
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.place import seen_from
 from gradaudit.rules.criteria.starved import held_with, is_test
 from gradaudit.rules.criteria.terms import summands_of
@@ -86,6 +86,26 @@ def _stops_one(term: _Term, other: _Term) -> bool:
     if other.sides not in (term.sides, term.sides[::-1]) or bool(live[0]) == bool(live[1]):
         return False
     return not (term.live[0] & ~live[0] and term.live[1] & ~live[1])
+
+
+def doubled_terms(analysis: Analysis) -> Iterator[Mutual]:
+    """Every term that stops nothing and is written a second time, in the same function: each was to stop a side."""
+    told: set[Location] = set()
+    for view in analysis.views:
+        terms = [term for term in _terms(view) if all(term.live) and term.node.op in LOSSES]
+        for number, term in enumerate(terms):
+            for first in terms[:number]:
+                if term.node.location not in told and _is_doubled(view, first, term):
+                    told.add(term.node.location)
+                    yield Mutual(view, term.node, first.node, term.live[0] | term.live[1])
+
+
+def _is_doubled(view: View, first: _Term, term: _Term) -> bool:
+    one, other = first.node, term.node
+    if one.op != other.op or (first.sides, first.live) != (term.sides, term.live) or one.detail != other.detail:
+        return False
+    apart = one.location != other.location and one.call is other.call
+    return apart and _together(view, one, other)
 
 
 def repeated_terms(analysis: Analysis) -> Iterator[Repeated]:
