@@ -50,8 +50,8 @@ DECAYING = frozenset({"adamw", "nadamw", "lamb", "lion", "lars", "adafactor", "f
 def check(analysis: Analysis) -> Iterator[Finding]:
     facts = lagging(analysis)
     followers = {
-        leaf: event
-        for event in facts.going_on
+        leaf: update
+        for event, update in _updates(facts)
         for leaf in event.leaves
         if is_made_here(leaf) and (event.kind == "soft_update" or facts.bootstraps(event.leaves))
     }
@@ -65,6 +65,14 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if mine:
             told.add(event.location)
             yield _finding(analysis, event, mine, followers[mine[0]])
+
+
+def _updates(facts: Lagging) -> Iterator[tuple[Event, Event]]:
+    """Who is written, and where training repeats it: what is written, or the new copy that takes its place."""
+    for event in facts.updates:
+        update = facts.renewal(event) if facts.initial(event) else event
+        if update is not None:
+            yield event, update
 
 
 def _follows(facts: Lagging, update: Event, hold: Event) -> bool:

@@ -56,7 +56,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         leaves = set(event.leaves)
         if event.location in told or event.conditional or event.guard or not facts.initial(event):
             continue
-        if leaves & held or facts.renewed(event) or not held & set(event.sources):
+        if leaves & held or facts.renewal(event) is not None or not held & set(event.sources):
             continue
         if leaves & written:
             offer = facts.uncalled(event)

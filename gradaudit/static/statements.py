@@ -122,6 +122,8 @@ class Statements(Machine):
             owner = self.value(target.value, scope)
             index = self.value(target.slice, scope)
             self.line_node = target
+            if self.originals and isinstance(index, Const) and isinstance(index.value, str):
+                self.named_tree(value, index.value)
             self.set_item(owner, index, value, "")
         elif isinstance(target, (ast.Tuple, ast.List)):
             self._unpack(target.elts, value, scope)

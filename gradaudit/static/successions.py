@@ -112,7 +112,8 @@ class Successions(Machine):
 
     def named_tree(self, value: Any, name: str) -> None:
         """A copy is called what it is first kept as."""
-        for node in self.nodes_of(value)[:MOST] if isinstance(value, TREES) else ():
+        layers = isinstance(value, Sequence) and value.kind == "list"  # of a tuple, each part has a name of its own
+        for node in self.nodes_of(value)[:MOST] if layers or isinstance(value, TREES) else ():
             if node in self.originals and node not in self.named:
                 self.named.add(node)
                 node.name = name
@@ -152,9 +153,16 @@ class Successions(Machine):
             for tree in before
             if tree in self.originals or any(self.originals[follower] is tree for follower in followers)
         )
+        if leaves and all(tree in self.originals for tree in sources) and not self._one_tree(leaves, sources):
+            return  # `for w, b in target:` goes from one part of a copy to the next
         if leaves and sources and (leaves, sources) not in self.successions:
             self.successions.add((leaves, sources))
             self.event("copy", leaves=leaves, sources=sources)
+
+    def _one_tree(self, leaves: Iterable[Node], sources: Iterable[Node]) -> bool:
+        """Do copies on both sides go back to one original?"""
+        began = {self.originals.get(tree, tree) for tree in leaves}
+        return any(self.originals[tree] in began for tree in sources)
 
     def succeeded_in(self, holder: Any, changed: Keywords) -> None:
         """`state.replace(target_params=...)`."""
@@ -165,12 +173,14 @@ class Successions(Machine):
         return dict.fromkeys(tree for node in self.trees_of(value) for tree in self._chosen(node))
 
     def _chosen(self, node: Node) -> list[Node]:
-        """The trees that a choice is between: `cond`, `where`, the two arms of a branch."""
+        """The trees that a choice is between: `cond`, `where`, the two arms of a branch. An optimizer's state, which
+        `tx.init(params)` makes, holds none of them."""
         found, waiting, seen = [], [node], {node}
         while waiting and len(seen) < MOST:
             current = waiting.pop()
             tree = self.tree_of(current)
-            if tree is current and current not in self.trees and current.op in CHOICES and current.inputs:
+            chosen = current.op in CHOICES and not (current.op == "call" and current.detail.endswith(".init"))
+            if tree is current and current not in self.trees and chosen and current.inputs:
                 parts = [edge.source for edge in current.inputs if edge.source not in seen]
                 seen.update(parts)
                 waiting.extend(parts)

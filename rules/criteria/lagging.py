@@ -54,10 +54,11 @@ class Lagging:
         """The updates that training repeats."""
         return [event for event in self.updates if not self.initial(event)]
 
-    def renewed(self, event: Event) -> bool:
-        """Does a new copy take this one's place while training goes on: of the same network, under the same name?"""
+    def renewal(self, event: Event) -> Event | None:
+        """The new copy that takes this one's place while training goes on: of the same network, under the same name."""
         name, sources = called(event.leaves), set(event.sources)
-        return any(sources & set(again.sources) and called(again.leaves) == name for again in self.going_on)
+        again = (one for one in self.going_on if sources & set(one.sources) and called(one.leaves) == name)
+        return next(again, None)
 
     def uncalled(self, copy: Event) -> Event | None:
         """The update that an object offers for this copy of a network, where a script that trains the original itself
