@@ -69,7 +69,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             "tracked-update",
             f"this memory bank keeps the graph of every update that wrote to it: its rows carry gradient to "
             f"{names_of(analysis, bank.leaves)}",
-            "error" if bank.view.reaches(bank.node) else "warning",
+            bank.severity,
             bank.node.location,
             fix=f"store values without gradient: {stop_call(analysis)}",
             leaves=bank.leaves,

@@ -6,12 +6,11 @@ embeddings, a bank with a row for every sample, whatever is drawn from it later 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.encoded import WRITES
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.stale import stale_values
-from gradaudit.rules.criteria.statistic import Tracked
 from gradaudit.tape import ALWAYS, DATA, INDEX, Edge, Event, Node
 
 if TYPE_CHECKING:
@@ -20,14 +19,31 @@ if TYPE_CHECKING:
 ROWS = WRITES | {"cat"}  # written in place; put in front, and the oldest cut off
 KEPT = ROWS | {"phi", "getitem", "clone", "identity", "reshape", "pack", "cast"}
 MOST = 60
+WRITTEN, AS_IT_WAS = "written", "as it was"
 
 
-def recorded_banks(analysis: Analysis) -> list[Tracked]:
+class Bank(NamedTuple):
+    """`node` writes rows that carry gradient to `leaves`; `always`: however switches are set."""
+
+    view: View
+    node: Node
+    leaves: int
+    always: bool
+
+    @property
+    def severity(self) -> str:
+        """The graph that is kept costs memory; where a later loss takes gradient through it, that update fails."""
+        if not self.always:
+            return "info"
+        return "error" if self.view.reaches(self.node) else "warning"
+
+
+def recorded_banks(analysis: Analysis) -> list[Bank]:
     """Every write of live rows into a bank that a later loss depends on, once for a place in the text."""
     if analysis.tape.framework != "torch" or ROWS.isdisjoint(analysis.graph.ops):
         return []
     backwards = [event for event in analysis.tape.events if event.kind == "backward"]
-    found: dict[object, Tracked] = {}
+    found: dict[object, Bank] = {}
     for node in analysis.tape.nodes if backwards else ():
         if node.op in ROWS and node.grad_mode and node.location not in found:
             bank = _bank(analysis, node, backwards)
@@ -48,28 +64,30 @@ def _makers(node: Node) -> set[Node]:
     return seen
 
 
-def _bank(analysis: Analysis, node: Node, backwards: list[Event]) -> Tracked | None:
+def _bank(analysis: Analysis, node: Node, backwards: list[Event]) -> Bank | None:
     index = analysis.graph.index
     for base in _bases(node):
         kept = _carried(node, base, backwards)
         written = node if node in index else kept  # what the last update writes nobody reads any more
         if kept is not None and written is not None and written in index and written.op == node.op:
-            leaves = _learning(analysis, _written(analysis, written))
+            reached, always = _written(analysis, written)
+            leaves = _learning(analysis, reached)
             view = _depending(analysis, kept) if leaves else None
-            return None if view is None else Tracked(view, written, leaves)
+            return None if view is None else Bank(view, written, leaves, always)
     return None
 
 
-def _written(analysis: Analysis, node: Node) -> int:
-    """The leaves that gradient always reaches from the rows that are written; 0 where it does not reach any."""
+def _written(analysis: Analysis, node: Node) -> tuple[int, bool]:
+    """The leaves that gradient reaches from the rows that are written, and whether it does however switches are set."""
     live, index = analysis.graph.live, analysis.graph.index
     edges = node.inputs[1:] if node.op in WRITES else node.inputs
-    rows = [edge for edge in edges if edge.passes and edge.kind == DATA and not edge.guard]
+    rows = [edge for edge in edges if edge.passes and edge.kind == DATA]
     rows = rows if node.op in WRITES else [edge for edge in rows if edge.source.op not in KEPT]
-    mask = 0
+    always, any_way = 0, 0
     for edge in rows:
-        mask |= live[index[edge.source]].get(ALWAYS, 0)
-    return mask
+        always |= 0 if edge.guard else live[index[edge.source]].get(ALWAYS, 0)
+        any_way |= analysis.alive(edge.source)
+    return (always, True) if always else (any_way, False)
 
 
 def _learning(analysis: Analysis, leaves: int) -> int:
@@ -123,24 +141,28 @@ def _leads(source: Node, write: Node, head: Node | None) -> bool:
     """Is the write in it whichever branch was taken, but for a switch? Then nothing empties the bank on the way, and no
     first update alone fills it.
     """
-    seen, waiting, met = {source}, [source], False
-    while waiting and len(seen) < MOST:
-        current = waiting.pop()
-        if current in (write, head):
-            met = met or current is write
-            continue
-        edges = _states(current)
-        if current.op not in KEPT or not edges or not all(edge.passes for edge in edges):
-            return False
-        if current.op == "phi" and current.detail != "loop" and any(_skips(edge, head) for edge in edges):
-            return False
-        waiting += [edge.source for edge in edges if edge.source not in seen]
-        seen.update(edge.source for edge in edges)
-    return met
+    return _kept_by(source, write, head, {}) == WRITTEN
 
 
-def _skips(edge: Edge, head: Node | None) -> bool:
-    return edge.source is head and not edge.guard
+def _kept_by(node: Node, write: Node, head: Node | None, known: dict[Node, str]) -> str:
+    """WRITTEN if the write is in it, AS_IT_WAS if it is what the present update found, "" if neither is sure."""
+    if node is write or node is head:
+        return WRITTEN if node is write else AS_IT_WAS
+    if node not in known and len(known) < MOST:
+        known[node] = AS_IT_WAS  # where it comes round to itself
+        known[node] = _joined(node, [_kept_by(edge.source, write, head, known) for edge in _states(node)], head)
+    return known.get(node, "")
+
+
+def _joined(node: Node, states: list[str], head: Node | None) -> str:
+    edges = _states(node)
+    if node.op not in KEPT or not edges or not all(edge.passes for edge in edges):
+        return ""
+    if node.op == "phi" and WRITTEN in states and all(edge.guard for edge in edges):
+        return WRITTEN  # a switch: there is a way to set it
+    if "" in states or node.op == "phi" and node.detail != "loop" and any(edge.source is head for edge in edges):
+        return ""
+    return WRITTEN if WRITTEN in states else AS_IT_WAS
 
 
 def _depending(analysis: Analysis, bank: Node) -> View | None:
