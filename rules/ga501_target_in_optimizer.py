@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from gradaudit.tape import Event, Node, Optimizer
 
 CODE, NAME = "GA501", "target-in-optimizer"
-DECAYING = frozenset({"adamw", "nadamw", "lamb", "lion", "lars", "adafactor", "fromage", "add_decayed_weights"})
-"""Transformations of a whole tree that move a parameter whose gradient is zero."""
+DECAYING = frozenset({"adamw", "nadamw", "adamaxw", "lion", "fromage", "noisy_sgd", "add_decayed_weights"})
+"""Transformations of a whole tree that move a parameter whose gradient is zero. Others decay if they are told to (lars,
+lamb): then the recorder calls them `add_decayed_weights` as well."""
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:

@@ -60,6 +60,14 @@ def _computed(nodes: list[Node]) -> bool:
 MOST_LAYERS = 2000
 
 
+def _with_decay(tail: str, keywords: Keywords) -> str:
+    """What a transformation is called, and what else it is if it was told to decay weights, or not to."""
+    decay = keywords.get("weight_decay", keywords.get("weight_decay_rate"))
+    if decay is None:
+        return tail
+    return f"{tail}_without_decay" if isinstance(decay, Const) and not decay.value else f"{tail} add_decayed_weights"
+
+
 def _by_label(name: str, args: Args, keywords: Keywords) -> tuple[str, dict[str, list[Any]]] | None:
     """`multi_transform({"fit": adam, "keep": set_to_zero()}, {"online": "fit", "target": "keep"})`: which
     entries of a tree each of them steps, where that is known."""
@@ -303,7 +311,7 @@ class Library(Machine):
             parts = [part for value in args for part in getattr(value, "items", (value,))]
             if tail not in SELECTIVE and all(getattr(part, "flag_of", "") != "selective" for part in parts):
                 inner = [flag[1] for part in parts if isinstance(flag := getattr(part, "flag_of", None), tuple)]
-                made.flag_of = ("optax", " ".join([tail, *map(str, inner)]))
+                made.flag_of = ("optax", " ".join([_with_decay(tail, keywords), *map(str, inner)]))
             else:
                 made.flag_of = _by_label(tail, args, keywords) or "selective"
             return made

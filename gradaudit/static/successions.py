@@ -105,6 +105,9 @@ class Successions(Machine):
             return _of_initial(value)
         if isinstance(value, Instance):
             return self.is_tree(value)
+        if isinstance(value, Sequence):  # an ensemble: each member of it
+            members = [*value.items, *(() if value.rest is None else (value.rest,))]
+            return bool(members) and all(self._initial(member) for member in members)
         if not isinstance(value, Mapping) or not value.entries:
             return False
         parts = [part for entry in value.entries.values() for part in _arrays(entry, 0)]

@@ -62,8 +62,9 @@ class Trees(Machine):
             return value  # equinox: what holds arrays is a tree; its parameters stay the ones that are stepped
         if depth < DEPTH and isinstance(value, Mapping):
             return Mapping({key: self.version(part, depth + 1) for key, part in value.entries.items()})
-        if depth < DEPTH and isinstance(value, Sequence) and value.rest is None:
-            made_list = Sequence([self.version(part, depth + 1) for part in value.items], None, value.kind)
+        if depth < DEPTH and isinstance(value, Sequence):
+            rest = value.rest if value.rest is None else self.version(value.rest, depth + 1)
+            made_list = Sequence([self.version(part, depth + 1) for part in value.items], rest, value.kind)
             made_list.names = value.names
             return made_list
         made = Unknown("params")
@@ -146,7 +147,8 @@ class Trees(Machine):
                     part.name = str(key)
             return Mapping({key: self._copied(part, pairs, depth + 1) for key, part in value.entries.items()})
         if isinstance(value, Sequence) and depth < DEPTH:
-            made = Sequence([self._copied(part, pairs, depth + 1) for part in value.items], value.rest, value.kind)
+            rest = value.rest if value.rest is None else self._copied(value.rest, pairs, depth + 1)
+            made = Sequence([self._copied(part, pairs, depth + 1) for part in value.items], rest, value.kind)
             made.names = value.names
             return made
         if isinstance(value, Unknown) and value.instance is None and not value.plain:
