@@ -113,6 +113,8 @@ class Library(Machine):
             return self.make_optimizer(args[0] if args else keywords.get("params", NONE), "")
         for value in (*args, *keywords.values()):
             if tail[:1].isupper() and gives_parameters(value):
+                if self.managing is not None and self.managing is self.line_node:
+                    return foreign(tail)  # what is entered for a block steps nothing: it gathers or swaps them
                 return self.make_optimizer(value, "")
         if root in SILENT_ROOTS:
             return foreign(tail)
