@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.dead_term import REDUCED, dead_terms
 from gradaudit.rules.criteria.discrepancy import LOSSES, SQUARES
 from gradaudit.rules.criteria.marks import SUMS, bare, behind
 from gradaudit.rules.criteria.score import swapped_products
@@ -14,7 +15,6 @@ from gradaudit.tape import DATA, PARAMETER, Edge, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-REDUCED = frozenset({"mean", "sum"})
 ERRORS = LOSSES | SQUARES | {"pow"}
 """What a difference goes through to be an error."""
 
@@ -46,6 +46,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
                     yield Starved(view, term, event, hungry)
             for event in _first_order(analysis, term) if leaves else ():
                 yield Starved(view, term, event, leaves)
+        yield from dead_terms(view, own or held_with(view))
 
 
 def _given_to_others(view: View, term: Node, leaves: int, mine: int) -> Iterator[Starved]:
