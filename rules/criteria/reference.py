@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.branches import reinforcement
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.preference import preference_ratios
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import DATA, Node
 
@@ -28,12 +29,15 @@ def is_reference(flow: Foreign) -> bool:
         return reinforcement(analysis) and not any(
             leaf in roles(analysis).updated for leaf in analysis.leaves(flow.leaves)
         )
-    return _is_log_ratio(joint) or any(_is_log_ratio(node) for node in flow.view.backward(flow.value, flow.leaves))
+    behind = flow.view.backward(flow.value, flow.leaves)
+    return any(_is_log_ratio(analysis, node) for node in (joint, *behind))
 
 
-def _is_log_ratio(node: Node) -> bool:
+def _is_log_ratio(analysis: Analysis, node: Node) -> bool:
     data = node.arguments()
-    return node.op == "sub" and len(data) == 2 and all(scores_actions(source) for source in data)
+    if node.op != "sub" or len(data) != 2:
+        return False
+    return all(scores_actions(source) for source in data) or node in preference_ratios(analysis)
 
 
 def scores_actions(node: Node) -> bool:
@@ -67,7 +71,7 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
         if not (first & own and second & own) or first & second:
             continue
         sides = [edge.source for edge in data]
-        if node.op == "sub" and not all(scores_actions(side) for side in sides):
+        if node.op == "sub" and not _is_log_ratio(view.analysis, node):
             continue
         if node.op in DIVERGENCES and not reinforcement(view.analysis) and not _policies(view):
             continue
