@@ -219,3 +219,34 @@ def test_a_loss_is_told_by_who_differentiates_it(told, stop: str) -> None:  # ty
     expected = [] if stop else [("losses.py", 7, "GA101")]
     assert told(files, "losses.py") == expected
     assert told(files, ".") == expected
+
+
+VERSION = """\
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Learner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(4, 2)
+
+    def get_loss(self, obs, action, reward, next_obs):
+        ahead = self.q(next_obs).max(1).values{stop}
+        return F.mse_loss(self.q(obs).gather(1, action).squeeze(1), reward + 0.99 * ahead)
+
+
+def train(model, optimizer, batches):
+    for batch in batches:
+        optimizer.zero_grad()
+        model.get_loss(*batch).backward()
+        optimizer.step()
+"""
+
+
+def test_of_two_classes_of_one_name_the_file_means_its_own(told) -> None:  # type: ignore[no-untyped-def]
+    first, second = VERSION.format(stop=""), VERSION.format(stop=".detach()")
+    files = {"a_version.py": first, "version.py": second}
+    assert {place[2] for place in told(files, "a_version.py")} == {"GA101"}
+    assert told(files, "version.py") == []

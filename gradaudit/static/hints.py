@@ -122,7 +122,8 @@ class Hints:
             self._methods[root] = self._methods_in(root)
         folder = os.path.dirname(file)
         found = self._methods[root].get(method, [])
-        return sorted(found, key=lambda place: distance(place[1], folder))
+        own = os.path.abspath(file)
+        return sorted(found, key=lambda place: (place[1] != own, distance(place[1], folder)))
 
     def _methods_in(self, root: str) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}

@@ -8,6 +8,7 @@ from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from itertools import permutations
@@ -19,12 +20,14 @@ from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import bare
 from gradaudit.rules.criteria.place import activations
+from gradaudit.rules.criteria.roles import is_made_here
 from gradaudit.rules.criteria.sites import ALIASES, takers
 from gradaudit.tape import DATA, INDEX, Edge, Location, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+ENTRY = re.compile(r"[.\[]")
 Lines = tuple[Location, ...]
 """The lines that lead to where a value is made, the outermost call first."""
 
@@ -97,6 +100,8 @@ def _pieces(view: View, prediction: Edge) -> Iterator[Piece]:
     used = {lines: _parameters(view, makers) for lines, makers in unrolls.items()}
     for one, other in permutations(unrolls, 2):
         shared = used[one] & used[other]
+        if one[-1] != other[-1]:  # not the same text: of a network that stands for all its parts, other parts maybe
+            shared &= view.analysis.mask(filter(_is_one_part, view.analysis.leaves(shared)))
         level = next((level for level, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its), None)
         if not shared or level is None:
             continue
@@ -107,6 +112,12 @@ def _pieces(view: View, prediction: Edge) -> Iterator[Piece]:
 
 def _lines(node: Node) -> Lines:
     return (*(call.location for call in reversed(activations(node.call))), node.location)
+
+
+def _is_one_part(leaf: Node) -> bool:
+    """Is it the parameter of a layer, or an entry of a tree, and not a whole network?"""
+    known = leaf.leaf
+    return known is not None and is_made_here(leaf) and (known.kind == "param" or bool(ENTRY.search(known.name)))
 
 
 def _parameters(view: View, makers: list[Node]) -> int:

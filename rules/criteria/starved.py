@@ -320,7 +320,19 @@ def events_of(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
                 waiting.append(edge.source)
     if any(node.op in INDICATORS or _is_frozen(analysis, node, leaves) for node in found):
         return []
-    return found
+    return _outermost(found)
+
+
+def _outermost(events: list[Node]) -> list[Node]:
+    """Of the layers in one block without gradient, those that nothing else of it takes."""
+    inner: set[Node] = set()
+    waiting = [node for node in events if not node.grad_mode]
+    while waiting:
+        for source in waiting.pop().arguments():
+            if not source.grad_mode and source not in inner:
+                inner.add(source)
+                waiting.append(source)
+    return [node for node in events if node not in inner]
 
 
 def _ends(analysis: Analysis, node: Node, leaves: int) -> bool:

@@ -34,6 +34,8 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
         for product, stop in swapped_products(view):
             yield Starved(view, product, stop, analysis.alive(stop.inputs[0].source))
         for term in summands_of(analysis, view.sink.loss):
+            if _is_out(term):
+                continue
             leaves = analysis.dep(term) & (own or held_with(view))
             yield from _given_to_others(view, term, own & leaves, mine)
             if analysis.alive(term):
@@ -47,6 +49,12 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
             for event in _first_order(analysis, term) if leaves else ():
                 yield Starved(view, term, event, leaves)
         yield from dead_terms(view, own or held_with(view))
+
+
+def _is_out(term: Node) -> bool:
+    """Is its weight an argument that is zero unless somebody asks for the term?"""
+    weights = (source for source in term.arguments() if source.leaf is not None and source.leaf.kind == "input")
+    return term.op == "mul" and any(weight.detail in ("0", "0.0") for weight in weights)
 
 
 def _given_to_others(view: View, term: Node, leaves: int, mine: int) -> Iterator[Starved]:
