@@ -45,7 +45,7 @@ from gradaudit.rules.criteria.foreign import Foreign, about_temperature, foreign
 from gradaudit.rules.criteria.place import handed_over, place, private
 from gradaudit.rules.criteria.product import Product, broken_products
 from gradaudit.rules.criteria.report import label, make_finding, names_of, stop_call
-from gradaudit.rules.criteria.severity import decided, severity
+from gradaudit.rules.criteria.severity import decided, severity, switched
 from gradaudit.rules.criteria.sites import takers
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             yield _flow(flow)
     products = [product for product in broken_products(analysis) if not any(_covers(flow, product) for flow in told)]
     for product in products:
+        if product.view.sink.kind == "library" and switched(product.view, product.wrong, product.leaves):
+            continue  # a library's caller says by a flag whether he wants this gradient
         wrong = analysis.algebra.vn(product.wrong)
         yield _product(product, [other.node for other in products if analysis.algebra.vn(other.wrong) == wrong])
 

@@ -121,7 +121,7 @@ class Differentiation(Machine):
         elif gradient.has_aux and isinstance(result, Node):
             loss = self.get_item(result, Const(0))
             aux = self.get_item(result, Const(1))
-        if group and not isinstance(loss, (Const, Function, Unknown)):
+        if group and not isinstance(loss, (Const, Function, Unknown)) and not _any_of_several(loss):
             sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
             self.gradient_sinks.append((sink, group))
             given = [
@@ -256,6 +256,16 @@ class Differentiation(Machine):
         return self.strip(value)
 
     frozen: dict[Any, Any]
+
+
+def _any_of_several(loss: Any) -> bool:
+    """`losses[index]` of whichever index: of which loss a gradient is, and of what it is used for, nobody can tell."""
+    if isinstance(loss, Sequence):
+        return len(loss.items) > 1 or loss.rest is not None
+    if isinstance(loss, Mapping):
+        return True
+    chosen = isinstance(loss, Node) and loss.op == "phi" and not loss.detail
+    return chosen and len({edge.source for edge in loss.inputs}) > 1 and not any(edge.guard for edge in loss.inputs)
 
 
 def _parameter_name(function: Any, index: Any) -> str:
