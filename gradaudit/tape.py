@@ -238,6 +238,7 @@ class Event:
     soft_update  `leaves` = weight * leaves + (1 - weight) * sources; `weight` is None where it is not known
                  (`tracked`: a copy or soft update whose write autograd records, into leaves that are frozen)
     average      `leaves`, or some rows of them, become a weighted sum of what they are and of data
+    lost         an average of `leaves` and `sources`, as an update of `leaves` would write it, that nobody keeps
     offer        `leaves` may be updated by what is not on the tape: a method that nobody calls, a caller, a library
     alias        one network under two names; the location is where it got the second one
     freeze, unfreeze   requires_grad of `leaves`

@@ -2,7 +2,8 @@
 
 ## What it does
 Finds a network that a loss bootstraps from, that was copied from the trained network at the start, and that no update
-writes afterwards. Also a momentum update that a class offers and the script that trains by itself never calls.
+writes afterwards. Also a momentum update that a class offers and the script that trains by itself never calls, and one
+whose average is given to the name that a loop has for the parameter (`t = tau * p + (1 - tau) * t`).
 
 ## Why is this bad?
 The target stays the network of before the first step. The values that are learned are those of one step of a random
@@ -52,6 +53,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     written = {leaf for event in facts.going_on for leaf in event.leaves} | facts.offered
     written |= {leaf for event in facts.going_on if facts.reversed(event) for leaf in event.sources}
     told = set()
+    for event in analysis.tape.events:
+        if event.kind == "lost" and event.location not in told and not held & set(event.leaves):
+            told.add(event.location)
+            yield _lost(analysis, event)
     for event in facts.updates if facts.repeated else ():
         leaves = set(event.leaves)
         if event.location in told or event.conditional or event.guard or not facts.initial(event):
@@ -79,6 +84,20 @@ def _finding(analysis: Analysis, event: Event) -> Finding:
         "warning",
         event.location,
         fix=f"update {target} from {online} while training",
+        leaves=event.leaves,
+    )
+
+
+def _lost(analysis: Analysis, event: Event) -> Finding:
+    target, online = _parts(analysis, event.leaves), _parts(analysis, event.sources)
+    return update_finding(
+        analysis,
+        CODE,
+        NAME,
+        f"this average of {target} and {online} is given to the loop's own name and lost: {target} is not updated",
+        "error",
+        event.location,
+        fix="write it into the parameter: `.data.copy_(...)`",
         leaves=event.leaves,
     )
 

@@ -66,6 +66,7 @@ class Statements(Machine):
         named = self.current_framework == "jax" and self.is_whole(source, scope)
         if isinstance(value, Node) and value.op == "stop" and _is_stop_call(source) and self._is_lost(statement, scope):
             value.marks = value.marks | {"overwritten"}
+        self._loses_an_average(statement, value, scope)
         for target in reversed(statement.targets):
             self.line_node = statement
             if named and isinstance(target, ast.Name) or self.is_entry_beside(statement, target, scope):
@@ -73,6 +74,17 @@ class Statements(Machine):
             self.assign(target, value, scope)
             named = True
         return GOES_ON
+
+    def _loses_an_average(self, statement: ast.Assign, value: Any, scope: Scope) -> None:
+        """`for p, t in zip(online.parameters(), target.parameters()): t = tau * p + (1 - tau) * t` writes a name."""
+        target = statement.targets[0]
+        if not isinstance(target, ast.Name) or not isinstance(value, Node) or self.current_framework != "torch":
+            return
+        old = scope.vars.get(target.id)
+        leaves = self.written_in(old) if isinstance(old, Parameters) else []
+        if leaves and _in_loop_only(self.around(scope), statement, target.id):
+            self.line_node = statement
+            self.lost(leaves, value)
 
     def _is_lost(self, statement: ast.Assign, scope: Scope) -> bool:
         """Does the block that it stands in write the name anew before anybody reads it?"""
@@ -530,6 +542,19 @@ def _rewritten(around: ast.AST, statement: ast.Assign, name: str) -> bool:
             targets = later.targets if isinstance(later, ast.Assign) else ()
             return uses == [ast.Store] and any(isinstance(one, ast.Name) and one.id == name for one in targets)
     return False
+
+
+@functools.lru_cache(maxsize=512)
+def _in_loop_only(around: ast.AST, statement: ast.Assign, name: str) -> bool:
+    """Is it the name of the loop that the statement stands in, which nobody reads any more before the next round?"""
+    loops = [one for one in ast.walk(around) if isinstance(one, ast.For) and _has(name, one.target)]
+    loop = next((one for one in loops if statement in one.body), None)
+    if loop is None:
+        return False
+    later = loop.body[loop.body.index(statement) + 1 :]
+    return not any(_has(name, one) for one in later) and not any(
+        _has(name, one) for one in ast.walk(loop) if isinstance(one, FUNCTIONS)
+    )
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

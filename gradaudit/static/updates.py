@@ -217,6 +217,12 @@ class Updates(Machine):
         elif set(sources) == set(leaves):
             self.written_with_itself(leaves)
 
+    def lost(self, leaves: list[Node], value: Node) -> None:
+        """A value that is made of these and of others' parameters alone, as an average of them is."""
+        mix = self._mix(value, frozenset(leaves))
+        if mix.sources and mix.old != 0 and mix.new != 0 and mix.number == 0 and not _are_parts(leaves, mix.sources):
+            self.event("lost", leaves=tuple(leaves), sources=_in_order(mix.sources), weight=mix.weight)
+
     # -- one network under two names ---------------------------------------------------------------------------------
     def keep(self, home: object, name: str, value: Instance) -> None:
         """A network is kept under a name."""
