@@ -142,7 +142,10 @@ class Items(Machine):
             return Unknown(str(index.value))
         if value.batch or isinstance(index, Node) and value.entries and all(map(_is_node, value.entries.values())):
             return Mapping(dict(value.entries), batch=True)  # no dictionary is asked for an array
-        joined = self.join([(part, ALWAYS) for part in value.entries.values()])
+        found = [value.entries[key] for key in value.known()]
+        if not self.is_blank(value.entries, MISSING):
+            found.append(self.fetch(value.entries, MISSING))
+        joined = self.join([(part, ALWAYS) for part in found])
         return Unknown("item") if joined is MISSING else joined
 
     def is_bag(self, value: Unknown) -> bool:

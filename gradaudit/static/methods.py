@@ -151,7 +151,7 @@ class Methods(Machine):
             if name == "setdefault" and len(args) > 1:
                 self.set_item(mapping, key, args[1])
                 return args[1]
-            if len(args) > 1 and mapping.rest is None:
+            if len(args) > 1 and self.is_blank(mapping.entries, MISSING):
                 return args[1]
             return self.get_item(mapping, key)
         if name == "update":

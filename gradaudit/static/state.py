@@ -338,6 +338,14 @@ class State:
             loop.blank_reads.setdefault((id(container), key), container)
         return value
 
+    def is_blank(self, container: dict[Any, Any], key: Any) -> bool:
+        """Is nothing there yet? In a loop, an earlier iteration may have put something there."""
+        if key in container:
+            return False
+        if self.loops:
+            self.loops[-1].blank_reads.setdefault((id(container), key), container)
+        return True
+
     def _loop_phi(self, container: dict[Any, Any], key: Any, value: Node) -> Node:
         for depth, loop in enumerate(self.loops):
             if value.time >= loop.start:

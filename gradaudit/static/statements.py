@@ -409,7 +409,8 @@ class Statements(Machine):
             if end is not head:
                 self.put(scope.vars, name, self.join([(before[name], ALWAYS), (end, ALWAYS)], "exit"))
         self._turned_blank = any(
-            isinstance(container.get(key), Node) for (_, key), container in loop.blank_reads.items()
+            isinstance(container.get(key), Node) or key is MISSING and self._holds_tensors(container.get(key))
+            for (_, key), container in loop.blank_reads.items()
         )
         return ending
 
