@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from typing import Any
 
+from gradaudit.static.entries_taken import entries_taken
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.values import (
     MISSING,
@@ -123,7 +126,8 @@ class Differentiation(Machine):
             aux = self.get_item(result, Const(1))
         if group and not isinstance(loss, (Const, Function, Unknown)) and not _any_of_several(loss):
             sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
-            self.gradient_sinks.append((sink, group))
+            taken = self._entries_taken(gradient, argnums)
+            self.gradient_sinks.append((sink, group, taken))
             given = [
                 (leaf, original)
                 for leaf in sorted(group, key=lambda leaf: leaf.time)
@@ -145,7 +149,16 @@ class Differentiation(Machine):
             return Sequence([Sequence([value, extra]) if gradient.has_aux else value, grads])
         return Sequence([grads, extra]) if gradient.has_aux else grads
 
-    gradient_sinks: list[tuple[Sink, set[Node]]]
+    gradient_sinks: list[tuple[Sink, set[Node], frozenset[str] | None]]
+
+    def _entries_taken(self, gradient: Gradient, argnums: Any) -> frozenset[str] | None:
+        if gradient.style != "grad" or len(argnums) != 1 or not isinstance(self.line_node, ast.Call):
+            return None
+        module = self.files.module(self.main_file)
+        around = self.stack[-1] if self.stack else module.tree if module is not None else None
+        if around is None:
+            return None
+        return entries_taken(self.line_node, around, gradient.with_value, gradient.has_aux)
 
     def _gradients(self, behind: list[Node]) -> Unknown:
         """What differentiating gives; inside of another loss it depends on what the inner one was given (`behind`)."""
@@ -256,6 +269,12 @@ class Differentiation(Machine):
         return self.strip(value)
 
     frozen: dict[Any, Any]
+
+
+def is_taken(leaf: Node, entries: frozenset[str] | None) -> bool:
+    """Is it one of these entries of what is differentiated, or a part of one? Of a whole, nobody knows its entries."""
+    head, dot, rest = (leaf.leaf.name if leaf.leaf is not None else "").partition(".")
+    return entries is None or not dot or re.split(r"[.\[]", rest, maxsplit=1)[0] in entries
 
 
 def _any_of_several(loss: Any) -> bool:

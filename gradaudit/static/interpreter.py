@@ -14,7 +14,7 @@ from gradaudit.static.conditions import Conditions
 from gradaudit.static.contexts import Contexts
 from gradaudit.static.control import Control
 from gradaudit.static.copies import Copies
-from gradaudit.static.differentiation import Differentiation
+from gradaudit.static.differentiation import Differentiation, is_taken
 from gradaudit.static.draws import Draws
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
@@ -107,7 +107,7 @@ class Interpreter(
         self.part_of: dict[Node, Node] = {}
         self.leaf_networks: dict[Node, Any] = {}
         self.differentiated_groups: list[set[Node]] = []
-        self.gradient_sinks: list[tuple[Sink, set[Node]]] = []
+        self.gradient_sinks: list[tuple[Sink, set[Node], frozenset[str] | None]] = []
         self.gradients: list[Gradient] = []
         self.made_inside = {}
         self.declared = {}
@@ -123,5 +123,6 @@ class Interpreter(
 
     def finish_sinks(self) -> None:
         """Leaves of a differentiated struct appear as its entries are used: a sink's set is complete at the end."""
-        for sink, group in self.gradient_sinks:
+        for sink, group, taken in self.gradient_sinks:
             sink.differentiated = frozenset(group)
+            sink.own = None if taken is None else frozenset(leaf for leaf in group if is_taken(leaf, taken))

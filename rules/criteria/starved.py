@@ -92,7 +92,7 @@ def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
         hungry = own & analysis.dep(loss) & ~fed
         if not hungry or analysis.alive(loss) & own or view.sink.kind == "library" or is_test(view):
             continue
-        named = analysis.tape.framework == "jax" and not analysis.alive(loss) and _is_known(loss)  # nothing but zeros
+        named = analysis.tape.framework == "jax" and not view.live(loss) & own and _is_known(loss)  # zeros
         for event in events_of(analysis, Edge(loss), hungry):
             if event.op == "stop" if named else _enters_foreign(analysis, event, own):
                 yield Starved(view, loss, event, hungry)

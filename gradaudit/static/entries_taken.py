@@ -1,0 +1,51 @@
+"""JAX: which entries of a gradient the program goes on with: `jax.grad(loss)(params)["policy"]`.
+
+What is computed for the other entries is thrown away: to the program the loss is differentiated for these alone.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from gradaudit.static.syntax import walk
+
+
+def entries_taken(call: ast.AST, around: ast.AST, with_value: bool, has_aux: bool) -> frozenset[str] | None:
+    """The keys by which all of the text of `around` takes the gradient that `call` returns; None where it is taken as
+    a whole, or where that cannot be told."""
+    if not isinstance(call, ast.Call):
+        return None
+    for node in walk(around):
+        if isinstance(node, ast.Subscript) and node.value is call and not with_value and not has_aux:
+            key = _key(node)
+            return None if key is None else frozenset([key])
+        if isinstance(node, ast.Assign) and node.value is call and len(node.targets) == 1:
+            name = _gradient_name(node.targets[0], with_value, has_aux)
+            return None if name is None else _keys_of(name, around)
+    return None
+
+
+def _gradient_name(target: ast.expr, with_value: bool, has_aux: bool) -> str | None:
+    """What the text calls the gradient: `(loss, aux), grads = ...`, `grads, aux = ...`, `grads = ...`."""
+    if with_value or has_aux:
+        if not isinstance(target, ast.Tuple) or len(target.elts) != 2:
+            return None
+        target = target.elts[1 if with_value else 0]
+    return target.id if isinstance(target, ast.Name) else None
+
+
+def _keys_of(name: str, around: ast.AST) -> frozenset[str] | None:
+    entries = {
+        node.value: _key(node)
+        for node in walk(around)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == name
+    }
+    reads = [node for node in walk(around) if isinstance(node, ast.Name) and node.id == name]
+    keys = {entries.get(node) for node in reads if isinstance(node.ctx, ast.Load)}
+    found = frozenset(key for key in keys if key is not None)
+    return found if found and len(found) == len(keys) else None
+
+
+def _key(node: ast.Subscript) -> str | None:
+    known = node.slice.value if isinstance(node.slice, ast.Constant) else None
+    return known if isinstance(known, str) and isinstance(node.ctx, ast.Load) else None
