@@ -6,11 +6,14 @@ this file only. So such a finding stands at the call.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from gradaudit.finding import Finding
 from gradaudit.tape import Call, Event, Location, Node, Tape
+
+MADE_ANYWAY = frozenset({"phi", "leaf", "const"})
+"""What is recorded alike whether gradient is on or off."""
 
 
 def with_callers(finding: Finding, tape: Tape) -> Finding:
@@ -21,10 +24,17 @@ def with_callers(finding: Finding, tape: Tape) -> Finding:
 
 
 def _callers(place: Location, tape: Tape) -> Iterator[Location]:
-    """The calls around every operation and event at the place, and around every call that stands there."""
+    """The calls around every operation and event at the place, and around every call that stands there: first those in
+    which something is computed with gradient.
+    """
+    live = {node.call for node in tape.nodes if node.grad_mode and node.op not in MADE_ANYWAY}
+    yield from _around(place, [node for node in tape.nodes if node.call in live])
+    yield from _around(place, [*tape.nodes, *tape.events])
+
+
+def _around(place: Location, recorded: Iterable[Node | Event]) -> Iterator[Location]:
     spot = _spot(place)
     innermost: dict[Call | None, bool] = {}
-    recorded: list[Node | Event] = [*tape.nodes, *tape.events]
     for made in recorded:
         innermost[made.call] = innermost.get(made.call, False) or _spot(made.location) == spot
     for call, inside in innermost.items():

@@ -130,6 +130,28 @@ def test_what_happens_in_a_helper_is_told_at_the_call(told) -> None:  # type: ig
     assert told(files, ".") == [("nets.py", 5, "GA101")]
 
 
+TWICE = """\
+import torch
+from nets import loss_of
+
+net = torch.nn.Linear(4, 2)
+optimizer = torch.optim.Adam(net.parameters())
+
+
+def train(batch):
+    with torch.no_grad():
+        before = loss_of(net, batch)
+    loss = loss_of(net, batch) - before
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_of_two_calls_the_one_with_gradient_is_told(told) -> None:  # type: ignore[no-untyped-def]
+    assert told({"nets.py": HELPED, "train.py": TWICE}, "train.py") == [("train.py", 11, "GA101")]
+
+
 def test_what_the_helper_takes_back_is_gone(told) -> None:  # type: ignore[no-untyped-def]
     stated = ".max(1).values  # gradaudit: ignore[GA101] a residual gradient"
     files = {"nets.py": HELPED.replace(".max(1).values", stated), "train.py": HELPER_USED}
