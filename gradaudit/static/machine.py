@@ -40,6 +40,7 @@ class Machine(State):
     def test(self, expression: ast.expr, scope: Scope) -> tuple[bool | None, Guard, Guard]: ...
     def truth(self, value: Any) -> bool | None: ...
 
+    managing: ast.expr | None  # the expression that is being evaluated to be entered
     first_arm: int | None
     ruled_out: tuple[frozenset[Any], frozenset[Any]]  # by the last test: the alternatives that its two arms leave out
 

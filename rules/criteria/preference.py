@@ -21,11 +21,11 @@ def preference_ratios(analysis: Analysis) -> set[Node]:
     """The differences that preferences between two answers by two models are made of."""
     known = analysis.cache.get("preferences")
     if not isinstance(known, set):
-        known = set()
+        found: set[Node] = set()
         for node in analysis.graph.nodes if "logsigmoid" in analysis.graph.ops else ():
             if node.op == "logsigmoid" and node.inputs and _of_two_models(analysis, node.inputs[0].source):
-                known |= _differences(node.inputs[0].source)
-        analysis.cache["preferences"] = known
+                found |= _differences(node.inputs[0].source)
+        known = analysis.cache["preferences"] = found
     return known
 
 
