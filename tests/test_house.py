@@ -34,6 +34,7 @@ FRAMEWORKS = {
 ONLY = {
     "tape": set(),
     "errors": set(),
+    "entries": set(),
     "finding": {"tape"},
     "algebra": {"tape", "paths"},
     "paths": {"tape", "finding", "algebra"},

@@ -6,14 +6,14 @@ loss is traced once, so whatever is random or printed in it happens once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gradaudit.dynamic.groups import build
+from gradaudit.dynamic.groups import LeafGradient, build
 from gradaudit.dynamic.jax_frames import assign
 from gradaudit.dynamic.jax_leaves import Leaves
 from gradaudit.dynamic.jax_numbers import gradients
@@ -25,7 +25,7 @@ from gradaudit.dynamic.jax_trees import has_jax
 from gradaudit.dynamic.jax_updates import losses_of
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
-from gradaudit.dynamic.text import argnums_in_text
+from gradaudit.dynamic.text import argnums_in_text, entries_in_text
 from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import PARAMETER, Event, Location, Node, Sink, Tape
 
@@ -56,6 +56,8 @@ class JaxRecorder:
         tape.sinks.append(_sink(program, written, call))
         tape.roles.update({row.node: row.role for row in rows if row.stated})
         tape.sinks[0].own = _own(tape, leaves.followers)
+        if not roles and len(call.argnums or (0,)) == 1:
+            tape.sinks[0].own = _entries(rows, entries_in_text(call.function)) or tape.sinks[0].own
         nodes = {row.name: row.node for row in rows}
         tape.events += _averages(call, nodes, lambda name: leaves.beside(written, name), tape.sinks[0].time)
         return Recording(
@@ -134,6 +136,13 @@ def _own(tape: Tape, followers: frozenset[Node]) -> frozenset[Node] | None:
     differentiated = tape.sinks[0].differentiated or frozenset()
     rest = differentiated - followers
     return rest if rest and rest != differentiated else None
+
+
+def _entries(rows: Iterable[LeafGradient], entries: frozenset[str] | None) -> frozenset[Node] | None:
+    """What is stepped, where the text goes on with some entries of the gradient only and these get none: whatever else
+    gets some, the loss trains nothing."""
+    taken = [row for row in rows if row.differentiated and entries and entries & set(row.name.split(".")[1:2])]
+    return frozenset(row.node for row in taken) if taken and not any(row.norm for row in taken) else None
 
 
 def _averages(call: LossCall, nodes: Mapping[str, Node], beside: Callable[[str], Node], time: int) -> Iterator[Event]:

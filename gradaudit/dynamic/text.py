@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 from gradaudit.dynamic.lines import end_of, parsed
+from gradaudit.entries import entries_taken
 
 GRADIENTS = frozenset(("grad", "value_and_grad", "filter_grad", "filter_value_and_grad", "vjp", "backward"))
 
@@ -52,6 +53,41 @@ def argnums_in_text(function: Callable[..., Any]) -> tuple[int, ...] | None:
     taken = [node for node in calls if called(node) in GRADIENTS - {"backward", "vjp"} and node.args]
     found = {_argnums(node, name) for node in taken} - {None}
     return found.pop() if len(found) == 1 else None
+
+
+def entries_in_text(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The entries of the function's gradient that the module goes on with, wherever it takes the gradient: `"policy"`
+    of `grad(loss)(params)["policy"]`. None where it takes one as a whole, or where the text does not tell."""
+    name = getattr(inspect.unwrap(function), "__name__", "")
+    tree = module_tree(function)
+    found: set[str] = set()
+    for around, call in _calls_of(tree):
+        taker = call.func
+        if not isinstance(taker, ast.Call) or called(taker) not in ("grad", "value_and_grad") or not taker.args:
+            continue
+        if not isinstance(taker.args[0], ast.Name) or taker.args[0].id != name:
+            continue
+        entries = entries_taken(call, around, called(taker) == "value_and_grad", has_aux(taker))
+        if entries is None:
+            return None
+        found |= entries
+    return frozenset(found) or None
+
+
+def _calls_of(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:
+    """Every call, with the innermost function that it is in, or the module."""
+    waiting: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
+    while waiting:
+        around, node = waiting.pop()
+        if isinstance(node, ast.Call):
+            yield around, node
+        inner = node if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else around
+        waiting += [(inner, part) for part in ast.iter_child_nodes(node)]
+
+
+def has_aux(taker: ast.Call) -> bool:
+    """Does the function give more than its loss?"""
+    return any(word.arg == "has_aux" and getattr(word.value, "value", False) is True for word in taker.keywords)
 
 
 def _argnums(taker: ast.Call, name: str) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ import ast
 import re
 from typing import Any
 
-from gradaudit.static.entries_taken import entries_taken
+from gradaudit.entries import entries_taken
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.values import (
     MISSING,

@@ -60,8 +60,8 @@ def _of_view(view: View) -> Iterator[BurnIn]:
                 if _is_twofold(view, piece, [target.source]) and _bootstraps(view, meeting, prediction, target):
                     yield BurnIn(view, meeting.node, piece.first[0], piece.leaves, piece.location)
     for node in view.slice:
-        prediction, constants = _library_error(node)
-        for piece in _pieces(view, prediction) if prediction is not None else ():
+        learnt, constants = _library_error(node)
+        for piece in _pieces(view, learnt) if learnt is not None else ():
             if _is_twofold(view, piece, constants):
                 yield BurnIn(view, node, piece.first[0], piece.leaves, piece.location)
 

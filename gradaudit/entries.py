@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import ast
 
-from gradaudit.static.syntax import walk
-
 
 def entries_taken(call: ast.AST, around: ast.AST, with_value: bool, has_aux: bool) -> frozenset[str] | None:
     """The keys by which all of the text of `around` takes the gradient that `call` returns; None where it is taken as
     a whole, or where that cannot be told."""
     if not isinstance(call, ast.Call):
         return None
-    for node in walk(around):
+    for node in ast.walk(around):
         if isinstance(node, ast.Subscript) and node.value is call and not with_value and not has_aux:
             key = _key(node)
             return None if key is None else frozenset([key])
@@ -37,10 +35,10 @@ def _gradient_name(target: ast.expr, with_value: bool, has_aux: bool) -> str | N
 def _keys_of(name: str, around: ast.AST) -> frozenset[str] | None:
     entries = {
         node.value: _key(node)
-        for node in walk(around)
+        for node in ast.walk(around)
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == name
     }
-    reads = [node for node in walk(around) if isinstance(node, ast.Name) and node.id == name]
+    reads = [node for node in ast.walk(around) if isinstance(node, ast.Name) and node.id == name]
     keys = {entries.get(node) for node in reads if isinstance(node.ctx, ast.Load)}
     found = frozenset(key for key in keys if key is not None)
     return found if found and len(found) == len(keys) else None
