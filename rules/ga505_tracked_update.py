@@ -39,7 +39,7 @@ from gradaudit.rules.criteria.bank import recorded_banks
 from gradaudit.rules.criteria.estimate import averaged_parameters, live_estimates
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.sites import stop_at
-from gradaudit.rules.criteria.statistic import recorded_averages, tracked_statistics, tracked_writes
+from gradaudit.rules.criteria.statistic import growing_statistics, recorded_averages, tracked_statistics, tracked_writes
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -61,6 +61,18 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             fix=f"update it without gradient: {stop_call(analysis)}",
             leaves=found.leaves,
             through=[found.node],
+        )
+    for grown in growing_statistics(analysis):
+        yield make_finding(
+            grown.view,
+            "GA505",
+            "tracked-update",
+            f"this running statistic is recorded by autograd: it keeps the graphs of all updates of "
+            f"{names_of(analysis, grown.leaves)}, which no loss needs",
+            "warning",
+            grown.node.location,
+            fix=f"update it without gradient: {stop_call(analysis)}",
+            leaves=grown.leaves,
         )
     for bank in recorded_banks(analysis):
         yield make_finding(

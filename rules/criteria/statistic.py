@@ -77,6 +77,20 @@ def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
                 yield Tracked(view, node, view.live(node))
 
 
+def growing_statistics(analysis: Analysis) -> Iterator[Tracked]:
+    """Updates of statistics that keep the graph of every update before, although the losses that depend on them take
+    no gradient through them: the codebook of an average, read behind a stop."""
+    told = {location for view in analysis.views for location in (node.location for node in view.slice)}
+    for view in analysis.views if analysis.tape.framework == "torch" else ():
+        if view.sink.kind == "library" or not view.sink.loops:
+            continue
+        for node in analysis.graph.nodes:
+            if node.op in FORMS and node.grad_mode and node.location not in told and analysis.alive(node):
+                if _is_carried(view, node):
+                    told.add(node.location)
+                    yield Tracked(view, node, analysis.alive(node) & view.mask)
+
+
 def _of_layer(view: View, told: set[Location]) -> Iterator[Tracked]:
     """In a layer that others train: what it mixes into a statistic of its own is live in what it gives as well."""
     analysis = view.analysis
@@ -167,9 +181,23 @@ def _is_carried(view: View, node: Node) -> bool:
         if earlier.location == node.location and earlier.op == node.op and earlier.time < node.time:
             if any(earlier.time < time < node.time for time in events):
                 return True
-        if earlier.op == "phi" and any(inner.source is node for inner in earlier.inputs):
+        if earlier.op == "phi" and any(_ends_as(inner.source, node) for inner in earlier.inputs):
             if earlier.detail == "loop" and earlier.loops and earlier.loops[-1] in view.sink.loops:
                 return True
+    return False
+
+
+def _ends_as(kept: Node, node: Node) -> bool:
+    """Is what is kept the sum itself, at least under some setting (`if self.training:`)?"""
+    seen, waiting = {kept}, [kept]
+    while waiting and len(seen) < 12:
+        current = waiting.pop()
+        if current is node:
+            return True
+        if current.op == "phi" and current.detail != "loop" or current.op in ("clone", "identity"):
+            fresh = [edge.source for edge in current.inputs if edge.passes and edge.source not in seen]
+            seen.update(fresh)
+            waiting += fresh
     return False
 
 
