@@ -124,7 +124,7 @@ class Differentiation(Machine):
         elif gradient.has_aux and isinstance(result, Node):
             loss = self.get_item(result, Const(0))
             aux = self.get_item(result, Const(1))
-        if group and not isinstance(loss, (Const, Function, Unknown)) and not _any_of_several(loss):
+        if group and not isinstance(loss, (Const, Function, Unknown)) and not _any_of_several(loss, group):
             sink = self.make_sink(self.tensor(loss), "grad", frozenset(group))
             taken = self._entries_taken(gradient, argnums)
             self.gradient_sinks.append((sink, group, taken))
@@ -271,20 +271,35 @@ class Differentiation(Machine):
     frozen: dict[Any, Any]
 
 
-def is_taken(leaf: Node, entries: frozenset[str] | None) -> bool:
-    """Is it one of these entries of what is differentiated, or a part of one? Of a whole, nobody knows its entries."""
-    head, dot, rest = (leaf.leaf.name if leaf.leaf is not None else "").partition(".")
-    return entries is None or not dot or re.split(r"[.\[]", rest, maxsplit=1)[0] in entries
+def stepped_entries(group: set[Node], entries: frozenset[str] | None) -> frozenset[Node] | None:
+    """Of what is differentiated, these entries and their parts. None where all of it is meant, or where some of it has
+    a name of its own. Of a whole, nobody knows its entries."""
+    names = {leaf: re.split(r"[.\[]", leaf.leaf.name) for leaf in group if leaf.leaf is not None}
+    if entries is None or len({parts[0] for parts in names.values()}) != 1:
+        return None
+    return frozenset(leaf for leaf, parts in names.items() if len(parts) == 1 or parts[1] in entries) or None
 
 
-def _any_of_several(loss: Any) -> bool:
-    """`losses[index]` of whichever index: of which loss a gradient is, and of what it is used for, nobody can tell."""
+def _any_of_several(loss: Any, group: set[Node]) -> bool:
+    """`losses[index]` of whichever index, each of which learns something else: of which one a gradient is, and of what
+    it is used for, nobody can tell."""
     if isinstance(loss, Sequence):
         return len(loss.items) > 1 or loss.rest is not None
     if isinstance(loss, Mapping):
         return True
-    chosen = isinstance(loss, Node) and loss.op == "phi" and not loss.detail
-    return chosen and len({edge.source for edge in loss.inputs}) > 1 and not any(edge.guard for edge in loss.inputs)
+    if not isinstance(loss, Node) or loss.op != "phi" or loss.detail or any(edge.guard for edge in loss.inputs):
+        return False
+    return len({frozenset(_learning(edge.source, group)) for edge in loss.inputs}) > 1
+
+
+def _learning(value: Node, group: set[Node]) -> set[Node]:
+    """What of `group` gradient reaches from a value."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        fresh = [edge.source for edge in waiting.pop().inputs if edge.passes and edge.source not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return seen & group
 
 
 def _parameter_name(function: Any, index: Any) -> str:

@@ -14,7 +14,7 @@ from gradaudit.static.conditions import Conditions
 from gradaudit.static.contexts import Contexts
 from gradaudit.static.control import Control
 from gradaudit.static.copies import Copies
-from gradaudit.static.differentiation import Differentiation, is_taken
+from gradaudit.static.differentiation import Differentiation, stepped_entries
 from gradaudit.static.draws import Draws
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
@@ -125,4 +125,4 @@ class Interpreter(
         """Leaves of a differentiated struct appear as its entries are used: a sink's set is complete at the end."""
         for sink, group, taken in self.gradient_sinks:
             sink.differentiated = frozenset(group)
-            sink.own = None if taken is None else frozenset(leaf for leaf in group if is_taken(leaf, taken))
+            sink.own = stepped_entries(group, taken)
