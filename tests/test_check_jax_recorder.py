@@ -236,6 +236,7 @@ def test_bound_methods_and_static_arguments() -> None:
     model = Model(jnp.ones(4))
     call = LossCall("here:model.loss", model.loss, (X,), {"power": 4}, ("x",), {"model": model})
     assert states(RECORDER.record(call, Roles())) == {"model": "nonzero"}
+    assert [states(one) for one in RECORDER.record_all(call, Roles())] == [{"model": "nonzero"}]
 
 
 def test_dictionary_of_losses() -> None:

@@ -21,10 +21,16 @@ def module_of(function: Callable[..., Any]) -> ModuleType | None:
     return sys.modules.get(getattr(inspect.unwrap(function), "__module__", "") or "")
 
 
-@lru_cache(maxsize=64)
 def module_tree(function: Callable[..., Any]) -> ast.Module:
     """The text of the module of a function, parsed once; empty where there is none."""
-    file = getattr(module_of(function), "__file__", None)
+    module = module_of(function)
+    return _tree_of(module) if module is not None else ast.Module([], [])
+
+
+@lru_cache(maxsize=64)
+def _tree_of(module: ModuleType) -> ast.Module:
+    """By module: not every function can be a key (a method of an equinox module is as hashable as its arrays)."""
+    file = getattr(module, "__file__", None)
     return parsed(file) if file else ast.Module([], [])
 
 
