@@ -73,8 +73,15 @@ def _bank(analysis: Analysis, node: Node, backwards: list[Event]) -> Bank | None
             reached, always = _written(analysis, written)
             leaves = _learning(analysis, reached)
             view = _depending(analysis, kept) if leaves else None
-            return None if view is None else Bank(view, written, leaves, always)
+            if view is None or not view.reaches(written) and _is_filled(node, backwards):
+                return None
+            return Bank(view, written, leaves, always)
     return None
+
+
+def _is_filled(node: Node, backwards: list[Event]) -> bool:
+    """Is it written step by step, in a loop of its own between the updates: a rollout that is filled anew each time?"""
+    return bool(node.loops) and not any(node.loops[-1] in event.loops for event in backwards)
 
 
 def _written(analysis: Analysis, node: Node) -> tuple[int, bool]:
