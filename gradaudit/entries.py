@@ -8,11 +8,9 @@ from __future__ import annotations
 import ast
 
 
-def entries_taken(call: ast.AST, around: ast.AST, with_value: bool, has_aux: bool) -> frozenset[str] | None:
+def entries_taken(call: ast.Call, around: ast.AST, with_value: bool, has_aux: bool) -> frozenset[str] | None:
     """The keys by which all of the text of `around` takes the gradient that `call` returns; None where it is taken as
     a whole, or where that cannot be told."""
-    if not isinstance(call, ast.Call):
-        return None
     for node in ast.walk(around):
         if isinstance(node, ast.Subscript) and node.value is call and not with_value and not has_aux:
             key = _key(node)

@@ -73,7 +73,7 @@ def entries_in_text(function: Callable[..., Any]) -> frozenset[str] | None:
             continue
         if not isinstance(taker.args[0], ast.Name) or taker.args[0].id != name:
             continue
-        entries = entries_taken(call, around, called(taker) == "value_and_grad", has_aux(taker))
+        entries = entries_taken(call, around, called(taker) == "value_and_grad", _has_aux(taker))
         if entries is None:
             return None
         found |= entries
@@ -91,7 +91,7 @@ def _calls_of(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:
         waiting += [(inner, part) for part in ast.iter_child_nodes(node)]
 
 
-def has_aux(taker: ast.Call) -> bool:
+def _has_aux(taker: ast.Call) -> bool:
     """Does the function give more than its loss?"""
     return any(word.arg == "has_aux" and getattr(word.value, "value", False) is True for word in taker.keywords)
 

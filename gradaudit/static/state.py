@@ -334,8 +334,7 @@ class State:
                 return value
             return self._loop_phi(container, key, value)
         if isinstance(value, (Const, Sequence)):
-            loop = self.loops[-1]
-            loop.blank_reads.setdefault((id(container), key), container)
+            self._note_blank(container, key)
         return value
 
     def is_blank(self, container: dict[Any, Any], key: Any) -> bool:
@@ -343,8 +342,12 @@ class State:
         if key in container:
             return False
         if self.loops:
-            self.loops[-1].blank_reads.setdefault((id(container), key), container)
+            self._note_blank(container, key)
         return True
+
+    def _note_blank(self, container: dict[Any, Any], key: Any) -> None:
+        """Something was read where no tensor is yet: another pass is due if this iteration puts one there."""
+        self.loops[-1].blank_reads.setdefault((id(container), key), container)
 
     def _loop_phi(self, container: dict[Any, Any], key: Any, value: Node) -> Node:
         for depth, loop in enumerate(self.loops):

@@ -44,6 +44,11 @@ class Discrepancy(NamedTuple):
         """Whether probabilities are compared: a target may be a distribution over returns."""
         return self.entropy or self.node.op in DIVERGENCES
 
+    @property
+    def labelled(self) -> tuple[Edge, ...]:
+        """(the label, the prediction) of a cross-entropy: a library's loss is given the prediction first."""
+        return self.sides if self.node.op in ("mul", "log") else self.sides[::-1]
+
 
 def discrepancies(view: View) -> list[Discrepancy]:
     """Every discrepancy in the slice of one sink, in order of time."""

@@ -61,7 +61,7 @@ def _in_view(view: View) -> Iterator[tuple[Node, Node, Node]]:
 
 def _sides(meeting: Discrepancy) -> tuple[Node, Edge, Edge]:
     """(where they meet, the label, the prediction)"""
-    label, prediction = meeting.sides if meeting.node.op in ("mul", "log") else meeting.sides[::-1]
+    label, prediction = meeting.labelled
     return meeting.node, label, prediction
 
 

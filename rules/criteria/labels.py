@@ -53,7 +53,7 @@ def own_labels(analysis: Analysis) -> Iterator[OwnLabel]:
 def _label(view: View, meeting: Discrepancy) -> Iterator[OwnLabel]:
     if not meeting.entropy or len(meeting.sides) != 2:
         return
-    label, prediction = meeting.sides if meeting.node.op in ("mul", "log") else meeting.sides[::-1]
+    label, prediction = meeting.labelled
     if not label.passes or not prediction.passes or not is_answer(view.analysis, label):
         return
     mine, its = view.live(label.source), view.live(prediction.source)

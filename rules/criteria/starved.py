@@ -220,8 +220,7 @@ def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Ite
 
 def _is_label(meeting: Discrepancy, side: Edge) -> bool:
     """Is it the side of a cross-entropy that holds the labels?"""
-    first = meeting.node.op in ("mul", "log")
-    return meeting.entropy and side is meeting.sides[0 if first else 1]
+    return meeting.entropy and side is meeting.labelled[0]
 
 
 def _reached(view: View) -> Iterator[Discrepancy]:

@@ -80,10 +80,10 @@ def tracked_statistics(analysis: Analysis) -> Iterator[Tracked]:
 def growing_statistics(analysis: Analysis) -> Iterator[Tracked]:
     """Updates of statistics that keep the graph of every update before, although the losses that depend on them take
     no gradient through them: the codebook of an average, read behind a stop."""
-    told = {location for view in analysis.views for location in (node.location for node in view.slice)}
-    for view in analysis.views if analysis.tape.framework == "torch" else ():
-        if view.sink.kind == "library" or not view.sink.loops:
-            continue
+    views = analysis.views if analysis.tape.framework == "torch" else ()
+    repeated = [view for view in views if view.sink.kind != "library" and view.sink.loops]
+    told = {node.location for view in views for node in view.slice} if repeated else set()
+    for view in repeated:
         for node in analysis.graph.nodes:
             if node.op in FORMS and node.grad_mode and node.location not in told and analysis.alive(node):
                 if _is_carried(view, node):

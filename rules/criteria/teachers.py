@@ -157,7 +157,7 @@ def _soft_labels(analysis: Analysis, node: Node) -> Iterator[tuple[Edge, Edge]]:
     """(labels, log-probabilities) of all classes that meet in a cross-entropy or a divergence."""
     for meeting in meetings_at(analysis, node):
         if meeting.entropy and meeting.node is node and len(meeting.sides) == 2:
-            label, prediction = meeting.sides if node.op in ("mul", "log") else meeting.sides[::-1]
+            label, prediction = meeting.labelled
             if label.passes and prediction.passes and (node.op != "mul" or _whole(prediction.source)):
                 yield label, prediction
     data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes]
