@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradaudit.finding import Finding
+from gradaudit.finding import SEVERITIES, Finding
 from gradaudit.rule import Rule
 
 BESIDE = ("GA403", "GA5", "GA6", "GA9")
@@ -18,7 +18,7 @@ def who_speaks(found: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]
     for finding in sorted(found, key=lambda finding: finding.sort_key):
         where = finding.location
         key = (where.path, finding.code, where.line, where.column)
-        if key not in unique or len(finding.trace) < len(unique[key].trace):
+        if key not in unique or _weight(finding) < _weight(unique[key]):
             unique[key] = finding
     speaker: dict[tuple[str, int], str] = {}
     for finding in unique.values():
@@ -32,3 +32,8 @@ def who_speaks(found: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]
         for finding in unique.values()
         if finding.code.startswith(BESIDE) or speaker[finding.location.path, finding.location.line] == finding.code
     ]
+
+
+def _weight(finding: Finding) -> tuple[int, int]:
+    """Of equal findings the shortest one is told, and of equally short ones the gravest."""
+    return len(finding.trace), -SEVERITIES.index(finding.severity)

@@ -241,6 +241,7 @@ class Event:
     lost         an average of `leaves` and `sources`, as an update of `leaves` would write it, that nobody keeps
     offer        `leaves` may be updated by what is not on the tape: a method that nobody calls, a caller, a library
     alias        one network under two names; the location is where it got the second one
+    second_name  as alias, of a name that no update writes: in one function its answers have no gradient, the other's do
     freeze, unfreeze   requires_grad of `leaves`
     train, eval  the mode that the network of `leaves` is put into
 

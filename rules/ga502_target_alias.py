@@ -1,7 +1,8 @@
 """The target and the online network are one network under two names
 
 ## What it does
-Finds a network that has two names where a copy was meant: an update copies it into itself.
+Finds a network that has two names where a copy was meant: an update copies it into itself, or a function asks it for
+answers under both names, with gradient under the one and without under the other.
 
 ## Why is this bad?
 Both names are the same parameters. The target moves with every step of the optimizer, the update does nothing, and
@@ -38,6 +39,7 @@ from gradaudit.rules.criteria.update_report import update_finding
 if TYPE_CHECKING:
     from gradaudit.finding import Finding
     from gradaudit.paths import Analysis
+    from gradaudit.tape import Event
 
 CODE, NAME = "GA502", "target-alias"
 RANK = 5
@@ -56,3 +58,19 @@ def check(analysis: Analysis) -> Iterator[Finding]:
                 fix="make it a copy: copy.deepcopy(...)",
                 leaves=event.leaves,
             )
+        elif event.kind == "second_name" and _is_trained(analysis, event):
+            yield update_finding(
+                analysis,
+                CODE,
+                NAME,
+                f"this is a second name for {called(event.leaves)}, no copy: it moves as that one does",
+                "warning",
+                event.location,
+                fix="make it a copy: copy.deepcopy(...)",
+                leaves=event.leaves,
+            )
+
+
+def _is_trained(analysis: Analysis, event: Event) -> bool:
+    """Whether an optimizer of the program holds any of it."""
+    return any(leaf in one.leaves for one in analysis.tape.optimizers for leaf in event.leaves)

@@ -19,15 +19,18 @@ Pair = tuple[str, str]
 
 
 def aliases(case: Case) -> Iterator[Judgement]:
-    """Names that the user gave different roles; without roles those whose names tell, whole networks only."""
+    """Names that the user gave different roles; without roles those that tell by themselves, and those of which the
+    text copies one into the other; whole networks only."""
     recording = case.recording
     stated = _networks(recording.claimed)
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
-    telling = {leaf: names for leaf, names in recording.spellings.items() if _told_by_names(names) is not None}
-    passing, given = _passing_names(case) if telling else (set(), set())  # the user's files are parsed for it
+    several = {leaf: names for leaf, names in recording.spellings.items() if len(names) > 1}
+    copies = _copies(case) if several else []  # the user's files are parsed for it
+    telling = {leaf: names for leaf, names in several.items() if _told(names, copies) is not None}
+    passing, given = _passing_names(case) if telling else (set(), set())
     spelled = {leaf: _meant(case, names, passing, given) for leaf, names in telling.items()}
-    named = {leaf: told for leaf, names in spelled.items() if (told := _told_by_names(names)) is not None}
+    named = {leaf: told for leaf, names in spelled.items() if (told := _told(names, copies)) is not None}
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
         used = case.analysis.mask(leaves) & case.analysis.dep(case.view.sink.loss)
@@ -52,6 +55,55 @@ def _networks(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:
             first, second = first[:-1], second[:-1]
         found.setdefault((".".join(first), ".".join(second)), []).append(leaf)
     return found
+
+
+def _told(names: Sequence[str], copies: Sequence[Pair]) -> Pair | None:
+    return _told_by_names(names) or _told_by_copies(names, copies)
+
+
+def _told_by_copies(names: Sequence[str], copies: Sequence[Pair]) -> Pair | None:
+    """Two names that differ in the one word for which the text has `word.load_state_dict(other.state_dict())`."""
+    for target, source in copies:
+        for name in names:
+            parts = name.split(".")
+            if parts.count(target) == 1:
+                original = ".".join(source if part == target else part for part in parts)
+                if original in names:
+                    return name, original
+    return None
+
+
+def _copies(case: Case) -> list[Pair]:
+    """What is copied into what that was set to it before, in the user's files: the last names of both. Under a switch
+    (`if not use_target:`) that is meant so."""
+    found: list[Pair] = []
+    for _, tree in trees(case):
+        nodes = list(ast.walk(tree))
+        under = {id(inner) for node in nodes if isinstance(node, ast.If) for inner in ast.walk(node)}
+        plain = [node for node in nodes if isinstance(node, ast.Assign) and id(node) not in under]
+        second = {(end_of(target), end_of(node.value)) for node in plain for target in node.targets}
+        for node in nodes:
+            one, other = _copied(node) if isinstance(node, ast.Call) else ("", "")
+            for pair in ((one, other), (other, one)) if one and other and one != other else ():
+                if pair in second and pair not in found:
+                    found.append(pair)
+    return found
+
+
+def _copied(call: ast.Call) -> Pair:
+    """`one.load_state_dict(other.state_dict())`, `zip(one.parameters(), other.parameters())`."""
+    function, arguments = call.func, call.args
+    if isinstance(function, ast.Attribute) and function.attr == "load_state_dict" and len(arguments) == 1:
+        return end_of(function.value), _owner(arguments[0], "state_dict")
+    if end_of(function) == "zip" and len(arguments) == 2:
+        return _owner(arguments[0], "parameters"), _owner(arguments[1], "parameters")
+    return "", ""
+
+
+def _owner(node: ast.expr, method: str) -> str:
+    """`net` of `agent.net.parameters()`."""
+    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+    return end_of(node.func.value) if called else ""
 
 
 def _told_by_names(names: Sequence[str]) -> Pair | None:

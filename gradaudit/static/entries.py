@@ -113,6 +113,7 @@ class Entries(Reach, LibraryFunctions):
             )
         run.reset_control()
         run.finish_sinks()
+        run.second_names()
         if run.sinks or run.events:
             self.tapes.append(run.tape(self.module.framework, name, self.module.display))
         if not run.sinks:

@@ -475,6 +475,8 @@ class Expressions(Machine):
             else:
                 extra = value
         self.line_node = expression
+        if self.doubled:
+            self.note_names(expression, function, args, scope)
         if type(function) is External and function.path in ("builtins.super", "builtins.locals"):
             return self._eval_super(args, scope) if function.path[9:] == "super" else Mapping(dict(scope.vars))
         if type(function) is Function:

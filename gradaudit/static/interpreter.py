@@ -30,6 +30,7 @@ from gradaudit.static.networks import Networks
 from gradaudit.static.nnx import Nnx
 from gradaudit.static.offers import Offers
 from gradaudit.static.receivers import Receivers
+from gradaudit.static.second_names import SecondNames
 from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
 from gradaudit.static.successions import Successions
@@ -70,6 +71,7 @@ class Interpreter(
     Nnx,
     Graphs,
     Draws,
+    SecondNames,
     Differentiation,
 ):
     """Executes text with abstract values and writes a tape."""
@@ -88,6 +90,7 @@ class Interpreter(
         self.frozen: dict[Any, Any] = {}
         self.scaled: dict[Any, Any] = {}
         self.kept = {}
+        self.doubled = {}
         self.delegated = {}
         self.made = []
         self.exposed = []

@@ -11,7 +11,7 @@ from gradaudit.models import Row
 from gradaudit.static.files import Files, Module
 from gradaudit.static.state import Scope, State
 from gradaudit.static.values import ClassValue, Function, Gradient, GradMode, Instance, Transformed, Union, Unknown
-from gradaudit.tape import Guard, Node, Symbol
+from gradaudit.tape import Guard, Network, Node, Symbol
 
 Args = list[Any]
 Keywords = dict[str, Any]
@@ -211,6 +211,11 @@ class Machine(State):
     def succeeded(self, old: Any, new: Any) -> None: ...
     def named_tree(self, value: Any, name: str) -> None: ...
     def succeeded_in(self, holder: Any, changed: Keywords) -> None: ...
+
+    # second_names.py
+    doubled: dict[Network, dict[Any, Any]]
+
+    def note_names(self, expression: ast.Call, function: Any, args: Args, scope: Scope) -> None: ...
 
     # draws.py
     def draw(self, how: str, args: Args, keywords: Keywords, made: Any) -> Any: ...

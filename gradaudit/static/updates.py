@@ -228,6 +228,8 @@ class Updates(Machine):
         """A network is kept under a name."""
         places = self.kept.setdefault(value.network, (value, []))[1]
         if len(places) < 12 and not any(place.home is home and place.name == name for place in places):
+            if any(place.home is home for place in places):
+                self.doubled.setdefault(value.network, {})
             places.append(Place(home, name, self.location(), bool(self.undecided or self.assumed)))
 
     def written_with_itself(self, leaves: list[Node]) -> None:
