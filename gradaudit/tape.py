@@ -188,12 +188,14 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class Optimizer:
-    """Whatever steps parameters. `complete` is False where some of what it holds is unknown."""
+    """Whatever steps parameters. `complete` is False where some of what it holds is unknown; `whole`: it was given the
+    parameters of one network or container as they are."""
 
     name: str
     leaves: set[Node] = field(default_factory=set)
     complete: bool = True
     location: Location | None = None
+    whole: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -21,7 +21,8 @@ optimizer = torch.optim.AdamW(critic.parameters(), lr=3e-4)
 
 ## When it is all right
 A target that was frozen before, a copy that is fine-tuned (trained, and never averaged), workers that fetch the weights
-they train from.
+they train from. That a target is part of a network whose `parameters()` are handed over as a whole is told as info
+while no gradient gets into it: a step passes over what has none.
 
 ## References
 - Lillicrap et al., Continuous control with deep reinforcement learning, 2016
@@ -131,13 +132,15 @@ def _reached(analysis: Analysis, leaves: list[Node]) -> bool:
 def _finding(analysis: Analysis, event: Event, leaves: list[Node], update: Event) -> Finding:
     who = called(leaves)
     moved = event.optimizer is not None and _decays(event.optimizer) or _reached(analysis, leaves)
+    whole = event.optimizer is not None and event.optimizer.whole
+    """Nobody put the target in by hand: while no gradient reaches it, a step passes over it."""
     what = "and moves it at every step" if moved else "and trains it as soon as gradient reaches it"
     return update_finding(
         analysis,
         CODE,
         NAME,
         f"the optimizer holds {who}, a target network that only its update should change, {what}",
-        "error" if moved else "warning",
+        "error" if moved else "info" if whole else "warning",
         event.location,
         fix=f"leave {who} out of the optimizer",
         leaves=leaves,

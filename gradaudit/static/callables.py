@@ -20,6 +20,7 @@ from gradaudit.static.values import (
     Instance,
     Mapping,
     OptimizerValue,
+    Parameters,
     Partial,
     Sequence,
     Union,
@@ -209,7 +210,7 @@ class Callables(Machine):
     def make_optimizer(self, given: Any, name: str) -> OptimizerValue:
         leaves = self.held_by(given)
         complete = bool(leaves)
-        optimizer = Optimizer(name, set(leaves), complete, self.location())
+        optimizer = Optimizer(name, set(leaves), complete, self.location(), _as_a_whole(given))
         self.optimizers.append(optimizer)
         self.undecided += self.many
         assumed = self.assumed
@@ -339,3 +340,10 @@ def _only_optimizers(value: Any) -> Any:
     if isinstance(value, Sequence) and len(value.items) == 1:
         return value.items[0]
     return value
+
+
+def _as_a_whole(given: Any) -> bool:
+    """`net.parameters()`, or those of them that a condition lets through."""
+    if isinstance(given, Sequence) and not given.items:
+        given = given.rest
+    return isinstance(given, Parameters) and given.whole

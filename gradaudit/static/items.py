@@ -299,7 +299,7 @@ class Items(Machine):
         if isinstance(value, Node):
             return self._of_tensor_item(value, plain("index"), "[i]")
         if isinstance(value, Parameters):
-            whole = Parameters(value.leaves, value.complete)
+            whole = Parameters(value.leaves, value.complete, whole=value.whole)
             return value if value.named is None else Sequence((Unknown("name"), whole))
         if isinstance(value, StateDict):
             return value

@@ -117,9 +117,9 @@ class Methods(Machine):
     def _on_networks(self, networks: Any, name: str, args: Args, keywords: Keywords) -> Any:
         leaves = self.parameters_of(networks)
         if name in PARAMETER_METHODS:
-            return Parameters(tuple(leaves))
+            return Parameters(tuple(leaves), whole=True)
         if name == "named_parameters":
-            return Parameters(tuple(leaves), named="")
+            return Parameters(tuple(leaves), named="", whole=True)
         if name in PARTS:
             return walked(name, networks)
         if name in ("state_dict", "get_weights"):
@@ -180,9 +180,9 @@ class Methods(Machine):
     # -- networks and other objects ----------------------------------------------------------------------------------
     def _on_instance(self, instance: Instance, name: str, args: Args, keywords: Keywords) -> Any:
         if name in PARAMETER_METHODS:
-            return Parameters(tuple(self.parameters_of(instance)))
+            return Parameters(tuple(self.parameters_of(instance)), whole=True)
         if name == "named_parameters":
-            return Parameters(tuple(self.parameters_of(instance)), named=instance.network.path)
+            return Parameters(tuple(self.parameters_of(instance)), named=instance.network.path, whole=True)
         if name in ("modules", "named_modules") and self.is_module(instance):
             return walked(name, instance)
         if name == "state_dict":

@@ -303,11 +303,15 @@ class OptimizerValue(Value):
 
 
 class Parameters(Value):
-    """What `parameters()` gives: leaves, whether they are all of them, and whose `named_parameters()` they are."""
+    """What `parameters()` gives: leaves, whether they are all of them, whose `named_parameters()` they are; `whole`:
+    one network or container was asked, and nothing was added or left out by hand."""
 
-    __slots__ = ("complete", "leaves", "named")
+    __slots__ = ("complete", "leaves", "named", "whole")
 
-    def __init__(self, leaves: tuple[Node, ...], complete: bool = True, named: str | None = None) -> None:
+    def __init__(
+        self, leaves: tuple[Node, ...], complete: bool = True, named: str | None = None, whole: bool = False
+    ) -> None:
+        self.whole = whole
         self.leaves = leaves
         self.complete = complete
         self.named = named

@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap, is_made_of
-from gradaudit.rules.criteria.discrepancy import Discrepancy, meetings_at
+from gradaudit.rules.criteria.discrepancy import LOSSES, Discrepancy, meetings_at
 from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
 from gradaudit.rules.criteria.marks import marks
 from gradaudit.rules.criteria.roles import roles
@@ -27,6 +27,8 @@ STOPS = frozenset({
 })  # fmt: skip
 INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"})
 """What is true or false of a value is no prediction of it."""
+
+WEIGHED_OR_COMPARED = LOSSES | {"mul", "div"}
 
 
 class Starved(NamedTuple):
@@ -190,8 +192,8 @@ def frozen_at(view: View) -> int:
 def _in_part(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> Iterator[Starved]:
     """A prediction that is live in part: leaves that nothing feeds, stopped on its side."""
     prediction = _prediction(view, meeting, hungry)
-    if prediction is None or not hungry:
-        return
+    if prediction is None or not hungry or not view.analysis.alive(prediction.source):
+        return  # the other side is what is predicted
     leaves = view.analysis.dep(prediction.source) & hungry
     for event in events_of(view.analysis, prediction, leaves):
         if event not in told:
@@ -250,7 +252,7 @@ def _is_entropy(meeting: Discrepancy) -> bool:
 
 
 def _is_term(view: View, node: Node) -> bool:
-    """Whether what is measured is a summand of the loss, and not the weight of something else in it."""
+    """Whether what is measured is a summand of the loss, and not the weight of something else in it, nor its label."""
     graph = view.analysis.graph
     seen, waiting = {node}, [node]
     while waiting:
@@ -262,7 +264,7 @@ def _is_term(view: View, node: Node) -> bool:
             if user in seen or not any(edge.passes and edge.source is current for edge in user.inputs):
                 continue
             others = [source for source in user.arguments() if source is not current]
-            if user.op in ("mul", "div") and any(view.analysis.alive(source) for source in others):
+            if user.op in WEIGHED_OR_COMPARED and any(view.analysis.alive(source) for source in others):
                 continue
             seen.add(user)
             waiting.append(user)
@@ -313,6 +315,8 @@ def events_of(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
             continue
         if _ends(analysis, node, leaves):
             found.append(node)
+        if node.op == "sample":
+            continue  # no gradient would come through a draw, whatever is stopped before it
         for edge in node.inputs:
             if edge.kind != INDEX and edge.source not in seen and analysis.dep(edge.source) & leaves:
                 seen.add(edge.source)
