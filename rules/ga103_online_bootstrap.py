@@ -102,16 +102,21 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
 
 
 def _is_explained(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
-    """Does the copy have another part in this loss (a policy that is kept near its average), or is this one of several
-    losses that a setting chooses among, another of which does ask the copy?
+    """Does the copy have another part in this loss (a policy that is kept near its average), does it act (a worker's
+    copy of the learner), or is this one of several losses that a setting chooses among, another of which does ask it?
     """
     analysis = view.analysis
     lag = analysis.mask(leaf for leaf, copy in copies.items() if copy.originals & leaves)
     own = analysis.mask(leaf for leaf, copy in copies.items() if copy.own & leaves)
-    return bool(analysis.dep(view.sink.loss) & own) or any(
+    return bool(analysis.dep(view.sink.loss) & own) or _acts(analysis, own) or any(
         join_guards(view.sink.guard, other.sink.guard) is None and analysis.dep(other.sink.loss) & lag
         for other in analysis.every_view
     )
+
+
+def _acts(analysis: Analysis, copy: int) -> bool:
+    """Is something drawn from what the copy answers, with no other network in between?"""
+    return any(node.op == "sample" and not analysis.dep(node) & ~copy for node in analysis.tape.nodes)
 
 
 def _uncopied(view: View, total: Sum, trained: int, copies: dict[Node, Copy]) -> int:

@@ -194,6 +194,9 @@ def _in_part(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> 
     prediction = _prediction(view, meeting, hungry)
     if prediction is None or not hungry or not view.analysis.alive(prediction.source):
         return  # the other side is what is predicted
+    facts, learns = roles(view.analysis), view.live(prediction.source)
+    copies = (leaf for leaf in view.analysis.leaves(hungry) if view.analysis.mask(facts.originals(leaf)) & learns)
+    hungry &= ~view.analysis.mask(copies)  # a reference that what learns is compared with
     leaves = view.analysis.dep(prediction.source) & hungry
     for event in events_of(view.analysis, prediction, leaves):
         if event not in told:
