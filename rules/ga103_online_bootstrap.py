@@ -108,9 +108,13 @@ def _is_explained(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
     analysis = view.analysis
     lag = analysis.mask(leaf for leaf, copy in copies.items() if copy.originals & leaves)
     own = analysis.mask(leaf for leaf, copy in copies.items() if copy.own & leaves)
-    return bool(analysis.dep(view.sink.loss) & own) or _acts(analysis, own) or any(
-        join_guards(view.sink.guard, other.sink.guard) is None and analysis.dep(other.sink.loss) & lag
-        for other in analysis.every_view
+    return (
+        bool(analysis.dep(view.sink.loss) & own)
+        or _acts(analysis, own)
+        or any(
+            join_guards(view.sink.guard, other.sink.guard) is None and analysis.dep(other.sink.loss) & lag
+            for other in analysis.every_view
+        )
     )
 
 
