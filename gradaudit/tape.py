@@ -22,6 +22,8 @@ Guard = frozenset[Literal]
 
 ALWAYS: Guard = frozenset()
 
+OWN, SHARED = "own", "shared"
+
 DATA = "data"
 INDEX = "index"
 PARAMETER = "parameter"
@@ -239,6 +241,7 @@ class Event:
     copy         `leaves` become a copy of `sources` (deepcopy, load_state_dict, assign, hard update)
     soft_update  `leaves` = weight * leaves + (1 - weight) * sources; `weight` is None where it is not known
                  (`tracked`: a copy or soft update whose write autograd records, into leaves that are frozen)
+                 (`storage`: whose the leaves have, where the write replaced it: OWN, or SHARED with `sources`)
     average      `leaves`, or some rows of them, become a weighted sum of what they are and of data
     lost         an average of `leaves` and `sources`, as an update of `leaves` would write it, that nobody keeps
     offer        `leaves` may be updated by what is not on the tape: a method that nobody calls, a caller, a library
@@ -264,6 +267,7 @@ class Event:
     guard: Guard = ALWAYS
     conditional: bool = False
     tracked: bool = False
+    storage: str = ""
     call: Call | None = None
     branches: frozenset[tuple[Location, int]] = frozenset()
 

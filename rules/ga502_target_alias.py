@@ -2,7 +2,8 @@
 
 ## What it does
 Finds a network that has two names where a copy was meant: an update copies it into itself, or a function asks it for
-answers under both names, with gradient under the one and without under the other.
+answers under both names, with gradient under the one and without under the other. Or a network that is given the
+storage of another one (`p_target.data = p.data`) that it is to lag behind.
 
 ## Why is this bad?
 Both names are the same parameters. The target moves with every step of the optimizer, the update does nothing, and
@@ -33,13 +34,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.lagging import called
+from gradaudit.rules.criteria.lagging import called, lagging
 from gradaudit.rules.criteria.update_report import update_finding
+from gradaudit.tape import OWN, SHARED
 
 if TYPE_CHECKING:
     from gradaudit.finding import Finding
     from gradaudit.paths import Analysis
-    from gradaudit.tape import Event
+    from gradaudit.tape import Event, Node
 
 CODE, NAME = "GA502", "target-alias"
 RANK = 5
@@ -69,6 +71,45 @@ def check(analysis: Analysis) -> Iterator[Finding]:
                 fix="make it a copy: copy.deepcopy(...)",
                 leaves=event.leaves,
             )
+        elif event.storage == SHARED and _is_to_lag(analysis, event):
+            yield update_finding(
+                analysis,
+                CODE,
+                NAME,
+                f"this gives {called(event.leaves)} the storage of {called(event.sources)}, no copy: "
+                "every step of the optimizer changes both",
+                "error",
+                event.location,
+                fix="copy the values: `target.data.copy_(online.data)`, or `online.data.clone()`",
+                leaves=event.leaves,
+            )
+
+
+def _is_to_lag(analysis: Analysis, event: Event) -> bool:
+    """Is what now shares the storage of a trained network a target, an average or a reference of it?
+
+    Under a switch somebody asks for it, and a later update that gives it storage of its own ends it.
+    """
+    facts = lagging(analysis)
+    mine, theirs = set(event.leaves), set(event.sources)
+    if event.guard or mine & facts.held or not theirs <= facts.held:
+        return False
+    written = [other for other in facts.updates if mine & set(other.leaves)]
+    if any(other.storage == OWN for other in written):
+        return False
+    follows = any(other.kind == "soft_update" and theirs & set(other.sources) for other in written)
+    return follows or facts.bootstraps(mine) or _is_beside(analysis, mine, theirs)
+
+
+def _is_beside(analysis: Analysis, mine: set[Node], theirs: set[Node]) -> bool:
+    """Does a loss that trains the other network compare it with this one, which it does not train?"""
+    reference, trained = analysis.mask(mine), analysis.mask(theirs)
+    return bool(reference and trained) and any(
+        view.trained & trained == trained
+        and not view.trained & reference
+        and reference & ~analysis.dep(view.sink.loss) == 0
+        for view in analysis.views
+    )
 
 
 def _is_trained(analysis: Analysis, event: Event) -> bool:

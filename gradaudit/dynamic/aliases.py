@@ -25,16 +25,29 @@ def aliases(case: Case) -> Iterator[Judgement]:
     stated = _networks(recording.claimed)
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
-    several = {leaf: names for leaf, names in recording.spellings.items() if len(names) > 1}
+    claimed = _claimed_storage(case)
+    for pair, leaves in _networks(claimed).items():
+        yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
+    passing = recording.one_storage if recording.one_storage and _is_replaced(case) else frozenset()
+    compared = {} if claimed or passing else _compared_storage(case)
+    for pair, leaves in _networks(compared).items():
+        yield _judged(case, pair, leaves, "error", ", which this loss does not train,", ", which it trains,")
+    several = {leaf: names for leaf, names in recording.spellings.items() if len(names) > 1 and leaf not in passing}
     copies = _copies(case) if several else []  # the user's files are parsed for it
     telling = {leaf: names for leaf, names in several.items() if _told(names, copies) is not None}
-    passing, given = _passing_names(case) if telling else (set(), set())
-    spelled = {leaf: _meant(case, names, passing, given) for leaf, names in telling.items()}
+    loops, given = _passing_names(case) if telling else (set(), set())
+    spelled = {leaf: _meant(case, names, loops, given) for leaf, names in telling.items()}
     named = {leaf: told for leaf, names in spelled.items() if (told := _told(names, copies)) is not None}
     for pair, leaves in _networks(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
         used = case.analysis.mask(leaves) & case.analysis.dep(case.view.sink.loss)
-        if pair not in stated and used and len(whole) == len(leaves) and not _part(case, pair[0], leaves):
+        if (
+            pair not in stated
+            and not compared
+            and used
+            and len(whole) == len(leaves)
+            and not _part(case, pair[0], leaves)
+        ):
             yield _judged(case, pair, leaves, "warning", "", "")
 
 
@@ -123,13 +136,63 @@ def _within(name: str, network: str) -> bool:
 
 def _judged(case: Case, pair: Pair, leaves: list[Node], severity: str, first: str, second: str) -> Judgement:
     one, other = pair
-    where = _assignment(case, one, other)
+    shared = case.recording.one_storage.issuperset(leaves)
+    where = _data_assignment(case) if shared else _assignment(case, one, other)
     if where is None:
         where = first_use(case, case.analysis.mask(leaves)).location
-    message = (
-        f"`{one}`{first} and `{other}`{second} are one network under two names: it does not lag behind, it moves along"
+    what = "hold one storage" if shared else "are one network under two names"
+    message = f"`{one}`{first} and `{other}`{second} {what}: it does not lag behind, it moves along"
+    fix = "copy the values: `target.data.copy_(online.data)`" if shared else "make a copy: `copy.deepcopy(...)`"
+    return Judgement(finding(case, "GA502", severity, message, where, fix=fix))
+
+
+def _claimed_storage(case: Case) -> dict[Node, Pair]:
+    """What is stated as frozen and shares its storage with what is stated as trained."""
+    recording, stated = case.recording, case.recording.tape.roles
+    trained = {recording.spellings[leaf][0] for leaf in recording.one_storage if stated.get(leaf) == "trained"}
+    found: dict[Node, Pair] = {}
+    for leaf in recording.one_storage:
+        names = recording.spellings[leaf]
+        other = next((name for name in names if name in trained), "")
+        if stated.get(leaf) == "frozen" and other:
+            found[leaf] = names[0], other
+    return found
+
+
+def _compared_storage(case: Case) -> dict[Node, Pair]:
+    """What the loss takes for a constant though its storage is that of what it trains."""
+    recording, loss = case.recording, case.view.sink.loss
+    live = case.analysis.leaves(case.view.live(loss))
+    constant = case.analysis.leaves(case.analysis.dep(loss) & ~case.view.live(loss))
+    trained = {recording.spellings[leaf][0] for leaf in recording.one_storage.intersection(live)}
+    found: dict[Node, Pair] = {}
+    for leaf in recording.one_storage.intersection(constant):
+        names = recording.spellings[leaf]
+        other = next((name for name in names if name in trained), "")
+        if other:
+            found[leaf] = names[0], other
+    return found
+
+
+def _data_assignment(case: Case) -> Location | None:
+    """`target.data = online.data`, in a file of the loss or of an object in its reach."""
+    named = (
+        one for one in _data_assignments(case) if end_of(one[1].value) == "data" or isinstance(one[1].value, ast.Name)
     )
-    return Judgement(finding(case, "GA502", severity, message, where, fix="make a copy: `copy.deepcopy(...)`"))
+    return next((place_of(file, node) for file, node in named), None)
+
+
+def _is_replaced(case: Case) -> bool:
+    """Whether the text gives storage of its own to some parameter later: `target.data = rate * a + b`."""
+    return any(isinstance(node.value, ast.BinOp) for _, node in _data_assignments(case))
+
+
+def _data_assignments(case: Case) -> Iterator[tuple[str, ast.Assign]]:
+    """Every `parameter.data = ...`."""
+    for file, tree in trees(case):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and any(end_of(target) == "data" for target in node.targets):
+                yield file, node
 
 
 def _assignment(case: Case, one: str, other: str) -> Location | None:

@@ -128,7 +128,9 @@ class Recording:
     escapes: list[Node] = field(default_factory=list)
     """Values with gradient that left the framework (`.item()`, `.numpy()`, a callback), where no tape can follow."""
     spellings: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
-    """All names of the leaves, where they may have several."""
+    """All names of the leaves, where they may have several: of what shares its storage with others also theirs."""
+    one_storage: frozenset[Node] = frozenset()
+    """Leaves that are parameters of their own and share their storage with another."""
     claimed: Mapping[Node, tuple[str, str]] = field(default_factory=dict)
     """Leaves that the user states as frozen by one name and as trained by another."""
     wholes: list[frozenset[Node]] = field(default_factory=list)

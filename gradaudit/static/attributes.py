@@ -86,7 +86,7 @@ class Attributes(Machine):
             return value.attrs[name]
         if isinstance(value, (Parameters, StateDict)):
             if name == "data":
-                return StateDict(value.leaves) if isinstance(value, Parameters) else value
+                return StateDict(value.leaves, True) if isinstance(value, Parameters) else value
             if name in CONSTANT_ATTRIBUTES or name == "grad":
                 return plain(name)
         if isinstance(value, Function) and name in ("__name__", "__qualname__"):
@@ -348,12 +348,12 @@ class Attributes(Machine):
         elif isinstance(value, Parameters) and name == "requires_grad":
             self.freeze(list(value.leaves), new)
         elif isinstance(value, Parameters) and name == "data":
-            self.parameter_write(list(value.leaves), new)
+            self.data_write(list(value.leaves), new)
         elif isinstance(value, Node):
             if name == "requires_grad":
                 self.freeze([value], new)
             elif name == "data":
-                self.parameter_write([value], new)
+                self.data_write([value], new)
         elif isinstance(value, ClassValue):
             self.put(value.attrs, name, new)
         elif isinstance(value, OptimizerValue):

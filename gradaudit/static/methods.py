@@ -44,6 +44,7 @@ LIKE_A_MODULE = PARAMETER_METHODS | {
 }  # fmt: skip
 PARTS = frozenset({"modules", "named_modules"})
 REGISTERS = frozenset({"register_buffer", "register_parameter", "add_module", "register_module", "__setattr__"})
+VIEWS = frozenset({"data", "detach", "view", "view_as", "reshape"})
 RECORD_SELVES = frozenset({"split", "values", "__iter__"})
 
 
@@ -125,7 +126,7 @@ class Methods(Machine):
         if name in ("state_dict", "get_weights"):
             return StateDict(tuple(leaves))
         if name in ("load_state_dict", "set_weights"):
-            return self._load(leaves, args[0]) if args else NONE
+            return self._load(leaves, args[0], keywords) if args else NONE
         if name == "zero_grad":
             self.event("clear", leaves=tuple(leaves))
             return NONE
@@ -186,9 +187,9 @@ class Methods(Machine):
         if name in ("modules", "named_modules") and self.is_module(instance):
             return walked(name, instance)
         if name == "state_dict":
-            return StateDict(tuple(self.parameters_of(instance)))
+            return StateDict(tuple(self.parameters_of(instance)), True)
         if name in ("load_state_dict", "set_weights") and args:
-            return self._load(self.parameters_of(instance), args[0])
+            return self._load(self.parameters_of(instance), args[0], keywords)
         if name == "get_weights":
             return StateDict(tuple(self.parameters_of(instance)))
         if name == "requires_grad_":
@@ -299,9 +300,11 @@ class Methods(Machine):
         made.attrs = dict(record.attrs)
         return made
 
-    def _load(self, leaves: list[Node], source: Any) -> Any:
+    def _load(self, leaves: list[Node], source: Any, keywords: Keywords) -> Any:
         if isinstance(source, (StateDict, Parameters, Mapping, Sequence, Node)):
-            self.parameter_write(leaves, source)
+            assign = keywords.get("assign")  # torch: the parameters themselves are taken over
+            write = self.data_write if isinstance(assign, Const) and assign.value is True else self.parameter_write
+            write(leaves, source)
         elif self.sinks:  # a file, a message: what is in it is not on the tape
             self.expose(Parameters(tuple(leaves)))
         return NONE
@@ -364,7 +367,7 @@ class Methods(Machine):
         if name in ("state_dict", "get_weights"):
             return StateDict((leaf,))
         if name in ("load_state_dict", "set_weights") and args:
-            return self._load([leaf], args[0])
+            return self._load([leaf], args[0], keywords)
         if name == "zero_grad":
             self.event("clear", leaves=(leaf,))
         elif name == "requires_grad_":
@@ -423,7 +426,7 @@ class Methods(Machine):
             self.freeze(list(value.leaves), args[0] if args else Const(True))
             return value
         if name in ("detach", "clone", "to", "data", "cpu"):
-            return StateDict(value.leaves) if name != "to" else value
+            return StateDict(value.leaves, name == "detach") if name != "to" else value
         if name in ("numel", "size", "norm"):
             return Unknown(name)
         if len(value.leaves) == 1:
@@ -440,7 +443,7 @@ class Methods(Machine):
             return Sequence((), value)
         if name == "keys":
             return Sequence((), plain("key"))
-        return value
+        return value.copied() if value.shares and name not in VIEWS else value
 
     def _on_function(self, function: Function, name: str, args: Args, keywords: Keywords) -> Any:
         if name in ("apply", "init", "__call__", "lower", "func"):

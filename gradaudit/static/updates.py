@@ -23,7 +23,7 @@ from gradaudit.static.values import (
     Union,
     Unknown,
 )
-from gradaudit.tape import DATA, Event, Location, Network, Node
+from gradaudit.tape import DATA, OWN, SHARED, Event, Location, Network, Node
 
 UNKNOWN = math.nan
 IN_PLACE = frozenset({
@@ -95,6 +95,14 @@ class Updates(Machine):
         if isinstance(new, Node):
             self.entry_write(leaves, new)
 
+    def data_write(self, leaves: list[Node], new: Any) -> None:
+        """The parameters get `new` for their storage: `p.data = new`."""
+        before = len(self.events)
+        self.parameter_write(leaves, new)
+        for event in self.events[before:]:
+            if event.kind in ("copy", "soft_update"):
+                event.storage = SHARED if _is_storage(new) else OWN
+
     def entry_write(self, leaves: list[Node], new: Node) -> None:
         """Are parameters, or some rows of them, written with a sum of what they are, decayed, and of data?"""
         for _ in range(6):
@@ -126,7 +134,9 @@ class Updates(Machine):
             self.event("step", leaves=tuple(leaves))
             return
         mix = self._mix(values[0], frozenset(leaves))
-        if name in ("copy_", "assign", "set_"):
+        if name == "set_":
+            self.data_write(leaves, values[0])
+        elif name in ("copy_", "assign"):
             self._write(leaves, mix)
         elif name in ("mul_", "div_") and base is SELF:
             self._scale(leaves, mix if name == "mul_" else Mix(number=1.0).over(mix))
@@ -379,6 +389,17 @@ def _is_of_gradient(value: Any) -> bool:
                 seen.add(edge.source)
                 waiting.append(edge.source)
     return False
+
+
+def _is_storage(value: Any) -> bool:
+    """Is it the storage of parameters themselves: `p`, `p.data`, `p.detach()`?"""
+    if isinstance(value, StateDict):
+        return value.shares and value.written is None
+    if not isinstance(value, Node):
+        return isinstance(value, Parameters)
+    while value.op == "stop" and value.detail in (".data", "stop_gradient") and value.inputs:
+        value = value.inputs[0].source
+    return value.leaf is not None and value.leaf.kind == "param"
 
 
 def _in_order(leaves: Iterable[Node]) -> tuple[Node, ...]:

@@ -318,13 +318,23 @@ class Parameters(Value):
 
 
 class StateDict(Value):
-    """A snapshot of a network's parameters, and what was written into its entries since."""
+    """A snapshot of a network's parameters, and what was written into its entries since.
 
-    __slots__ = ("cell", "leaves")
+    `shares`: it is known to be their storage itself (`p.data`), no copy of it.
+    """
 
-    def __init__(self, leaves: tuple[Node, ...]) -> None:
+    __slots__ = ("cell", "leaves", "shares")
+
+    def __init__(self, leaves: tuple[Node, ...], shares: bool = False) -> None:
         self.leaves = leaves
+        self.shares = shares
         self.cell: dict[str, Any] = {}
+
+    def copied(self) -> StateDict:
+        """The same entries, which may be in storage of their own."""
+        made = StateDict(self.leaves)
+        made.cell = self.cell
+        return made
 
     @property
     def written(self) -> Any:

@@ -24,6 +24,7 @@ from gradaudit.dynamic.torch_recorder.losses import loss_of
 from gradaudit.dynamic.torch_recorder.reach import Owned, Reach, living
 from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import Copies, seed_everything, untouched
+from gradaudit.dynamic.torch_recorder.storages import one_storage
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
 from gradaudit.dynamic.torch_recorder.updates import (
     BACKWARD,
@@ -221,6 +222,7 @@ class Run:
             still = tuple(sorted(self.evaluating, key=lambda leaf: leaf.time))
             tape.events.append(Event("eval", 0, self.lines.nowhere, leaves=still))
         rows_of = groups.build(rows)
+        same = one_storage(self.reach.owned.values())
         return Recording(
             framework="torch",
             call=self.call,
@@ -234,7 +236,11 @@ class Run:
             escapes=self.tracer.escapes,
             carried=self._carried(),
             evaluating=self.evaluating,
-            spellings={self.leaf_nodes[key]: (owned.name, *owned.others) for key, owned in self.reach.owned.items()},
+            spellings={
+                self.leaf_nodes[key]: (owned.name, *owned.others, *same.get(owned.name, ()))
+                for key, owned in self.reach.owned.items()
+            },
+            one_storage=frozenset(self.leaf_nodes[key] for key, one in self.reach.owned.items() if one.name in same),
             claimed=self._claimed(),
             wholes=self._wholes(),
             beside=self._beside(),
