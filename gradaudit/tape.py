@@ -302,6 +302,8 @@ class Tape:
     symbols: dict[str, Symbol] = field(default_factory=dict)
     roles: dict[Node, str] = field(default_factory=dict)
     """Roles that the user states for leaves ("frozen", "trained"); they bind."""
+    arms: dict[Node, tuple[Location, tuple[int, ...]]] = field(default_factory=dict)
+    """Of joins of branches: where the branches begin, and the arm that each input comes from."""
     shapes: dict[Node, Shape] = field(default_factory=dict)
     """The shapes of values, where they are known."""
     others: list[Sink] = field(default_factory=list)

@@ -21,7 +21,7 @@ from gradaudit.static.values import (
     Union,
     Unknown,
 )
-from gradaudit.tape import ALWAYS, Guard, Node, join_guards
+from gradaudit.tape import ALWAYS, Guard, Location, Node, join_guards
 
 COMPARED = frozenset({Const, Function, External, ClassValue})  # two objects may be one value
 OPTIMIZERS = frozenset({OptimizerValue, Unknown})
@@ -187,7 +187,7 @@ class Joins(Machine):
         going_on = [result for result in results if result[0] == GOES_ON]
         if first_arm is not None and len(going_on) == len(results) == 2:
             self._begin_afresh(results[first_arm][2], results[1 - first_arm][2], scope)
-        self._join_heap(results, going_on, scope, detail)
+        self._join_heap(results, going_on, scope, detail, where)
         if not going_on:
             endings = [ending for ending, *_ in results if ending != "raise"]
             return endings[0] if endings else "raise"
@@ -224,7 +224,8 @@ class Joins(Machine):
         if isinstance(first, Unknown) and first.flag_of is COUNTER:
             self.loops[-1].counter = first
 
-    def _join_heap(self, results: list[Any], going_on: list[Any], scope: Scope, detail: str) -> None:
+    def _join_heap(self, results: list[Any], going_on: list[Any], scope: Scope, detail: str, where: Location) -> None:
+        numbers = {id(final): number for number, (_, _, final, _) in enumerate(results)}
         remaining = [result for result in results if result[0] != "raise"] or results
         touched: dict[tuple[int, Any], tuple[Any, Any]] = {}
         for _, _, final, _ in remaining:
@@ -239,16 +240,20 @@ class Joins(Machine):
                 continue
             old = self._before(container, key)
             alternatives = []
+            arms: list[int] = []
             how = detail
             for _, guard, final, nobodys in counted:
                 if nobodys and id(container) in nobodys and mark not in final:
                     continue
+                arms.append(numbers.get(id(final), -1))
                 how = "switch" if guard else how
                 alternatives.append((final[mark][2] if mark in final else old, guard))
+            self.joining = where, tuple(arms)
             if isinstance(old, tuple):  # the items of a list
                 joined: Any = self._join_items(alternatives, how)
             else:
                 joined = self.join(alternatives, how)
+            self.joining = None
             if joined is MISSING:
                 self.drop(container, key)
             elif joined is not old:

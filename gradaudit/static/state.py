@@ -113,6 +113,7 @@ class State:
     # -- an entry ----------------------------------------------------------------------------------------------------
     def begin_entry(self) -> None:
         self.tape_nodes: list[Node] = []
+        self.arms: dict[Node, tuple[Location, tuple[int, ...]]] = {}
         self.sinks: list[Sink] = []
         self.events: list[Event] = []
         self.optimizers: list[Optimizer] = []
@@ -162,6 +163,7 @@ class State:
         self.function = ""
         self.applied: Node | None = None
         self.second_passes = 0
+        self.joining: tuple[Location, tuple[int, ...]] | None = None  # the arms of what is being joined
         self.undecided = 0  # branches around us whose condition is open
         self.open_branches: tuple[tuple[Location, int], ...] = ()  # those that are statements: where, and which arm
         self.undecided_callee = 0
@@ -175,7 +177,9 @@ class State:
 
     def tape(self, framework: str, entry: str, path: str) -> Tape:
         symbols = {key: self.symbols[key] for key in self._used_symbols()}
-        return Tape(framework, entry, path, self.tape_nodes, self.sinks, self.events, self.optimizers, symbols)
+        made = Tape(framework, entry, path, self.tape_nodes, self.sinks, self.events, self.optimizers, symbols)
+        made.arms = self.arms
+        return made
 
     symbols: dict[str, Symbol]
     frozen: dict[Any, Any]
@@ -278,6 +282,8 @@ class State:
         self.grad_on, self.grad_guard = True, ALWAYS
         made = self.node("phi", [Edge(node, True, DATA, guards) for node, guards in sources], detail=detail, name=name)
         self.grad_on, self.grad_guard = grad, guard
+        if self.joining is not None and len(self.joining[1]) == len(sources):
+            self.arms[made] = self.joining
         return made
 
     def event(self, kind: str, **facts: Any) -> Event:

@@ -16,7 +16,7 @@ from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.score import THROUGH, is_score
 from gradaudit.rules.criteria.sites import Site, frames, made_at, takers
 from gradaudit.rules.criteria.statistic import tracked_statistics
-from gradaudit.tape import DATA, PARAMETER, Event, Location, Node, join_guards
+from gradaudit.tape import DATA, PARAMETER, Edge, Event, Location, Node, join_guards
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -158,10 +158,11 @@ def _is_stale(view: View, maker: Node, steps: list[Event]) -> bool:
     """Is there a step between the making and the loss, on some gradient path between them?"""
     sink = view.sink
     steps = [step for step in steps if join_guards(step.guard, sink.guard) is not None]
-    straight = maker.time < sink.time and any(_between(maker, step, view) for step in steps)
-    if straight and _reaches(view, maker):
+    between = [step for step in steps if _between(maker, step, view)]
+    if maker.time < sink.time and between and _reaches(view, maker, between):
         return True
-    return any(_between_rounds(maker, step, view) for step in steps) and _reaches_around(view, maker, steps)
+    around = [step for step in steps if _between_rounds(maker, step, view)]
+    return bool(around) and _reaches_around(view, maker, around)
 
 
 def _between(maker: Node, step: Event, view: View) -> bool:
@@ -175,7 +176,7 @@ def _between_rounds(maker: Node, step: Event, view: View) -> bool:
     return any(loop in maker.loops and loop in view.sink.loops for loop in step.loops)
 
 
-def _reaches(view: View, maker: Node) -> bool:
+def _reaches(view: View, maker: Node, steps: list[Event]) -> bool:
     """Is there a path to the loss along which time only moves on?"""
     seen = {maker}
     waiting = [maker]
@@ -183,8 +184,8 @@ def _reaches(view: View, maker: Node) -> bool:
         node = waiting.pop()
         if node is view.sink.loss:
             return True
-        for user, _ in view.consumers(node):
-            if user.time >= node.time and user not in seen:
+        for user, edge in view.consumers(node):
+            if user.time >= node.time and user not in seen and not _without_step(view, user, edge, steps):
                 seen.add(user)
                 waiting.append(user)
     return False
@@ -193,22 +194,57 @@ def _reaches(view: View, maker: Node) -> bool:
 def _reaches_around(view: View, maker: Node, steps: list[Event]) -> bool:
     """Does the value go round a loop that also holds a step: from a later place to the loop's head?"""
     loops = {loop for step in steps for loop in step.loops if loop in view.sink.loops and loop in maker.loops}
-    for node in sorted(view.forward([maker]), key=attrgetter("time")):
+    for node in sorted(_carried(view, maker, steps), key=attrgetter("time")):
         for user, _ in view.consumers(node):
             if user.time < node.time and user.op == "phi" and user.loops and user.loops[-1] in loops:
                 # A container that goes round may have been emptied on the way, which is not seen here.
-                return node.op not in CONTAINERS
+                return node.op not in CONTAINERS and view.sink.loss in _carried(view, user, steps)
     return False
+
+
+def _carried(view: View, maker: Node, steps: list[Event]) -> set[Node]:
+    """What the value flows into with gradient, but for what only gets there in rounds without a step."""
+    seen, waiting = {maker}, [maker]
+    while waiting:
+        node = waiting.pop()
+        for user, edge in view.consumers(node):
+            if user not in seen and not _without_step(view, user, edge, steps):
+                seen.add(user)
+                waiting.append(user)
+    return seen
+
+
+def _without_step(view: View, join: Node, edge: Edge, steps: list[Event]) -> bool:
+    """Does the value get through this join of branches only where no step is taken: the one arm steps and begins with
+    another state, or a stop stands under one condition and the step under another (before a chunk, and after it)?
+    """
+    arms = view.analysis.tape.arms.get(join)
+    if arms is None or not steps or not all(step.conditional and _follows(view, step) for step in steps):
+        return False
+    where, numbers = arms
+    mine = {number for number, one in zip(numbers, join.inputs, strict=True) if one is edge}
+    if all(any(place == where and arm not in mine for place, arm in step.branches) for step in steps):
+        return True
+    return any(one.source.op == "stop" and edge.source in one.source.arguments() for one in join.inputs)
+
+
+def _follows(view: View, step: Event) -> bool:
+    """Does the step come after the loss in its round? (A loop may be recorded twice.)"""
+    sinks = (sink for sink in view.analysis.tape.sinks if sink.location == view.sink.location)
+    return any(sink.time < step.time for sink in sinks)
 
 
 def _uses(view: View, makers: list[Node], steps: list[Event]) -> dict[str, Node]:
     """What the loss takes the stale values for: told by the operations after the step, on their ways to the loss."""
     uses: dict[str, Node] = {}
+    here = [step for step in steps if set(step.loops) & set(view.sink.loops)]
     waiting = [(maker, False) for maker in makers]
     seen = set(waiting)
     while waiting:
         node, crossed = waiting.pop()
         for user, edge in view.consumers(node):
+            if _without_step(view, user, edge, here):
+                continue
             later = crossed or user.time <= node.time or not any(_between(user, step, view) for step in steps)
             kind = _use(node, user, edge.kind) if later else ""
             if kind:
