@@ -99,10 +99,16 @@ def deposit(tape: Tape, sink: Sink, leaf: Node) -> str:
     """What becomes of the gradient that `sink` leaves in `leaf`: used by a step, cleared before it, unheld, unknown."""
     if not holders(tape, leaf):
         return UNHELD if all(optimizer.complete for optimizer in tape.optimizers) else UNKNOWN
+    event = taken_by(tape, sink, leaf)
+    return UNKNOWN if event is None else USED if event.kind == "step" else CLEARED
+
+
+def taken_by(tape: Tape, sink: Sink, leaf: Node) -> Event | None:
+    """The step that takes what `sink` leaves in `leaf`, or what clears it before."""
     for event in following(sink, sorted(tape.events, key=lambda event: event.time)):
         if event.kind in ("step", "clear") and leaf in _touched(event):
-            return USED if event.kind == "step" else CLEARED
-    return UNKNOWN
+            return event
+    return None
 
 
 def steps_of(tape: Tape, leaf: Node) -> list[Event]:

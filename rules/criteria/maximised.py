@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from gradaudit.ownership import taken_by
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import SHAPES
@@ -55,12 +56,29 @@ def maximised_critics(analysis: Analysis) -> Iterator[Maximised]:
         if not view.own or view.sink.kind == "library":
             continue
         critic, before, fitted = _fitted(view)
+        critic = critic or _fitted_beside(view)
         for maker in takers(view, critic, view.down) if critic else ():
             if maker not in fitted and _acts(view, maker, critic | before) and _is_raised(view, maker):
                 where = made_at(view, [maker], view.sink.loss)[0].location
                 if where not in told:
                     told.add(where)
                     yield Maximised(view, view.live(maker) & critic, maker, where)
+
+
+def _fitted_beside(view: View) -> int:
+    """What another loss fits whose gradient is still there when this one's is added, and one step takes both."""
+    analysis, found = view.analysis, 0
+    if view.sink.kind != "backward":
+        return 0
+    for other in analysis.views:
+        shared = (view.own or 0) & (other.own or 0) & view.live(view.sink.loss)
+        if other is view or other.sink.kind != "backward" or not shared:
+            continue
+        for leaf in analysis.leaves(_fitted(other)[0] & shared):
+            steps = [taken_by(analysis.tape, one.sink, leaf) for one in (view, other)]
+            if steps[0] is steps[1] is not None and steps[0].kind == "step":
+                found |= analysis.bit(leaf)
+    return found
 
 
 def _fitted(view: View) -> tuple[int, int, set[Node]]:
