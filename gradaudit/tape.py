@@ -303,7 +303,8 @@ class Tape:
     roles: dict[Node, str] = field(default_factory=dict)
     """Roles that the user states for leaves ("frozen", "trained"); they bind."""
     arms: dict[Node, tuple[Location, tuple[int, ...]]] = field(default_factory=dict)
-    """Of joins of branches: where the branches begin, and the arm that each input comes from."""
+    """Of joins of branches: where the branches begin, and the arm that each input comes from; -t for a way out of a
+    loop's body (`continue`) at time t."""
     shapes: dict[Node, Shape] = field(default_factory=dict)
     """The shapes of values, where they are known."""
     others: list[Sink] = field(default_factory=list)

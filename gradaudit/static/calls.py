@@ -158,7 +158,9 @@ class Calls(Machine):
                 return self.call_module_opaquely(receiver, args, keywords)
             return self.call_unknown(function.name, args, keywords)
         depth = self.stack.count(node)
-        if len(self.stack) > DEPTH or depth >= RECURSION or depth and not self._goes_down(function, args, keywords):
+        structured = any(isinstance(value, (Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
+        goes_down = not depth or structured or node in self.taking_apart or self._is_of_object(function, args, keywords)
+        if len(self.stack) > DEPTH or depth >= RECURSION or not goes_down:
             return self.call_unknown(function.name, args, keywords)
         if not entry and _returns_plain(node) and not self._carries(args, keywords):
             return plain(function.name)
@@ -180,7 +182,10 @@ class Calls(Machine):
             return self._run_inside(function, scope, inside, args[1:], keywords)
         if entry and self.call_site is None:
             self.line_node = NOWHERE  # nobody's line: the entry itself calls it
+        apart = self.taking_apart
+        self.taking_apart = apart | {node} if structured else apart - {node}
         made = self.run_function(function, scope)
+        self.taking_apart = apart
         if made is NONE and "classmethod" in decorators_of(node):
             return self.call_unknown(function.name, [], {})  # a class in the place of one that is not installed
         return self.node("identity", [Edge(made)]) if self._gives_back(node, made) else made
@@ -224,14 +229,14 @@ class Calls(Machine):
         """Is anything given that gradient could be in, or that is known well enough to end a recursion?"""
         return any(isinstance(value, (Node, Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
 
-    def _goes_down(self, function: Function, args: Args, keywords: Keywords) -> bool:
-        """Is it worth calling a function from within itself: for another object, or for a part of a known structure?
+    def _is_of_object(self, function: Function, args: Args, keywords: Keywords) -> bool:
+        """Is it worth calling a method from within itself: for another object?
 
-        What a function of tensors does again to other tensors is told by the arms that end its recursion.
+        A function is called from within itself for a part of a known structure, down to the first tensors of it: what
+        it does again to other tensors is told by the arms that end its recursion.
         """
-        if function.self_value is not None or function.scope.parent is not None:
-            return self._carries(args, keywords)
-        return any(isinstance(value, (Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
+        inner = function.self_value is not None or function.scope.parent is not None
+        return inner and self._carries(args, keywords)
 
     def run_function(self, function: Function, scope: Scope) -> Any:
         node = function.node

@@ -83,7 +83,7 @@ class Scope:
         self.self_value: Any = parent.self_value if parent is not None else None
         self.returns: list[tuple[Any, Guard]] = []
         self.yields: list[Any] = []
-        self.jumps: list[tuple[dict[Any, Any], Guard]] = []
+        self.jumps: list[tuple[dict[Any, Any], int]] = []  # out of a loop's body: the names, and when
         self.left: list[Left] = []
         self.globals: set[str] = set()
         self.assumed_at_entry: frozenset[str] = frozenset()
@@ -167,6 +167,7 @@ class State:
         self.undecided = 0  # branches around us whose condition is open
         self.open_branches: tuple[tuple[Location, int], ...] = ()  # those that are statements: where, and which arm
         self.undecided_callee = 0
+        self.taking_apart: frozenset[ast.AST] = frozenset()  # functions that run on a structure, for its parts next
         self.turn: int | None = None  # which of several optimizers a training step is called for
         self.without: frozenset[Any] = frozenset()  # alternatives that something is not, by the branches around us
         self.many = 0  # comprehensions around us over an unknown number of items

@@ -241,11 +241,11 @@ class Statements(Machine):
         return "raise"
 
     def _break(self, statement: ast.Break, scope: Scope) -> str:
-        scope.jumps.append((dict(scope.vars), ALWAYS))
+        scope.jumps.append((dict(scope.vars), self.time))
         return "break"
 
     def _continue(self, statement: ast.Continue, scope: Scope) -> str:
-        scope.jumps.append((dict(scope.vars), ALWAYS))
+        scope.jumps.append((dict(scope.vars), self.time))
         return "continue"
 
     def _if(self, statement: ast.If, scope: Scope) -> str:
@@ -334,8 +334,8 @@ class Statements(Machine):
             self.assign(statement.target, item, scope)
             jumps, scope.jumps = scope.jumps, []
             ending = self.block(statement.body, scope)
-            for snapshot, _ in scope.jumps:
-                self._join_locals(scope, snapshot)
+            for snapshot, time in scope.jumps:
+                self._join_locals(scope, snapshot, time)
             left = bool(scope.jumps)
             scope.jumps = jumps
             if ending in ("return", "raise") and not left:
@@ -395,8 +395,8 @@ class Statements(Machine):
         assumed = dict(self.assumed)
         ending = body()
         self.assumed = assumed
-        for snapshot, _ in scope.jumps:
-            self._join_locals(scope, snapshot)
+        for snapshot, time in scope.jumps:
+            self._join_locals(scope, snapshot, time)
         scope.jumps = jumps
         for name, head in heads.items():
             self._connect(head, scope.vars.get(name))
@@ -452,11 +452,14 @@ class Statements(Machine):
             for one, other in zip(head.items, end.items, strict=False):
                 self._connect(one, other)
 
-    def _join_locals(self, scope: Scope, snapshot: dict[Any, Any]) -> None:
+    def _join_locals(self, scope: Scope, snapshot: dict[Any, Any], time: int) -> None:
+        """What `continue` or `break` carried out of a loop's body at this time, beside what its end did."""
+        self.joining = self.location(), (self.time, -time)
         for name, value in snapshot.items():
             current = scope.vars.get(name, MISSING)
             if current is not value:
                 self.put(scope.vars, name, self.join([(current, ALWAYS), (value, ALWAYS)]))
+        self.joining = None
 
     # -- definitions -------------------------------------------------------------------------------------------------
     def _exec_function(self, statement: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> str:

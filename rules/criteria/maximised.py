@@ -70,7 +70,7 @@ def _fitted_beside(view: View) -> int:
     analysis, found = view.analysis, 0
     if view.sink.kind != "backward":
         return 0
-    for other in analysis.views:
+    for other in analysis.every_view:
         shared = (view.own or 0) & (other.own or 0) & view.live(view.sink.loss)
         if other is view or other.sink.kind != "backward" or not shared:
             continue

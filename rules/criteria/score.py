@@ -59,6 +59,8 @@ def swapped_products(view: View) -> Iterator[tuple[Node, Node]]:
             if stop.op != "stop" or not stop.inputs or not view.analysis.alive(stop.inputs[0].source):
                 continue
             score = behind(stop.inputs[0].source, LIVE_SHAPES)
+            if is_score(weight):
+                continue  # a log-probability weighed by one less a value: what is stopped is the weight
             if is_log_probability(score) and _has_data(view, weight) and facts.network(weight):
                 yield node, stop
 

@@ -215,14 +215,19 @@ def _carried(view: View, maker: Node, steps: list[Event]) -> set[Node]:
 
 
 def _without_step(view: View, join: Node, edge: Edge, steps: list[Event]) -> bool:
-    """Does the value get through this join of branches only where no step is taken: the one arm steps and begins with
-    another state, or a stop stands under one condition and the step under another (before a chunk, and after it)?
+    """Does the value get through this join of branches only where no step is taken? It left before the step, or the one
+    arm steps and begins with another state, or a stop stands under one condition and the step under another (before a
+    chunk, and after it).
     """
     arms = view.analysis.tape.arms.get(join)
-    if arms is None or not steps or not all(step.conditional and _follows(view, step) for step in steps):
+    if arms is None or not steps or not all(_follows(view, step) for step in steps):
         return False
     where, numbers = arms
     mine = {number for number, one in zip(numbers, join.inputs, strict=True) if one is edge}
+    if all(number < 0 and all(-number < step.time for step in steps) for number in mine):
+        return True
+    if not all(step.conditional for step in steps):
+        return False
     if all(any(place == where and arm not in mine for place, arm in step.branches) for step in steps):
         return True
     return any(one.source.op == "stop" and edge.source in one.source.arguments() for one in join.inputs)
