@@ -55,7 +55,9 @@ RANK = 140
 def check(analysis: Analysis) -> Iterator[Finding]:
     for flow in foreign_flows(analysis):
         if flow.held and not about_temperature(flow):
-            yield _finding(flow)
+            found = _finding(flow)
+            if found is not None:
+                yield found
         elif is_backbone(flow):
             yield _backbone(flow)
     for left in forgotten(analysis):
@@ -70,12 +72,15 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _idle(idle)
 
 
-def _finding(flow: Foreign) -> Finding:
+def _finding(flow: Foreign) -> Finding | None:
+    """None for a network against itself: an attribute that several subclasses share is of one of them at a time."""
     view, analysis = flow.view, flow.view.analysis
     level = severity(view, flow.leaves)
     if decided(view, flow.value, flow.leaves):
         level = "info"
     who, own = names_of(analysis, flow.leaves), names_of(analysis, (view.own or 0) & view.live(view.sink.loss))
+    if who == own:
+        return None
     return make_finding(
         view,
         CODE,

@@ -294,6 +294,18 @@ def framework_of(text: str) -> str:
     return ""
 
 
+def speaks_of_framework(text: str) -> bool:
+    """Whether a file may compute with tensors: it names a framework, and imports more than what computes without."""
+    if not FRAMEWORKS.search(text):
+        return False
+    imports = re.findall(r"^[ \t]*(?:from[ \t]+([\w.]+)|import[ \t]+(.+))", text, re.MULTILINE)
+    roots = {part.split(".")[0].strip() for one, several in imports for part in (one or several).split(",")}
+    return not roots or any(root.split(" ")[0] not in PLAIN for root in roots)
+
+
+PLAIN = frozenset(sys.stdlib_module_names) | {"numpy", "scipy", "pandas", "matplotlib", "gym", "gymnasium", "mujoco_py"}
+"""Modules that know no tensors."""
+
 IMPORTS = {
     "torch": "torch", "lightning": "torch", "pytorch_lightning": "torch", "tensordict": "torch", "torchrl": "torch",
     "transformers": "torch", "trl": "torch", "accelerate": "torch", "torchvision": "torch",

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from gradaudit.static.callers import Callers
 from gradaudit.static.drivers import concerned, drivers
 from gradaudit.static.entries import Entries
-from gradaudit.static.files import FRAMEWORKS, Files, Module
+from gradaudit.static.files import FRAMEWORKS, Files, Module, speaks_of_framework
 from gradaudit.static.hints import Hints
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.tape import Tape
@@ -74,7 +74,7 @@ class Recorder:
         if text is None:
             self.problems.append(f"{path}: cannot be read ({self.files.unreadable.get(file, 'unknown reason')})")
             return []
-        if not FRAMEWORKS.search(text):
+        if not speaks_of_framework(text):
             self.files.check_syntax(file)
             return []
         module = self.files.module(file)

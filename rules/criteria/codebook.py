@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.discrepancy import LOSSES
+from gradaudit.rules.criteria.discrepancy import DIVERGENCES, ENTROPIES, LOSSES
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.surrogate import view_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 SAME, JOINT, NEITHER, HALF, AVERAGED = "same side", "joint", "neither", "half", "averaged"
-MEETS = LOSSES | {"sub"}
+MEETS = LOSSES - ENTROPIES - DIVERGENCES | {"sub"}
 CHOICES = frozenset({"argmin", "argmax", "one_hot", "topk", "sort", "round"})
 MEASURES = frozenset({"square", "pow", "abs", "norm", "mean", "sum"})
 

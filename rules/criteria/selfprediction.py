@@ -25,6 +25,8 @@ SAME = frozenset({"phi", "reshape", "cast"})
 """What leaves data what they are."""
 OUTPUTS = frozenset({"module_call", "matmul", "call", "normalize", "layer_norm"})
 ACTIVATIONS = frozenset({"tanh", "sigmoid", "activation", "softmax"})
+PLAIN = frozenset({"getitem", "mean", "sum", "neg", "add", "sub", "phi", "where", "identity"})
+"""Ways from a difference to a loss that leave its sign."""
 DISTANCES = frozenset({"kl_divergence", "pairwise_distance", "cosine_embedding_loss"})
 """Divergences of distributions that are both learnt, and losses that say themselves which pairs are to differ."""
 
@@ -67,7 +69,7 @@ def _is_unit(node: Node) -> bool:
 def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
     if len(meeting.sides) != 2 or meeting.entropy or meeting.node.op in ENTROPIES | DISTANCES:
         return
-    if not all(edge.passes for edge in meeting.sides):
+    if not all(edge.passes for edge in meeting.sides) or _counts_by_itself(view, meeting.node):
         return
     for encoding, prediction in (meeting.sides, meeting.sides[::-1]):
         mine, its = view.live(encoding.source), view.live(prediction.source)
@@ -81,6 +83,21 @@ def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
         if not _predicts(view, prediction.source, mine):
             continue
         yield SelfPrediction(view, meeting.node, encoding.source, mine)
+
+
+def _counts_by_itself(view: View, meeting: Node) -> bool:
+    """Is the difference that is squared somewhere a term of the loss as it is, too? Its sides are meant to be apart."""
+    difference = behind(meeting, SHAPES | {"pow", "square", "getitem"})
+    seen, waiting = {difference}, [difference] if difference.op == "sub" else []
+    while waiting:
+        node = waiting.pop()
+        if node is view.sink.loss:
+            return True
+        for user, _ in view.consumers(node):
+            if user.op in SHAPES | PLAIN and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def _again(view: View, node: Node) -> set[Node]:
