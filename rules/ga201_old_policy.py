@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
-from gradaudit.rules.criteria.place import place
+from gradaudit.rules.criteria.place import place, seen_from
 from gradaudit.rules.criteria.reference import is_reference, trained_references
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.selfcancel import Cancellation, cancellations, older_side
@@ -80,13 +80,18 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 def _self(found: Cancellation, side: Node) -> Finding:
     view = found.view
+    other = found.second_side if side is found.first_side else found.first_side
+    if side is not other and other in view.backward(side, found.leaves):  # made of the other one, which is to learn
+        where = seen_from(side, found.node)
+    else:
+        where = place(view, found.node, side, found.leaves, [user for user, _ in view.consumers(side)])
     return make_finding(
         view,
         "GA201",
         NAME,
         f"{SAYS[found.kind]}: {names_of(view.analysis, found.leaves)} learns nothing from it",
         "error",
-        place(view, found.node, side, found.leaves, [user for user, _ in view.consumers(side)]),
+        where,
         fix=f"stop the gradient of the older side: {stop_call(view.analysis)}",
         leaves=found.leaves,
         through=[found.node, side],

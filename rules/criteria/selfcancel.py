@@ -17,7 +17,7 @@ from gradaudit.rules.criteria.sites import stopped_beside
 from gradaudit.tape import Edge, Node, join_guards
 
 if TYPE_CHECKING:
-    from gradaudit.algebra import Linear, Term
+    from gradaudit.algebra import Algebra, Linear, Term
     from gradaudit.paths import Analysis, View
 
 DIVERGENCES = frozenset({"kl_divergence", "kl_div", "js_divergence", "cross_entropy_dist"})
@@ -72,6 +72,8 @@ def _all(analysis: Analysis) -> list[Cancellation]:
 def _at(view: View, node: Node) -> Iterator[Cancellation]:
     data = [edge for edge in node.inputs if edge.kind == "data"]
     if len(data) != 2:
+        if node.op in DIVERGENCES:
+            yield from _of_tensors(view, node, data)
         return
     if node.op in ("sub", "add"):
         yield from _difference(view, node)
@@ -314,8 +316,12 @@ def _divergence(view: View, node: Node, first: Edge, second: Edge) -> Iterator[C
     pairs = list(zip(_parameters(first.source), _parameters(second.source), strict=False))
     if not pairs or len(_parameters(first.source)) != len(_parameters(second.source)):
         return
-    remade = _made_of(first.source, second.source) or _made_of(second.source, first.source)
-    if not remade and not all(algebra.same(one.source, other.source) for one, other in pairs):
+    remade = _made_of(algebra, first.source, second.source) or _made_of(algebra, second.source, first.source)
+    if (
+        not remade
+        and not _is_log_of(algebra, node, first, second)
+        and not all(algebra.same(one.source, other.source) for one, other in pairs)
+    ):
         return
     for one, other in pairs:
         leaves = view.live(one.source) & view.live(other.source)
@@ -325,15 +331,53 @@ def _divergence(view: View, node: Node, first: Edge, second: Edge) -> Iterator[C
             )
 
 
-def _made_of(copy: Node, origin: Node) -> bool:
-    """Whether a distribution is made of all the attributes of another one: `Normal(now.loc, now.scale)`."""
-    parts = _parameters(copy)
-    attributes = {part.source.detail for part in parts if _is_attribute(part.source, origin)}
-    return copy.op == origin.op == "dist" and copy.detail == origin.detail and len(attributes) == len(parts)
+def _of_tensors(view: View, node: Node, data: list[Edge]) -> Iterator[Cancellation]:
+    """In a run a distribution is the tensors that it is made of: those of the one, then those of the other."""
+    half = len(data) // 2
+    pairs = list(zip(data[:half], data[half:], strict=False))
+    if len(data) % 2 or not all(view.analysis.algebra.same(one.source, other.source) for one, other in pairs):
+        return
+    for one, other in pairs:
+        leaves = view.live(one.source) & view.live(other.source)
+        if leaves and one.passes and other.passes:
+            yield Cancellation(view, node, "divergence", one.source, other.source, leaves, 0, one.source, other.source)
 
 
-def _is_attribute(node: Node, owner: Node) -> bool:
-    return node.op == "getitem" and node.detail.startswith(".") and node.inputs[0].source is owner
+def _made_of(algebra: Algebra, copy: Node, origin: Node) -> bool:
+    """Whether a distribution is made of the attributes of another one, `Normal(now.loc, now.scale)`, or of some and of
+    what that is made of itself; under however many wrappers, `Independent(Normal(now.base_dist.loc, scale), 1)`."""
+    owners = {origin}
+    for _ in range(MOST_PARTS):
+        if copy.op != "dist" or origin.op != "dist" or copy.detail != origin.detail:
+            return False
+        inner, parts = _parameters(copy), _parameters(origin)
+        if len(inner) != 1 or len(parts) != 1 or not inner[0].source.op == parts[0].source.op == "dist":
+            break
+        copy, origin = inner[0].source, parts[0].source
+        owners.add(origin)
+    attributes = [part.source.detail for part in inner if _is_attribute(part.source, owners)]
+    others = [
+        edge for edge, own in zip(inner, parts, strict=False)
+        if not _is_attribute(edge.source, owners) and not algebra.same(edge.source, own.source)
+    ]  # fmt: skip
+    return bool(attributes) and len(set(attributes)) == len(attributes) and not others and len(inner) == len(parts)
+
+
+def _is_attribute(node: Node, owners: set[Node]) -> bool:
+    """`now.loc`, or `now.base_dist.loc`."""
+    while node.op == "getitem" and node.detail.startswith(".") and node.inputs:
+        node = node.inputs[0].source
+        if node in owners:
+            return True
+    return False
+
+
+def _is_log_of(algebra: Algebra, node: Node, first: Edge, second: Edge) -> bool:
+    """`kl_div(log_softmax(x), softmax(x))`, `kl_div(log(p), p)`: one distribution, and its logarithm."""
+    log, plain = first.source, second.source
+    if node.op != "kl_div" or not log.inputs or (log.op, plain.op) != ("log_softmax", "softmax") and log.op != "log":
+        return False
+    return algebra.same(log.inputs[0].source, plain if log.op == "log" else plain.inputs[0].source)
 
 
 def _parameters(node: Node) -> list[Edge]:
@@ -357,7 +401,7 @@ def older_side(found: Cancellation) -> Node:
     if len(olds) == 1:
         return olds[0]
     for copy, origin in ((first, second), (second, first)):
-        if _made_of(copy, origin):
+        if _made_of(found.view.analysis.algebra, copy, origin):
             return copy
     if found.surrogate:  # the side that holds more than the value itself
         return max((first, second), key=lambda side: len(found.view.analysis.algebra.lin(side).terms))
