@@ -92,15 +92,15 @@ def _finding(found: Codebook) -> Finding:
 
 def _unbalanced(found: Mutual) -> Finding:
     analysis = found.view.analysis
-    line = found.counterpart.location.line
+    location, other = found.lines
     return make_finding(
         found.view,
         "GA303",
         NAME,
         f"this term trains both of its sides ({names_of(analysis, found.leaves)}), "
-        f"its counterpart on line {line} stops one: one side is trained twice",
+        f"its counterpart on line {other.line} stops one: one side is trained twice",
         "warning" if found.view.sink.kind == "library" else "error",
-        found.node.location,
+        location,
         fix=f"stop in this term the side that the other one trains: {stop_call(analysis)}",
         leaves=found.leaves,
         through=[found.node],

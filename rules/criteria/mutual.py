@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
+from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies, first_order
 from gradaudit.rules.criteria.place import seen_from
 from gradaudit.rules.criteria.starved import held_with, is_test
 from gradaudit.rules.criteria.terms import summands_of
@@ -30,6 +30,11 @@ class Mutual(NamedTuple):
     node: Node
     counterpart: Node
     leaves: int
+
+    @property
+    def lines(self) -> tuple[Location, Location]:
+        """Where the function that makes both makes this term, and its counterpart."""
+        return seen_from(self.node, self.counterpart), seen_from(self.counterpart, self.node)
 
 
 class Repeated(NamedTuple):
@@ -77,7 +82,21 @@ def _terms(view: View) -> list[_Term]:
             live = (view.live(one.source) if one.passes else 0), (view.live(other.source) if other.passes else 0)
             if numbers[0] != numbers[1]:
                 found.append(_Term(meeting.node, numbers, live))
-    return found
+    return found + [term for node in first_order(view) if node.op == "mul" for term in _written_out(view, node)]
+
+
+def _written_out(view: View, node: Node) -> Iterator[_Term]:
+    """`p * (log p - log q)`: a divergence by hand."""
+    data = node.arguments()
+    for weight, gap in (data, data[::-1]) if len(data) == 2 else ():
+        parts = gap.arguments() if gap.op == "sub" else []
+        if len(parts) == 2 and weight.op in ("softmax", "exp") and all(part.op == "log_softmax" for part in parts):
+            values = [part.arguments()[0] for part in parts]
+            number = view.analysis.algebra.vn
+            of = weight.arguments()[0]
+            if number(of) in (number(parts[0]), number(values[0])) and number(values[0]) != number(values[1]):
+                live = view.live(parts[0]) | view.live(weight), view.live(parts[1])
+                yield _Term(node, (number(values[0]), number(values[1])), live)
 
 
 def _stops_one(term: _Term, other: _Term) -> bool:
