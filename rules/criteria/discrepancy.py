@@ -23,7 +23,9 @@ LOSSES = frozenset({
     "soft_margin_loss", "cosine_embedding_loss", "unknown_loss",
 })  # fmt: skip
 DIVERGENCES = frozenset({"kl_div", "kl_divergence"})
-ENTROPIES = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "kl_div"})
+ENTROPIES = frozenset({
+    "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div",
+})  # fmt: skip
 SQUARES = frozenset({"square", "abs", "norm", "huber", "cosh", "logcosh", "log_cosh"})
 LOGS = frozenset({"log", "log_softmax", "logsigmoid"})
 MEETS = LOSSES | SQUARES | {"pow", "log", "mul"}

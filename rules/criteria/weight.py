@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.discrepancy import discrepancies, meetings_at
 from gradaudit.rules.criteria.expand import constant, expand
-from gradaudit.rules.criteria.marks import SHAPES, marks
+from gradaudit.rules.criteria.marks import SHAPES, behind, marks
 from gradaudit.rules.criteria.rated import is_residual, rates_action
 from gradaudit.rules.criteria.reweighting import is_dual_weight, own_shift, own_temperature, reciprocal_weight
 from gradaudit.rules.criteria.roles import parameters
@@ -47,6 +47,7 @@ ERRORS = frozenset({
 })  # fmt: skip
 """Library functions that give the temporal-difference errors of a value network."""
 MOST_SHIFTS = 40
+ERROR_SIZES = frozenset({"square", "pow", "abs", "huber", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 
 
 def live_weights(analysis: Analysis) -> list[Weight]:
@@ -103,7 +104,7 @@ def _is_left_to_callers(view: View, weight: Node) -> bool:
 def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if _is_ratio(view, weight):
         own = _is_exponential_of(view, weight, score) or _is_sampled_entropy(view, node, weight, score)
-        if _is_bare(view, score) and not own:
+        if _is_bare(view, score) and not own or _is_error(view, score):
             return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
         return None
     if is_likelihood(view, weight):
@@ -122,6 +123,13 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if not leaves or not view.live(score) & ~leaves and not is_likelihood(view, score):
         return None
     return Weight(view, node, weight, score, kind, leaves)
+
+
+def _is_error(view: View, score: Node) -> bool:
+    """A squared error that learns: whose data it is reckoned on is not for it to change."""
+    node = behind(score, SHAPES | {"mean", "sum"})
+    meetings = meetings_at(view.analysis, node) if node.op in ERROR_SIZES else []
+    return any(len(meeting.sides) == 2 and view.reaches(meeting.node) for meeting in meetings)
 
 
 def _rating_by_structure(view: View, score: Node, weight: Node) -> str:
