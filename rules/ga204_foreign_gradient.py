@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradaudit.finding import Finding
-from gradaudit.paths import Analysis
+from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.encoder import Shared, shared_encoders
 from gradaudit.rules.criteria.expected import Expected, expected_values
 from gradaudit.rules.criteria.features import is_backbone
@@ -79,7 +79,7 @@ def _finding(flow: Foreign) -> Finding | None:
     if decided(view, flow.value, flow.leaves):
         level = "info"
     who, own = names_of(analysis, flow.leaves), names_of(analysis, (view.own or 0) & view.live(view.sink.loss))
-    if who == own:
+    if _paths(view, flow.leaves) <= _paths(view, (view.own or 0) & view.live(view.sink.loss)):
         return None
     return make_finding(
         view,
@@ -92,6 +92,10 @@ def _finding(flow: Foreign) -> Finding | None:
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
     )
+
+
+def _paths(view: View, leaves: int) -> set[str]:
+    return {leaf.leaf.path for leaf in view.analysis.leaves(leaves) if leaf.leaf is not None}
 
 
 def _backbone(flow: Foreign) -> Finding:
