@@ -49,16 +49,18 @@ class SecondNames(Machine):
                 (uses.live if self.grad_on else uses.stopped).add(name)
 
     def second_names(self) -> None:
-        """At the end of an entry: the names that were used for answers without gradient only, beside the other."""
+        """At the end of an entry: the names that were used for answers without gradient only, in a function that asks
+        the network by its other name as well."""
         told = {event.location for event in self.events if event.kind == "alias"}
         for network, used in self.doubled.items():
             instance, places = self.kept[network]
             live = set().union(*(uses.live for uses in used.values()))
-            for uses in used.values():
-                taken = [place for place in places if place.name in uses.stopped - live and not place.conditional]
-                if uses.live and len(taken) == 1 and taken[0] is not places[0] and taken[0].location not in told:
+            for uses in used.values() if live else ():
+                stopped = [place for place in places if place.name in uses.stopped - live and not place.conditional]
+                beside = (uses.live | uses.stopped) - {place.name for place in stopped}
+                if beside and len(stopped) == 1 and stopped[0] is not places[0] and stopped[0].location not in told:
                     leaves = tuple(self.parameters_of(instance))
-                    self.events.append(Event("second_name", self.tick(), taken[0].location, leaves=leaves))
+                    self.events.append(Event("second_name", self.tick(), stopped[0].location, leaves=leaves))
                     break
 
 
