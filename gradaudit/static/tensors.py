@@ -323,8 +323,8 @@ class Tensors(Machine):
 
     def write_in_place(self, target: Node, op: str, written: list[Node]) -> Node:
         """A new version of the storage behind `target`; reads from here on see it."""
-        base = self.aliases.get(target, target)
-        base = self.bases.get(base, base)
+        view = self.aliases.get(target, target)
+        base = self.bases.get(view, view)
         before = self.current(base)
         edges = [Edge(before)] + [Edge(node) for node in written[:24] if node is not before]
         made = self.node("store" if op in ("store", "copy") else op, edges, name=base.name)
@@ -332,6 +332,8 @@ class Tensors(Machine):
             # the old contents keep the gradient they have, whatever the mode of this write
             made.inputs[0] = Edge(before, True, guard=ALWAYS)
         self._set_version(base, made)
+        if view is not base and view.op == "getitem":  # what it is a view of has changed, and so has the view
+            self.put(self.versions, view, self.node("getitem", [Edge(made)], detail=view.detail, name=view.name))
         return made
 
     def _set_version(self, base: Node, made: Node) -> None:
