@@ -100,7 +100,7 @@ class Successions(Machine):
         return made
 
     def _initial(self, value: Any) -> bool:
-        """Parameters as they were initialised: by a library, or drawn at random array by array."""
+        """Parameters as they were initialised: by a library, network by network, or drawn at random array by array."""
         if isinstance(value, Unknown):
             return _of_initial(value)
         if isinstance(value, Instance):
@@ -111,7 +111,10 @@ class Successions(Machine):
         if not isinstance(value, Mapping) or not value.entries:
             return False
         parts = [part for entry in value.entries.values() for part in _arrays(entry, 0)]
-        return bool(parts) and all(isinstance(part, Node) and _drawn(part, 0) for part in parts)
+        return bool(parts) and all(
+            _drawn(part, 0) if isinstance(part, Node) else isinstance(part, Unknown) and _of_initial(part)
+            for part in parts
+        )
 
     def named_tree(self, value: Any, name: str) -> None:
         """A copy is called what it is first kept as."""

@@ -19,6 +19,7 @@ THROUGH = frozenset({"stop", "identity", "cast", "copy", "clone"})
 COPIES = ("copy", "array", "asarray", "copy_", "deepcopy")
 MOST = 24
 DEPTH = 4
+HALF = 0.5
 
 
 class Trees(Machine):
@@ -101,9 +102,9 @@ class Trees(Machine):
         """`old` becomes, or comes nearer to, `new`."""
         sources = self.trees_of(new)
         leaves = tuple(leaf for leaf in self.trees_of(old) if leaf not in sources)
-        if leaves and sources:
-            self.event(kind, leaves=leaves, sources=sources, weight=weight)
         made = self.version(old)
+        if leaves and sources:
+            self.awaits(self.event(kind, leaves=leaves, sources=sources, weight=weight), made)
         if kind == "soft_update":
             self._mixed_in(made, old, new, 0)
         self.averaged.update(self.nodes_of(made)[:MOST])
@@ -133,7 +134,8 @@ class Trees(Machine):
     def copied_tree(self, value: Any) -> Any:
         """`tree.map(jnp.copy, params)`: a tree of its own."""
         if isinstance(value, Instance) and self.is_module(value):
-            return self.clone(value)
+            within = any(self._in_differentiated(leaf) for leaf in self.parameters_of(value))
+            return value if within else self.clone(value)  # in a loss, gradient goes on to what is copied
         pairs: dict[Node, Node] = {}
         made = self._copied(value, pairs, 0)
         if pairs:
@@ -176,13 +178,22 @@ class Trees(Machine):
             return result
         both = [self.trees_of(tree) for tree in trees]
         trained = [any(tree in self.differentiated_trees for tree in side) for side in both]
-        if trained[0] == trained[1] or set(both[0]) & set(both[1]):
+        if not any(trained) or set(both[0]) & set(both[1]):
             return result
-        old = trained.index(False)
-        weight = self._average(function, old).weight
-        if weight is None or weight in (0.0, 1.0):
+        old = self._follower(both) if all(trained) else trained.index(False)
+        weight = self._average(function, old or 0).weight
+        if weight is None or weight in (0.0, 1.0) or old is None and weight == HALF:
             return result
+        if old is None:  # both are entries of what is differentiated: a follower keeps most of what it was
+            old, weight = (0, weight) if weight > HALF else (1, round(1 - weight, 9))
         return self.follow(trees[1 - old], trees[old], "soft_update", weight)
+
+    def _follower(self, both: list[tuple[Node, ...]]) -> int | None:
+        """Which of two trees began as a copy of the other one?"""
+        for old, (mine, theirs) in enumerate((both, both[::-1])):
+            if mine and all(self.originals.get(tree) in theirs for tree in mine):
+                return old
+        return None
 
     def _average(self, function: Function, old: int) -> Mix:
         """The weights that a function of two arrays gives them."""
