@@ -165,8 +165,9 @@ class Lagging:
         """Does it stand in no branch (`if step > warmup`) but those in which what it follows is trained, too?"""
         sources = set(event.sources)
         return bool(event.branches) and any(
-            other.kind == "step" and event.branches <= other.branches and sources.intersection(_stepped(other))
+            event.branches <= other.branches and sources.intersection(_stepped(other))
             for other in self.analysis.tape.events
+            if other.kind == "step" or other.kind == "backward" and self.analysis.tape.framework == "jax"
         )
 
     def follows(self, event: Event) -> bool:
@@ -176,6 +177,8 @@ class Lagging:
 
 
 def _stepped(event: Event) -> Iterable[Node]:
+    if event.kind == "backward":
+        return event.sources  # JAX: what is differentiated by name
     return event.leaves or (event.optimizer.leaves if event.optimizer is not None else ())
 
 
