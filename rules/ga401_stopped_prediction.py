@@ -6,7 +6,8 @@ gets there: a `detach()`, `.data`, `numpy()` or `argmax` on the wrong side, a `n
 the call stack. The finding stands where the gradient ends.
 
 It also finds what a loss adds up in vain: a summand that passes nothing although the optimizer holds what it is made of
-(a temperature that is stopped before its own term), a penalty of a gradient that was taken without `create_graph=True`,
+(a temperature that is stopped before its own term, or
+in it, in the place of the gap that it weighs), a penalty of a gradient that was taken without `create_graph=True`,
 the chosen value in `logsumexp(q) - q[action].detach()`, a term that is stopped as a whole beside others, one of two
 towers that are compared; a target that learns from a stopped prediction; and a recurrent state that is stopped at
 every step of an update, not between updates alone.
@@ -42,10 +43,12 @@ warning: it may be a probe.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import broken_codebooks
+from gradaudit.rules.criteria.dual import stopped_duals
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions
 from gradaudit.rules.criteria.surrogate import broken_surrogates
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
 
 RANK = 170
 NAME = "stopped-prediction"
+OTHERS = starved_objectives, starved_terms, stopped_duals, stopped_towers
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
@@ -72,7 +76,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if not found.leaves & quantised:  # what a codebook or an estimator stops is GA303's and GA304's
             told.add(found.event)
             yield _finding(found)
-    for found in (*starved_objectives(analysis), *starved_terms(analysis), *stopped_towers(analysis)):
+    for found in chain(*(find(analysis) for find in OTHERS)):
         if found.event not in told and not found.leaves & quantised:
             told.add(found.event)
             yield _finding(found, "what the loss is to train is stopped")

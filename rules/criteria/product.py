@@ -182,7 +182,7 @@ def _by_terms(view: View, node: Node, multiplier: Node, factor: Node, term: Node
     """Both sides are trained together: condemned where another term weighs the same thing with a stop between."""
     if node.op != "mul" or not all(step.op in LINEAR | SIGNED for step in view.way_to_loss(node)):
         return None
-    sibling = _stopped_sibling(view, node, multiplier, others)
+    sibling = stopped_sibling(view, node, multiplier, others)
     if sibling is None:
         if view.sink.kind == "library" or not has_constant(view, term) or not pushed_up(view, node, factor, term):
             return None
@@ -259,7 +259,7 @@ def _sign_in_loss(view: View, node: Node) -> float | None:
     return sign
 
 
-def _stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> str | None:
+def stopped_sibling(view: View, node: Node, multiplier: Node, others: int) -> str | None:
     """Which side is stopped in another product of the same multiplier with something of the same origin."""
     # whose step uses what another loss leaves is known with the optimizers alone
     known = view.own is not None or view.sink.kind == "library"

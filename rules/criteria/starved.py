@@ -28,6 +28,8 @@ STOPS = frozenset({
 INDICATORS = frozenset({"compare", "sign", "round", "floor", "ceil", "isfinite"})
 """What is true or false of a value is no prediction of it."""
 
+ARITHMETIC = frozenset({"pow", "mul", "add", "sub", "div"})
+"""How a number is called that is computed of others and not known."""
 WEIGHED_OR_COMPARED = LOSSES | {"mul", "div"}
 
 
@@ -131,7 +133,7 @@ def _is_known(loss: Node) -> bool:
     seen, waiting = {loss}, [loss]
     while waiting:
         node = waiting.pop()
-        if node.op == "call" or node.op == "const" and constant(node) is None:
+        if node.op == "call" or node.op == "const" and constant(node) is None and node.detail not in ARITHMETIC:
             return False
         for edge in node.inputs:
             if edge.passes and edge.source not in seen:
