@@ -132,10 +132,10 @@ def _collapse(found: Collapse) -> Finding:
         NAME,
         f"two networks learn from nothing but each other: the loss trains {names_of(analysis, found.leaves)}, too",
         "error",
-        stop_at(found.view, found.node, found.first, found.leaves),
+        stop_at(found.view, found.node, found.target, found.leaves),
         fix=f"make the side that is to be predicted a constant: {stop_call(analysis)}",
         leaves=found.leaves,
-        through=(found.node, found.first),
+        through=(found.node, found.target),
     )
 
 

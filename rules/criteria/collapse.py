@@ -1,8 +1,9 @@
 """K11: two networks that learn from nothing but how far they are apart.
 
 `mse(predictor(obs), target(obs))`, stepped by an optimizer that holds both: the two agree soonest if they say nothing.
-Random network distillation and its kin fix one of them. What keeps two networks from it is a reason to be silent: any
-other loss of one of them, other data on one side, a summand that is no network's.
+Random network distillation and its kin fix one of them. What else the loss adds up trains others. What keeps two
+networks from it is a reason to be silent: any other loss of one of them, other data on one side, a summand that is no
+network's.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrepancies
+from gradaudit.rules.criteria.discrepancy import ENTROPIES, LOSSES, Discrepancy, discrepancies
 from gradaudit.rules.criteria.place import private
+from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.selfprediction import DISTANCES, given, is_output
 from gradaudit.rules.criteria.starved import is_test, owned
 from gradaudit.tape import Node
@@ -23,27 +25,55 @@ MOST = 400
 
 
 class Collapse(NamedTuple):
-    """`first` was computed before the other side of `node`; the loss trains `leaves` through it."""
+    """`target` is the side of `node` that is rather to be predicted; the loss trains `leaves` through it."""
 
     view: View
     node: Node
-    first: Node
+    target: Node
     leaves: int
 
 
 def collapses(analysis: Analysis) -> Iterator[Collapse]:
     """Every comparison of two networks' outputs for one input that is all that either of them learns from."""
-    found: dict[View, Discrepancy] = {}
-    for view in analysis.views:
-        meetings = discrepancies(view)
-        if view.sink.kind != "library" and not is_test(view) and len(meetings) == 1:
-            if _brings_together(view, meetings[0]):
-                found[view] = meetings[0]
-    for view, meeting in found.items():
-        learning = view.live(view.sink.loss)
-        if all(other in found or not other.live(other.sink.loss) & learning for other in analysis.every_view):
-            first = min((side.source for side in meeting.sides), key=lambda node: node.time)
-            yield Collapse(view, meeting.node, first, view.live(first))
+    found = {
+        view: pairs
+        for view in analysis.views
+        if view.sink.kind != "library" and not is_test(view)
+        if (pairs := [meeting for meeting in discrepancies(view) if _brings_together(view, meeting)])
+    }
+    for view, pairs in found.items():
+        for meeting in pairs:
+            if not any(_learns_elsewhere(view, meeting, other, found.get(other, [])) for other in analysis.every_view):
+                target = _target(meeting)
+                yield Collapse(view, meeting.node, target, view.live(target))
+
+
+def _target(meeting: Discrepancy) -> Node:
+    """The side that is rather to be predicted: a loss function's second argument, else what is computed first."""
+    if meeting.node.op in LOSSES:
+        return meeting.sides[1].source
+    return min((side.source for side in meeting.sides), key=lambda node: node.time)
+
+
+def _learns_elsewhere(view: View, meeting: Discrepancy, other: View, pairs: list[Discrepancy]) -> bool:
+    """Does another loss train one of the two, in another way than by such a comparison?"""
+    if other is view:
+        return False
+    trained = other.live(other.sink.loss)
+    for pair in pairs:
+        trained &= ~_both(other, pair)
+    return bool(_trees(view, _both(view, meeting)) & _trees(other, trained))
+
+
+def _both(view: View, meeting: Discrepancy) -> int:
+    one, other = (view.live(side.source) for side in meeting.sides)
+    return one | other
+
+
+def _trees(view: View, leaves: int) -> set[Node]:
+    """The parameters, or the trees of them that were passed for the arguments of a loss in JAX."""
+    versions = roles(view.analysis).versions
+    return {versions.get(leaf, leaf) for leaf in view.analysis.leaves(leaves)}
 
 
 def _brings_together(view: View, meeting: Discrepancy) -> bool:
