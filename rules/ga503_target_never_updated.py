@@ -2,8 +2,9 @@
 
 ## What it does
 Finds a network that a loss bootstraps from, that was copied from the trained network at the start, and that no update
-writes afterwards. Also a momentum update that a class offers and the script that trains by itself never calls, and one
-whose average is given to the name that a loop has for the parameter (`t = tau * p + (1 - tau) * t`).
+writes afterwards. Also a momentum update that a class offers and the script that trains by itself never calls, one
+whose average is given to the name that a loop has for the parameter (`t = tau * p + (1 - tau) * t`), and, in JAX, an
+update whose new tree nobody keeps: the function that makes it goes on with the old one.
 
 ## Why is this bad?
 The target stays the network of before the first step. The values that are learned are those of one step of a random
@@ -33,9 +34,10 @@ that offers its update to its user.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from gradaudit.rules.criteria.lagging import called, lagging
+from gradaudit.rules.criteria.lagging import UPDATES, called, lagging
 from gradaudit.rules.criteria.report import names_of
 from gradaudit.rules.criteria.update_report import update_finding
 
@@ -89,17 +91,31 @@ def _finding(analysis: Analysis, event: Event) -> Finding:
 
 
 def _lost(analysis: Analysis, event: Event) -> Finding:
-    target, online = _parts(analysis, event.leaves), _parts(analysis, event.sources)
+    if analysis.tape.framework == "jax":
+        target, online = _named(event.leaves, "target"), _named(event.sources, "its original")
+        message = f"the updated {target} is kept by nobody: the old one goes on and never follows {online}"
+        fix = f"give the updated {target} on in the place of the old one"
+    else:
+        target, online = _parts(analysis, event.leaves), _parts(analysis, event.sources)
+        message = (
+            f"this average of {target} and {online} is given to the loop's own name and lost: {target} is not updated"
+        )
+        fix = "write it into the parameter: `.data.copy_(...)`"
+    made = [(one.location, f"{target} is updated here") for one in _same(analysis, event)]
     return update_finding(
-        analysis,
-        CODE,
-        NAME,
-        f"this average of {target} and {online} is given to the loop's own name and lost: {target} is not updated",
-        "error",
-        event.location,
-        fix="write it into the parameter: `.data.copy_(...)`",
-        leaves=event.leaves,
+        analysis, CODE, NAME, message, "error", event.location, fix=fix, leaves=event.leaves, also=made
     )
+
+
+def _named(leaves: Iterable[Node], role: str) -> str:
+    """What a tree is called, or, of one without a name, what it is."""
+    return next((role for leaf in leaves if leaf.leaf is None and not leaf.name), "") or called(leaves)
+
+
+def _same(analysis: Analysis, lost: Event) -> Iterator[Event]:
+    """The last update before this event whose result is meant."""
+    same = (event for event in reversed(analysis.tape.events) if event.kind in UPDATES and event.time < lost.time)
+    yield from islice((event for event in same if event.leaves == lost.leaves and event.sources == lost.sources), 1)
 
 
 def _parts(analysis: Analysis, leaves: Iterable[Node]) -> str:

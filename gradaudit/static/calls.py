@@ -254,9 +254,11 @@ class Calls(Machine):
         try:
             if isinstance(node, ast.Lambda):
                 return self.settle(self.evaluate(node.body, scope))
+            awaited = len(self.pending)
             self.block(node.body, scope)
             if scope.left:
                 self.rejoin(scope)
+            self.left_behind(awaited, node.body, scope)
         finally:
             self.stack.pop()
             self.grad_on, self.grad_guard, self.file, self.function, self.line_node, self.call_site = saved

@@ -23,6 +23,7 @@ from gradaudit.static.graphs import Graphs
 from gradaudit.static.hints import Hints
 from gradaudit.static.items import Items
 from gradaudit.static.joins import Joins
+from gradaudit.static.kept import Kept
 from gradaudit.static.library import Library
 from gradaudit.static.methods import Methods
 from gradaudit.static.names import Names
@@ -65,6 +66,7 @@ class Interpreter(
     Updates,
     Trees,
     Successions,
+    Kept,
     Offers,
     Receivers,
     Functional,
@@ -99,6 +101,7 @@ class Interpreter(
         self.averaged = set()
         self.named = set()
         self.successions = set()
+        self.pending = []
         self.stands_for = {}
         self.differentiated_trees = {}
         self.draws = []

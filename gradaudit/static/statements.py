@@ -58,6 +58,8 @@ class Statements(Machine):
                 self.switch_grad(value)  # torch.set_grad_enabled(False) as a statement
             elif isinstance(value, Node) and value.op == "stop" and _is_stop_call(statement.value):
                 value.marks = value.marks | {"discarded"}
+            elif self.pending:
+                self.dropped(statement, scope)
         return GOES_ON
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> str:
@@ -78,6 +80,8 @@ class Statements(Machine):
     def _loses_an_average(self, statement: ast.Assign, value: Any, scope: Scope) -> None:
         """`for p, t in zip(online.parameters(), target.parameters()): t = tau * p + (1 - tau) * t` writes a name."""
         target = statement.targets[0]
+        if self.pending and isinstance(target, ast.Name):
+            self.dropped(statement, scope, target.id)
         if not isinstance(target, ast.Name) or not isinstance(value, Node) or self.current_framework != "torch":
             return
         old = scope.vars.get(target.id)
