@@ -41,6 +41,8 @@ DIFFER = {
     "ga401/truncated_torch_every_step": "a run has no loops: that one stop stands in every step is in the text only",
     "ga303/averaged_codebook_torch_live": AVERAGED,
     "ga303/averaged_codebook_nnx_live": AVERAGED,
+    "ga303/averaged_sums_torch_live": AVERAGED,
+    "ga303/averaged_sums_nnx_live": AVERAGED,
     "ga302/contrastive_memory_torch_live": "a run knows whom the optimizer leaves out: this is GA204 there",
     "ga201/agreement_jax_live": "in a run log(softmax(x)) and log_softmax(x) are two values",
     "ga105/loss_object_jax_live": "the reward is made in the loss and is the same for all: in a run it is no data",

@@ -209,6 +209,7 @@ class Items(Machine):
             leaves = self.storage_of(value)
             if isinstance(new, Node) and leaves:
                 self.entry_write(leaves, new)
+                self.statistic_write(leaves, new)
             if not leaves or self.grad_on:  # without gradient a parameter some rows of which are written stays one
                 self.write_in_place(value, "store", self.nodes_of(new))
         elif isinstance(value, Mapping):

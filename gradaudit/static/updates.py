@@ -30,6 +30,7 @@ IN_PLACE = frozenset({
     "copy_", "lerp_", "add_", "sub_", "mul_", "div_", "assign", "assign_add", "assign_sub", "set_", "addcmul_",
 })  # fmt: skip
 SAME = frozenset({"stop", "reshape", "cast", "identity", "clone", "copy", "flatten", "getitem"})
+SCALED = SAME | {"div", "clamp", "normalize"}
 MOST = 80
 MOST_BEHIND = 400  # of what a written value is computed from
 
@@ -94,6 +95,7 @@ class Updates(Machine):
         self._write(leaves, self._mix(new, frozenset(leaves)))
         if isinstance(new, Node):
             self.entry_write(leaves, new)
+            self.statistic_write(leaves, new)
 
     def data_write(self, leaves: list[Node], new: Any) -> None:
         """The parameters get `new` for their storage: `p.data = new`."""
@@ -118,6 +120,25 @@ class Updates(Machine):
         if decayed.count(True) == 1 and math.isnan(self.mix_of(parts[decayed.index(False)], frozenset(leaves)).number):
             self.event("average", leaves=tuple(leaves))
 
+    def statistic_write(self, leaves: list[Node], new: Node) -> None:
+        """Are parameters set to a running average of data that is kept beside them: `codes.copy_(sums / counts)`?"""
+        node = self.current(new)
+        for _ in range(8):
+            if node.op == "store":  # what was written last into the storage of the average
+                node = node.inputs[-1].source
+            elif node.op in SCALED and node.inputs:
+                node = node.inputs[0].source
+            else:
+                break
+        parts = [edge.source for edge in node.inputs if edge.kind == DATA][:2]
+        if node.op not in ("add", "lerp") or len(parts) < 2 or _is_of_gradient(new):
+            return
+        decayed = [part.arguments() if part.op == "mul" else [] for part in parts]
+        groups = [parts[:1], parts[1:]] if node.op == "lerp" else decayed
+        kept = [any(_is_state(factor, node) for factor in group) for group in groups]
+        if kept == [True, False] or kept == [False, True] and node.op == "add":
+            self.event("average", leaves=tuple(leaves))
+
     def _is_decayed(self, node: Node, leaves: list[Node]) -> bool:
         """Is it a product with the parameters that are written, or with rows of them?"""
         factors = [edge.source for edge in node.inputs if edge.kind == DATA] if node.op == "mul" else []
@@ -138,6 +159,8 @@ class Updates(Machine):
             self.data_write(leaves, values[0])
         elif name in ("copy_", "assign"):
             self._write(leaves, mix)
+            if isinstance(values[0], Node):
+                self.statistic_write(leaves, values[0])
         elif name in ("mul_", "div_") and base is SELF:
             self._scale(leaves, mix if name == "mul_" else Mix(number=1.0).over(mix))
         elif name in ("mul_", "div_"):
@@ -400,6 +423,19 @@ def _is_storage(value: Any) -> bool:
     while value.op == "stop" and value.detail in (".data", "stop_gradient") and value.inputs:
         value = value.inputs[0].source
     return value.leaf is not None and value.leaf.kind == "param"
+
+
+def _is_state(node: Node, average: Node) -> bool:
+    """Is it what is kept from call to call: what was set up in the beginning, or what the same line made before?"""
+    for _ in range(8):
+        if node.op in ("alloc", "random") or node.leaf is not None and node.leaf.kind == "param":
+            return True
+        if node.op == average.op and node.location == average.location:
+            return True
+        if node.op not in SAME and not (node.op == "phi" and node.detail == "loop") or not node.inputs:
+            return False
+        node = node.inputs[0].source
+    return False
 
 
 def _in_order(leaves: Iterable[Node]) -> tuple[Node, ...]:

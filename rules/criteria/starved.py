@@ -53,7 +53,12 @@ def owned(view: View) -> int:
     facts = roles(view.analysis)
     held = view.analysis.leaves(view.own or 0)
     untrained = [
-        leaf for leaf in held if facts.follows(leaf) or leaf in facts.statistics or facts.stated(leaf) == "frozen"
+        leaf
+        for leaf in held
+        if facts.follows(leaf)
+        or leaf in facts.statistics
+        or facts.versions.get(leaf) in facts.statistics
+        or facts.stated(leaf) == "frozen"
     ]
     return (view.own or 0) & ~view.analysis.mask(untrained)
 
