@@ -26,6 +26,7 @@ OTHER_NAMES = {
     "ga304/bounded_normal_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga401/dpg_equinox_stopped": "the value that is stopped, and the network that makes it",
     "ga504/tree_map_jax_fires": "the parameters of the function that averages, and what it is given",
+    "ga401/adapted_torch_stopped": "parameters in a dictionary, and the names of the dictionaries",
     "ga302/ensemble_distill_torch_live": "a network that a function makes, and the list that it is put into",
 }
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""

@@ -72,7 +72,7 @@ class Builtin(Machine):
             if isinstance(args[0].rest, Sequence) and len(args[0].rest.items) == 2:
                 made.entries[MISSING] = args[0].rest.items[1]
         elif args and isinstance(args[0], Parameters):
-            return StateDict(args[0].leaves)
+            return StateDict(args[0].leaves, live=True)
         made.entries.update(keywords)
         return made
 

@@ -66,7 +66,9 @@ class Items(Machine):
         if isinstance(value, Union):
             joined = self.join([(self.get_item(part, index, text), ALWAYS) for part in value.alternatives])
             return Unknown("item") if joined is MISSING else joined
-        if isinstance(value, (StateDict, Parameters)):  # any of them stands for all
+        if isinstance(value, StateDict):  # any of them stands for all
+            return value.entry
+        if isinstance(value, Parameters):
             return value
         if isinstance(value, (External, ClassValue)):  # a generic class with its parameters
             return value

@@ -266,8 +266,12 @@ class Library(Machine):
             given = dict(zip(("inputs", "outputs"), args, strict=False)) | keywords
             return self._wired(row, given.get("inputs", NONE), given["outputs"])
         values = list(args) or list(keywords.values())
-        if tail == "ModuleDict":
-            return args[0] if args and isinstance(args[0], Mapping) else Mapping()
+        if tail in ("ModuleDict", "ParameterDict"):
+            made_dict = args[0] if args and isinstance(args[0], Mapping) else Mapping()
+            for value in made_dict.entries.values() if tail == "ParameterDict" else ():
+                if isinstance(value, Node):
+                    self.as_parameter(value, held=True)
+            return made_dict
         parts: list[Any] = []
         rest = None
         for value in values:

@@ -438,9 +438,11 @@ class Methods(Machine):
             self.write_in_parameters(list(value.leaves), name, args, keywords)
             return value
         if name == "items":
-            return Sequence((), Sequence((plain("key"), value)))
+            return Sequence((), Sequence((plain("key"), value.entry)))
         if name == "values":
-            return Sequence((), value)
+            return Sequence((), value.entry)
+        if name in ("get", "pop"):
+            return value.entry
         if name == "keys":
             return Sequence((), plain("key"))
         return value.copied() if value.shares and name not in VIEWS else value

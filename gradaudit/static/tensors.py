@@ -42,7 +42,8 @@ class Tensors(Machine):
                 return self.node("const", detail=value.name)
             return self.current(self.input_node(value))
         if isinstance(value, StateDict) and value.leaves:
-            return self.stop(self.tensor(Parameters(value.leaves)), "state_dict")
+            whole = self.tensor(Parameters(value.leaves))
+            return whole if value.live else self.stop(whole, "state_dict")
         nodes = self.nodes_of(value)
         if len(nodes) == 1 and not isinstance(value, (Sequence, Mapping)):
             return nodes[0]

@@ -320,14 +320,16 @@ class Parameters(Value):
 class StateDict(Value):
     """A snapshot of a network's parameters, and what was written into its entries since.
 
-    `shares`: it is known to be their storage itself (`p.data`), no copy of it.
+    `shares`: it is known to be their storage itself (`p.data`), no copy of it. `live`: its entries are the parameters
+    themselves, as in `dict(net.named_parameters())`.
     """
 
-    __slots__ = ("cell", "leaves", "shares")
+    __slots__ = ("cell", "leaves", "live", "shares")
 
-    def __init__(self, leaves: tuple[Node, ...], shares: bool = False) -> None:
+    def __init__(self, leaves: tuple[Node, ...], shares: bool = False, live: bool = False) -> None:
         self.leaves = leaves
         self.shares = shares
+        self.live = live
         self.cell: dict[str, Any] = {}
 
     def copied(self) -> StateDict:
@@ -339,6 +341,11 @@ class StateDict(Value):
     @property
     def written(self) -> Any:
         return self.cell.get("written")
+
+    @property
+    def entry(self) -> Parameters | StateDict:
+        """What stands for any of its entries."""
+        return Parameters(self.leaves) if self.live else self
 
 
 class Union(Value):

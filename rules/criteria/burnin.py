@@ -27,6 +27,8 @@ from gradaudit.tape import DATA, INDEX, Edge, Location, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
+MOVES = frozenset({"add", "sub", "lerp"})
+"""What makes other parameters of parameters, or adds a bias: nothing is unrolled with it."""
 ENTRY = re.compile(r"[.\[]")
 Lines = tuple[Location, ...]
 """The lines that lead to where a value is made, the outermost call first."""
@@ -90,7 +92,8 @@ class Piece(NamedTuple):
 def _pieces(view: View, prediction: Edge) -> Iterator[Piece]:
     """The pairs of unrolls, each written on lines of its own, the first of which counts through the second alone."""
     area = view.backward(prediction.source) if prediction.passes else set()
-    makers = takers(view, view.trained, area)
+    area = {node for node in area if node.op != "gradient"}  # weights that an inner update adapts are no state
+    makers = [maker for maker in takers(view, view.trained, area) if maker.op not in MOVES]
     taken = [_parameters(view, [maker]) for maker in makers]
     if sum(taken) == reduce(or_, taken, 0):
         return  # nothing is used twice
