@@ -37,6 +37,7 @@ def unowned(case: Case) -> Iterator[Judgement]:
     """Judgements of a loss whose owners are not known."""
     yield from _dead_draws(case)  # no rule sees through a draw of a run: all that is made of it is constant
     if _is_owned(case) and case.view.sink.kind == "backward":
+        yield from _expected_values(case, case.view.own)  # one step for the policy and what it is rated by
         return  # of what jax.grad differentiates nobody has said what it is
     yield from _expected_values(case)
     yield from _temperatures(case)
@@ -50,7 +51,8 @@ def _is_owned(case: Case) -> bool:
     return stepped and case.view.own is not None
 
 
-def _expected_values(case: Case) -> Iterator[Judgement]:
+def _expected_values(case: Case, stepped: int | None = None) -> Iterator[Judgement]:
+    """`stepped`: what this loss is known to train; what another optimizer holds is a matter of the rules."""
     for node in case.view.slice:
         for weights, values in _pairs(case, node):
             policy = case.view.live(weights)
@@ -64,16 +66,20 @@ def _expected_values(case: Case) -> Iterator[Judgement]:
             leaves = 0
             for one in valued:
                 leaves |= case.view.live(one.node)
+            if stepped is not None and (leaves | policy) & ~stepped:
+                continue
             whole = leaves == case.view.live(values)
-            operand = values if whole else valued[0].node
+            alone = (one for one in case.view.dominators(values, leaves) if not case.view.live(one) & ~leaves)
+            operand = next(alone, valued[0].node)  # of several critics' values the least, or their mean
             where = place(case.view, node if whole else _user(case, operand, behind), operand, leaves)
             yield _judged(
                 case,
                 "GA204",
-                f"{_who(case, leaves)} gets gradient from the loss of the policy that it only rates",
+                f"gradient of the policy's loss reaches {_who(case, leaves)}, by which the policy is only rated",
                 where,
                 leaves,
-                valued[0].node,
+                operand,
+                "warning" if stepped is None else "error",
             )
 
 
@@ -304,9 +310,12 @@ def _who(case: Case, leaves: int) -> str:
     return names(_groups(case, leaves))
 
 
-def _judged(case: Case, code: str, message: str, where: Location, leaves: int, node: Node) -> Judgement:
+def _judged(
+    case: Case, code: str, message: str, where: Location, leaves: int, node: Node, level: str = "warning"
+) -> Judgement:
     stop = "`jax.lax.stop_gradient(...)`" if case.recording.framework == "jax" else "`.detach()`"
-    found = finding(case, code, "warning", message, where, fix=f"stop it: {stop}", trace=trace(case, node, leaves))
+    found = finding(case, code, level, message, where, fix=f"stop it: {stop}", trace=trace(case, node, leaves))
     cut = find_cut(case, found, leaves)
-    leaks = [group.name for group in case.groups if not case.mask([group]) & ~leaves] if cut is not None else []
+    masks = {group.name: case.mask([group]) for group in case.groups} if cut is not None else {}
+    leaks = [name for name, mask in masks.items() if mask and not mask & ~leaves]
     return Judgement(found, cut, tuple(leaks), nodes=(node,))

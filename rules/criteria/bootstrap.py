@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.encoded import encoded
 from gradaudit.rules.criteria.expand import Atom, Sum, expand, is_drawn
-from gradaudit.rules.criteria.marks import SHAPES, bare, marks, names
+from gradaudit.rules.criteria.imagined import heads, imagined, is_next, uncopied
+from gradaudit.rules.criteria.marks import SHAPES, marks, names
 from gradaudit.rules.criteria.place import activations, private
 from gradaudit.rules.criteria.residue import residues
 from gradaudit.rules.criteria.roles import parameters, related, roles
@@ -27,7 +28,6 @@ from gradaudit.tape import DATA, Edge, Location, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
-LAYERS = frozenset({"module_call", "matmul"})
 STATISTICS = frozenset({"mean", "var", "std", "store", "lerp"})
 MOST_BEHIND = 80
 REGRESSION = "regression"
@@ -221,9 +221,9 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if by_hand:  # any other product with a logarithm is a score and its weight
         return False
     rewards = _rewards(view, total)
-    predicting = _heads(analysis, against.network())
-    if all(_is_next(analysis, reward, predicting) for reward in rewards):  # none, or a value that is a constant
-        return _imagined(view, total, against) or _of_weighted_errors(view, total, against)
+    predicting = heads(analysis, against.network())
+    if all(is_next(analysis, reward, predicting) for reward in rewards):  # none, or a value that is a constant
+        return imagined(view, total, against) or _of_weighted_errors(view, total, against)
     values = [atom for atom in total.network() if atom.node not in {reward.node for reward in rewards}]
     if not rewards or not values or _uncancelled(_rewards(view, against)):
         return False
@@ -278,35 +278,7 @@ def _follows_in_turn(analysis: Analysis, values: int, predicting: int) -> bool:
 def _behind(analysis: Analysis, node: Node) -> int:
     """The leaves of a value, and what they are copies of."""
     leaves = analysis.dep(node)
-    return leaves | _originals(analysis, leaves)
-
-
-def _imagined(view: View, total: Sum, against: Sum) -> bool:
-    """A return of predicted rewards that bootstraps from the network that predicts it."""
-    facts, analysis = marks(view.analysis), view.analysis
-    if view.sink.kind == "library":
-        return False
-    values = [atom for atom in total.network() if atom.factor and not facts.reward(atom.node)]
-    predicting = _heads(analysis, against.network())
-    if any(facts.reward(one.node) or _given(view, one) for one in total.network()):
-        return bool(values) and related(analysis, _heads(analysis, values), predicting)
-    # a value that is its own next value (or its copy's), discounted, and what another network says of the step
-    whole = _heads(analysis, [atom for atom in total.network() if not atom.factor and atom.sign > 0])
-    if not predicting or not whole or whole & predicting:
-        return False
-    discounted = (atom for atom in total.atoms if atom.factor or atom.raw and bare(atom.node).op == "mul")
-    return any(_is_next(analysis, atom, predicting) for atom in discounted if not facts.reward(atom.node))
-
-
-def _is_next(analysis: Analysis, atom: Atom, predicting: int) -> bool:
-    """Is it a value of the network that predicts, or of one that follows it, whether a loss sees parameters in that or
-    a tree that is a constant?"""
-    if not atom.raw:
-        return bool(_originals(analysis, _heads(analysis, [atom])) & predicting)
-    facts = roles(analysis)
-    passed = {facts.versions.get(leaf) for leaf in analysis.leaves(predicting)} - {None}
-    values = analysis.leaves(analysis.dep(atom.node)) if passed else ()
-    return any(not passed.isdisjoint(facts.originals(leaf)) for leaf in values)
+    return leaves | uncopied(analysis, leaves)
 
 
 def _of_weighted_errors(view: View, total: Sum, against: Sum) -> bool:
@@ -316,32 +288,6 @@ def _of_weighted_errors(view: View, total: Sum, against: Sum) -> bool:
     mine = _depends(view.analysis, against.network())
     signs = {atom.sign for atom in weighted if not atom.raw and _depends(view.analysis, [atom]) & mine}
     return view.sink.kind != "library" and bool(rewards) and signs == {1, -1} and not against.raw()
-
-
-def _given(view: View, atom: Atom) -> bool:
-    """Whether a network's output enters the sum whole and as a constant, as a predicted reward does."""
-    return not atom.factor and not view.reaches(atom.node)
-
-
-def _originals(analysis: Analysis, leaves: int) -> int:
-    """These leaves, a copy's as those that it was copied from."""
-    facts, found = roles(analysis), analysis.leaves(leaves)
-    return analysis.mask(one for leaf in found for one in facts.originals(leaf) or (leaf,))
-
-
-def _heads(analysis: Analysis, atoms: Iterable[Atom]) -> int:
-    """The parameters of the last layers that made these values."""
-    return analysis.mask(leaf for atom in atoms for leaf in _last_layer(bare(atom.node)))
-
-
-def _last_layer(node: Node) -> Iterator[Node]:
-    """The leaves that enter an operation, and with a bias that is added (a run shows both) those of the product."""
-    for edge in node.inputs:
-        source = bare(edge.source) if node.op == "add" else edge.source
-        if source.leaf is not None:
-            yield source
-        elif node.op == "add" and source.op in LAYERS:
-            yield from _last_layer(source)
 
 
 def is_return(view: View, total: Sum, leaves: int) -> bool:
@@ -409,7 +355,10 @@ def _depends(analysis: Analysis, atoms: Iterable[Atom]) -> int:
 def _chain(view: View, value: Node, leaves: int) -> list[Node]:
     """What every leaking path below `value` shares while the value is being built, the latest first."""
     shared = view.dominators(value, leaves)
-    whole = [node for node in shared if _is_whole(view, expand(view.analysis, node))]
+    rewarded = _is_whole(
+        view, expand(view.analysis, value)
+    )  # or it is an imagined return: what is raw in it is no reward
+    whole = [node for node in shared if rewarded and _is_whole(view, expand(view.analysis, node))]
     building = [node for node in whole if node.op not in SHAPES]
     return building or [node for node in shared if node.op not in SHAPES] or shared[:1] or [value]
 

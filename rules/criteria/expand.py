@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.marks import SHAPES, Marks, marks
+from gradaudit.rules.criteria.marks import SHAPES, Marks, behind, marks
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ FIRST = SHAPES | {
     "clamp", "max", "min", "mean", "sum", "cumsum", "sort", "topk", "nan_to_num", "median", "amax", "amin", "nanmean",
     "pool", "logsumexp",
 }  # fmt: skip
+LAYERS = frozenset({"module_call", "matmul", "call"})
 MOST = 600
 
 
@@ -142,9 +143,20 @@ def _parts(facts: Marks, node: Node, sign: int, factor: bool) -> tuple[list[tupl
         return [(data[0], -sign, factor)], False
     if op == "div" and len(data) == 2 and facts.network(data[0]):
         return [(data[0], sign, factor)], False
+    if op == "matmul" and is_layer(facts, data):
+        return [], False
     if op in ("mul", "einsum", "matmul", "categorical_l2_project"):
         return _product(facts, data, sign, factor)
     return [], False
+
+
+def is_layer(facts: Marks, data: list[Node]) -> bool:
+    """`tanh(h) @ w`: a layer's product, written by hand. Of `psi(x) @ w` the features are the value."""
+    weights = [source for source in data if source.leaf is not None and source.leaf.kind in ("param", "arg")]
+    given = [source for source in data if source not in weights]
+    if len(weights) != 1 or len(given) != 1 or not all(map(facts.network, data)):
+        return False
+    return behind(given[0], SHAPES | {"add"}, 6).op not in LAYERS
 
 
 def _product(facts: Marks, data: list[Node], sign: int, factor: bool) -> tuple[list[tuple[Node, int, bool]], bool]:

@@ -224,15 +224,24 @@ def complete_at(
     `use` is the operation that must not have its gradient: a helper that holds both is not left.
     """
     known = sites(view.analysis)
-    mine = known.outside(node, view.sink.loss)
+    user = _user(view, node, use)
+    mine = known.outside(node, user)
     makers = takers(view, leaves, view.backward(node, leaves))
-    activation = nearest(mine.call, made_at(view, makers, view.sink.loss, wrong))
+    activation = nearest(mine.call, made_at(view, makers, user, wrong))
     helper = below(activation, mine.call)
     if helper is None or not _makes_others(view, helper, makers):
         if use is not None and helper is not None and helper in activations(use.call):
             activation = common([mine.call, use.call])
         return mine.seen_from(activation)
     return _handed_over(view, node, leaves, activation, helper, makers) or mine.seen_from(activation)
+
+
+def _user(view: View, node: Node, use: Node | None) -> Node:
+    """Who sees the value: the loss, or the use of it in a method of the very module (an agent) that makes it."""
+    if use is None:
+        return view.sink.loss
+    mine = {frame.network for frame in frames(node)}
+    return use if any(frame.network in mine for frame in frames(use)) else view.sink.loss
 
 
 def _makes_others(view: View, helper: Call, makers: list[Node]) -> bool:
