@@ -39,6 +39,7 @@ from collections.abc import Iterator
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis, View
+from gradaudit.rules.criteria.conservative import Conservative, conservative_terms
 from gradaudit.rules.criteria.encoder import Shared, shared_encoders
 from gradaudit.rules.criteria.expected import Expected, expected_values
 from gradaudit.rules.criteria.features import is_backbone
@@ -68,6 +69,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _raised(raised)
     for expected in expected_values(analysis):
         yield _expected(expected)
+    for conservative in conservative_terms(analysis):
+        yield _conservative(conservative)
     for idle in idle_terms(analysis):
         yield _idle(idle)
 
@@ -159,6 +162,22 @@ def _expected(found: Expected) -> Finding:
         fix=f"make the values constants where the policy follows them: {stop_call(analysis)}",
         leaves=found.leaves,
         through=(found.node, found.values),
+    )
+
+
+def _conservative(found: Conservative) -> Finding:
+    analysis = found.view.analysis
+    who, critic = names_of(analysis, found.leaves), names_of(analysis, found.critic)
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"the term that keeps the values of {critic} low here also trains {who}, to choose what is worth little",
+        "error",
+        found.location,
+        fix=f"make the actions constants in the critic's term: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.term, found.maker),
     )
 
 

@@ -55,10 +55,10 @@ def maximised_critics(analysis: Analysis) -> Iterator[Maximised]:
     for view in analysis.views:
         if not view.own or view.sink.kind == "library":
             continue
-        critic, before, fitted = _fitted(view)
+        critic, before, fitted = fitted_critic(view)
         critic = critic or _fitted_beside(view)
         for maker in takers(view, critic, view.down) if critic else ():
-            if maker not in fitted and _acts(view, maker, critic | before) and _is_raised(view, maker):
+            if maker not in fitted and acts_on(view, maker, critic | before) and _is_raised(view, maker):
                 where = made_at(view, [maker], view.sink.loss)[0].location
                 if where not in told:
                     told.add(where)
@@ -74,14 +74,14 @@ def _fitted_beside(view: View) -> int:
         shared = (view.own or 0) & (other.own or 0) & view.live(view.sink.loss)
         if other is view or other.sink.kind != "backward" or not shared:
             continue
-        for leaf in analysis.leaves(_fitted(other)[0] & shared):
+        for leaf in analysis.leaves(fitted_critic(other)[0] & shared):
             steps = [taken_by(analysis.tape, one.sink, leaf) for one in (view, other)]
             if steps[0] is steps[1] is not None and steps[0].kind == "step":
                 found |= analysis.bit(leaf)
     return found
 
 
-def _fitted(view: View) -> tuple[int, int, set[Node]]:
+def fitted_critic(view: View) -> tuple[int, int, set[Node]]:
     """The heads that a regression on constants trains, all that it trains before them, and where it applies them."""
     critic, before = 0, 0
     fitted: set[Node] = set()
@@ -107,9 +107,9 @@ def _weights(view: View, node: Node) -> int:
     return view.analysis.mask(edge.source for edge in edges if edge.kind == PARAMETER or edge.source.leaf is not None)
 
 
-def _acts(view: View, maker: Node, known: int) -> bool:
-    """Does something else that the loss trains enter it: an action of a policy?"""
-    return bool(view.live(maker) & (view.own or 0) & ~known)
+def acts_on(view: View, maker: Node, known: int) -> int:
+    """What else the loss trains that enters it: an action of a policy."""
+    return view.live(maker) & (view.own or 0) & ~known
 
 
 def _is_raised(view: View, maker: Node) -> bool:
