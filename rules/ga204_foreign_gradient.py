@@ -3,6 +3,9 @@
 ## What it does
 Compares the parameters that a loss reaches with those that are stepped with its gradient. It reports gradient into
 parameters of another optimizer, unless the loss goes *through* their network on purpose (`critic(obs, actor(obs))`).
+Where one optimizer holds all, and the losses are added up, it reports terms that are one network's and train another:
+an actor's term that raises the critic, a critic's conservative term that trains the actor, a critic's regression that
+trains the policy whose return it is to predict.
 
 ## Why is this bad?
 The gradient stays in the other parameters' `.grad`. If their optimizer steps before it is cleared, they are trained by
@@ -46,6 +49,7 @@ from gradaudit.rules.criteria.features import is_backbone
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
 from gradaudit.rules.criteria.idle import Idle, idle_terms
 from gradaudit.rules.criteria.maximised import Maximised, maximised_critics
+from gradaudit.rules.criteria.own_return import OwnReturn, own_returns
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
 
@@ -71,6 +75,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _expected(expected)
     for conservative in conservative_terms(analysis):
         yield _conservative(conservative)
+    for regressed in own_returns(analysis):
+        yield _own_return(regressed)
     for idle in idle_terms(analysis):
         yield _idle(idle)
 
@@ -178,6 +184,23 @@ def _conservative(found: Conservative) -> Finding:
         fix=f"make the actions constants in the critic's term: {stop_call(analysis)}",
         leaves=found.leaves,
         through=(found.term, found.maker),
+    )
+
+
+def _own_return(found: OwnReturn) -> Finding:
+    analysis = found.view.analysis
+    who = names_of(analysis, found.leaves)
+    critic = names_of(analysis, found.view.live(found.prediction) & ~found.leaves)
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"the regression of {critic} on a return also trains {who}, which follows that return itself in another term",
+        "error",
+        found.location,
+        fix=f"stop what {critic} is given here: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.node, found.prediction),
     )
 
 

@@ -53,15 +53,15 @@ def conservative_terms(analysis: Analysis) -> Iterator[Conservative]:
 
 def _term(view: View, maker: Node, seen: list[Node]) -> Node | None:
     """Where a value that the loss lowers meets one, of data, that it raises."""
-    raised = [_rising(view, one) for one in seen]
-    for node, sign in sorted(_rising(view, maker), key=lambda item: item[0].time):
+    raised = [rising(view, one) for one in seen]
+    for node, sign in sorted(rising(view, maker), key=lambda item: item[0].time):
         if node is not maker and any((node, -sign) in ways for ways in raised):
-            if (view.sink.loss, sign) in _rising(view, node):
+            if (view.sink.loss, sign) in rising(view, node):
                 return node
     return None
 
 
-def _rising(view: View, start: Node) -> set[tuple[Node, int]]:
+def rising(view: View, start: Node) -> set[tuple[Node, int]]:
     """What becomes more (1) or less (-1) if a value does, all the way to the loss."""
     seen, waiting = {(start, 1)}, [(start, 1)]
     while waiting:
