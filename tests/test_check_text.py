@@ -72,11 +72,11 @@ def codes(module: ModuleType) -> list[str]:
 
 
 def test_a_main_block_says_who_steps_the_loss(load: Load) -> None:
-    assert codes(load(GAN.format(stop=""))) == ["GA204"]
+    assert codes(load(GAN.replace("{stop}", ""))) == ["GA204"]
 
 
 def test_its_correct_neighbour_is_silent(load: Load) -> None:
-    assert codes(load(GAN.format(stop=".detach()"))) == []
+    assert codes(load(GAN.replace("{stop}", ".detach()"))) == []
 
 
 HEAD = """
@@ -231,3 +231,83 @@ def test_a_function_without_a_text_says_nothing() -> None:
     function = LossCall("t", space["loss_fn"]).function  # type: ignore[arg-type]
     assert argnums_in_text(function) is None
     assert not has_company(function)
+
+
+FOLLOWED = """
+import copy
+import torch
+from torch import nn
+
+
+class Views(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.two = copy.deepcopy(self.one)
+        self.guess = nn.Linear(4, 4)
+
+    @torch.no_grad()
+    def update(self):
+        for a, b in zip(self.two.parameters(), self.one.parameters()):
+            a.mul_(0.9).add_(0.1 * b)
+
+    def forward(self, x, y):
+        return (self.guess(self.one(x)) - self.two(y){stop}).square().mean()
+
+
+views = Views()
+opt = torch.optim.SGD(views.parameters(), lr=0.1)
+
+
+def loss_fn(x, y):
+    return views(x, y)
+
+
+def make_inputs():
+    return torch.randn(7, 5), torch.randn(7, 5)
+"""
+
+
+def test_a_copy_that_the_text_averages_is_a_target_whatever_its_name_and_whoever_holds_it(load: Load) -> None:
+    module = load(FOLLOWED.replace("{stop}", ""))
+    (found,) = (one for one in check(module.loss_fn, module.make_inputs()).findings if one.severity != "info")
+    assert found.code == "GA301" and "`views.two`, a target by its update" in found.message
+    still = load(FOLLOWED.replace("{stop}", ".detach()"))
+    findings = check(still.loss_fn, still.make_inputs()).findings
+    assert [one.severity for one in findings] in ([], ["info"])  # the optimizer holds all of one module
+
+
+SECOND = """
+import copy
+import torch
+from torch import nn
+
+ahead = nn.Linear(4, 2)
+behind = {made}
+opt = torch.optim.SGD(ahead.parameters(), lr=0.1)
+
+
+def loss_fn(x, r, y):
+    with torch.no_grad():
+        later = behind(y).max(1).values
+    return (ahead(x)[:, 0] - r - 0.9 * later).square().mean()
+
+
+def make_inputs():
+    return torch.randn(7, 4), torch.randn(7), torch.randn(7, 4)
+
+
+def train():
+    for step in range(10):
+        opt.zero_grad()
+        loss_fn(*make_inputs()).backward()
+        opt.step()
+        if step % 5 == 0:
+            behind.load_state_dict(ahead.state_dict())
+"""
+
+
+@pytest.mark.parametrize(("made", "codes"), [("ahead", ["GA502"]), ("copy.deepcopy(ahead)", [])])
+def test_one_network_whose_text_copies_it_into_itself(load: Load, made: str, codes: list[str]) -> None:
+    module = load(SECOND.format(made=made))
+    assert [one.code for one in check(module.loss_fn, module.make_inputs()).findings] == codes

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from gradaudit.dynamic.judge import first_use, lagging_name
 from gradaudit.dynamic.judgement import Case, Judgement, finding
-from gradaudit.dynamic.lines import display_path, end_of, parsed
+from gradaudit.dynamic.lines import end_of
+from gradaudit.dynamic.texts import copied, place_of, trees
 from gradaudit.tape import Location, Node
 
 TAKEN = re.compile(r"(^|_)(snapshot|previous|prev|anchor)($|_|\d)")
@@ -96,27 +95,11 @@ def _copies(case: Case) -> list[Pair]:
         plain = [node for node in nodes if isinstance(node, ast.Assign) and id(node) not in under]
         second = {(end_of(target), end_of(node.value)) for node in plain for target in node.targets}
         for node in nodes:
-            one, other = _copied(node) if isinstance(node, ast.Call) else ("", "")
+            one, other = copied(node) if isinstance(node, ast.Call) else ("", "")
             for pair in ((one, other), (other, one)) if one and other and one != other else ():
                 if pair in second and pair not in found:
                     found.append(pair)
     return found
-
-
-def _copied(call: ast.Call) -> Pair:
-    """`one.load_state_dict(other.state_dict())`, `zip(one.parameters(), other.parameters())`."""
-    function, arguments = call.func, call.args
-    if isinstance(function, ast.Attribute) and function.attr == "load_state_dict" and len(arguments) == 1:
-        return end_of(function.value), _owner(arguments[0], "state_dict")
-    if end_of(function) == "zip" and len(arguments) == 2:
-        return _owner(arguments[0], "parameters"), _owner(arguments[1], "parameters")
-    return "", ""
-
-
-def _owner(node: ast.expr, method: str) -> str:
-    """`net` of `agent.net.parameters()`."""
-    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
-    return end_of(node.func.value) if called else ""
 
 
 def _told_by_names(names: Sequence[str]) -> Pair | None:
@@ -209,11 +192,6 @@ def _assignment(case: Case, one: str, other: str) -> Location | None:
     return None
 
 
-def place_of(file: str, node: ast.stmt) -> Location:
-    end = node.end_lineno or node.lineno, (node.end_col_offset or node.col_offset) + 1
-    return Location(display_path(file), node.lineno, node.col_offset + 1, *end)
-
-
 def _meant(case: Case, names: Sequence[str], passing: set[str], given: set[str]) -> list[str]:
     """The names that say what a network is. What a function calls its argument says it beside other names that the loss
     itself uses: `net` and `snapshot` in one closure are two names, `lagged` and the caller's `q2` are one network's.
@@ -246,16 +224,3 @@ def _passing_names(case: Case) -> tuple[set[str], set[str]]:
             elif isinstance(node, ast.Assign):
                 assigned.update(target.id for target in node.targets if isinstance(target, ast.Name))
     return passing, given - assigned
-
-
-def trees(case: Case) -> Iterator[tuple[str, ast.Module]]:
-    """The user's files in reach, parsed."""
-    return ((file, parsed(file)) for file in _files(case))
-
-
-def _files(case: Case) -> list[str]:
-    call = case.recording.call
-    modules = [getattr(inspect.unwrap(call.function), "__module__", "")]
-    modules += [type(value).__module__ for value in call.scope.values()]
-    found = [getattr(sys.modules.get(name or ""), "__file__", None) for name in modules]
-    return [file for file in dict.fromkeys(found) if file and file.startswith(call.roots)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradaudit.dynamic.aliases import place_of, trees
 from gradaudit.dynamic.judge import lags
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names
 from gradaudit.dynamic.lines import end_of
 from gradaudit.dynamic.recording import Group
 from gradaudit.dynamic.roles import FROZEN
+from gradaudit.dynamic.texts import place_of, trees
 from gradaudit.tape import Location, Node, Optimizer
 
 
@@ -54,7 +54,35 @@ def held_copies(case: Case) -> Iterator[Judgement]:
             message = f"an optimizer holds {who}, which {verb} of what it trains and must only follow it"
             advice = f"leave {who} out of the optimizer"
             where = optimizer.location if optimizer.location and optimizer.location.line else case.view.sink.location
-            yield Judgement(finding(case, "GA501", "warning", message, where, fix=advice))
+            level = "info" if _taken_whole(case, optimizer) else "warning"
+            yield Judgement(finding(case, "GA501", level, message, where, fix=advice))
+
+
+def _taken_whole(case: Case, optimizer: Optimizer) -> bool:
+    """Was it given one module's parameters, all of them: nobody put the copy in, and without gradient it stays."""
+    spellings = case.recording.spellings
+    held = [spellings.get(leaf, ()) for leaf in optimizer.leaves]
+    owners = {name.rpartition(".")[0] for name in next(iter(held), ())}
+    prefixes = {".".join(owner.split(".")[: end + 1]) for owner in owners for end in range(owner.count(".") + 1)}
+    return any(
+        all(any(name.startswith(prefix + ".") for name in names) for names in held)
+        and _is_module(case, prefix)
+        and all(
+            leaf in optimizer.leaves
+            for leaf, names in spellings.items()
+            if any(name.startswith(prefix + ".") for name in names)
+        )
+        for prefix in sorted(prefixes)
+        if prefix
+    )
+
+
+def _is_module(case: Case, path: str) -> bool:
+    head, *parts = path.split(".")
+    value = case.recording.call.scope.get(head)
+    for part in parts:
+        value = getattr(value, part, None)
+    return callable(getattr(value, "named_parameters", None))
 
 
 def _is_target(group: Group) -> bool:

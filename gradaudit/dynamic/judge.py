@@ -12,6 +12,7 @@ from gradaudit.dynamic.recording import NONE, ZERO, Cut, Group
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import has_twin, leak_code
 from gradaudit.dynamic.starved import starved
+from gradaudit.dynamic.texts import follows, split_off
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import Location, Node
@@ -72,18 +73,21 @@ def predicting(case: Case) -> set[Node]:
 
 
 def by_names(case: Case) -> Iterator[Judgement]:
-    """Unstated groups that nobody steps and whose names say that they lag behind another or teach it.
+    """Unstated groups that nobody steps and whose names say that they lag behind another or teach it; copies of which
+    the text says so, whoever steps them.
 
     Names come last: only a leak that a stop keeps out is told, as a warning.
     """
     held = case.analysis.mask(leaf for one in case.recording.tape.optimizers for leaf in one.leaves)
-    free = [group for group in case.groups if not group.stated and not case.mask([group]) & held]
-    lagging = [group for group in free if lags(group)]
+    every = [part for group in case.groups for part in ([group] if group.stated else split_off(case, group))]
+    unstated = [group for group in every if not group.stated]
+    free = [group for group in unstated if not case.mask([group]) & held]
+    lagging = [group for group in unstated if group in free and lags(group) or follows(case, group.leaves)]
     for group in lagging:
         group.role = "target"
     still = [group for group in free if group not in lagging and is_still(case, group)]
     for kind in (lagging, still):
-        others = [group for group in case.groups if group not in kind and group.state != NONE]
+        others = [group for group in every if group not in kind and group.state != NONE]
         found = leaks(case, kind, others, stated=False) if others else iter(())
         yield from (one for one in found if not one.freeze and (kind is lagging or one.finding.code in COMPARED))
 
@@ -137,7 +141,7 @@ def _by_cut(
     case: Case, reached: list[Group], others: list[Group]
 ) -> tuple[list[tuple[Spot, list[Group]]], list[Group]]:
     """The lines to stop at with the groups behind each, and the groups that no stop can keep out."""
-    purity = Purity(case.view, case.mask(reached), case.mask(others))
+    purity = Purity(case.view, case.mask(reached), case.mask(others) & ~case.mask(reached))
     whole = line_cut(purity)
     if whole is not None:
         return [(spot, _behind(case, spot, reached)) for spot in whole.spots], []
@@ -189,7 +193,9 @@ def _role(case: Case, groups: list[Group]) -> str:
     still = case.recording.evaluating
     if all(leaf in still for group in groups for leaf in group.leaves):
         return "in evaluation mode beside a network in training"
-    return "a target by its name" if any(map(lags, groups)) else "fixed by its name"
+    if any(map(lags, groups)):
+        return "a target by its name"
+    return "a target by its update" if any(follows(case, one.leaves) for one in groups) else "fixed by its name"
 
 
 def _outside(case: Case, spot: Spot, leaves: int) -> Location:

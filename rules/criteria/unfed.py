@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradaudit.rules.criteria.foreign import scalars
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.selfprediction import given
 from gradaudit.rules.criteria.starved import Starved, fed_leaves, frozen_at, held_with, is_test, owned
@@ -45,7 +46,12 @@ def _at(view: View, node: Node, hungry: int) -> Iterator[Starved]:
             continue
         stop = _stop_behind(dead.source)
         leaves = view.analysis.dep(dead.source) & hungry
-        if stop is None or not leaves or not view.analysis.alive(stop.inputs[0].source) & leaves:
+        if (
+            stop is None
+            or not leaves
+            or scalars(view.analysis, leaves)
+            or not view.analysis.alive(stop.inputs[0].source) & leaves
+        ):
             continue
         mine, its = given(view, dead.source), given(view, live.source)
         if mine and its and not mine & its:
