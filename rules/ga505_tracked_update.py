@@ -1,11 +1,11 @@
 """A running statistic is recorded by autograd
 
 ## What it does
-Finds a running mean, centre or norm, `new = momentum * old + (1 - momentum) * x`, whose x carries gradient and whose
-result is carried into the next update, and a running estimate (a covariance) that carries gradient into the loss that
-it is a factor of. A memory bank or queue whose rows are written with gradient and that a later loss reads. Also an
-in-place update of a frozen network from a trained one with gradient switched on; in JAX, an average of parameters that
-a loss makes of what it is differentiated by, and computes with.
+Finds a running mean, centre or norm, or lagged weights in a dictionary, `new = momentum * old + (1 - momentum) * x`,
+whose x carries gradient and whose result is carried into the next update, and a running estimate (a covariance) that
+carries gradient into the loss that it is a factor of. A memory bank or queue whose rows are written with gradient and
+that a later loss reads. Also an in-place update of a frozen network from a trained one with gradient switched on; in
+JAX, an average of parameters that a loss makes of what it is differentiated by, and computes with.
 
 ## Why is this bad?
 Every update hangs its graph on the last one's. PyTorch raises at the second backward, because the first one's graph is

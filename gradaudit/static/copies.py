@@ -9,7 +9,9 @@ from gradaudit.static.values import (
     Const,
     Instance,
     Mapping,
+    Parameters,
     Sequence,
+    StateDict,
     Union,
     Unknown,
 )
@@ -106,6 +108,11 @@ class Copies(Machine):
             self.put(self.frozen, made, True)
         pairs.append((made, leaf))
         return made
+
+    def leaves_like(self, value: StateDict) -> Parameters:
+        """`p.detach().clone().requires_grad_()`: parameters of their own, which begin as those did."""
+        made = tuple(self.leaf("param", old.leaf.name if old.leaf is not None else "") for old in value.leaves)
+        return Parameters(made)
 
     frozen: dict[Any, Any]
 

@@ -44,6 +44,7 @@ LIKE_A_MODULE = PARAMETER_METHODS | {
 }  # fmt: skip
 PARTS = frozenset({"modules", "named_modules"})
 REGISTERS = frozenset({"register_buffer", "register_parameter", "add_module", "register_module", "__setattr__"})
+COMPUTES = frozenset({"add", "sub", "mul", "div", "lerp", "neg", "pow"})
 VIEWS = frozenset({"data", "detach", "view", "view_as", "reshape"})
 RECORD_SELVES = frozenset({"split", "values", "__iter__"})
 
@@ -445,6 +446,10 @@ class Methods(Machine):
             return value.entry
         if name == "keys":
             return Sequence((), plain("key"))
+        if name in COMPUTES:
+            return self.tensor_method(self.tensor(value), name, args, keywords)
+        if name == "requires_grad_" and not (args and isinstance(args[0], Const) and not args[0].value):
+            return self.leaves_like(value)
         return value.copied() if value.shares and name not in VIEWS else value
 
     def _on_function(self, function: Function, name: str, args: Args, keywords: Keywords) -> Any:

@@ -18,6 +18,7 @@ from gradaudit.static.values import (
     Mapping,
     Parameters,
     Sequence,
+    StateDict,
     Union,
     Unknown,
 )
@@ -340,7 +341,7 @@ class State:
             if value.leaf is not None and value.leaf.kind == "param":
                 return value
             return self._loop_phi(container, key, value)
-        if isinstance(value, (Const, Sequence)):
+        if isinstance(value, (Const, Sequence, StateDict)):
             self._note_blank(container, key)
         return value
 

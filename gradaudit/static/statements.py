@@ -393,7 +393,7 @@ class Statements(Machine):
             head = self._head(value)
             if head is not value:
                 heads[name] = head
-                self.put(scope.vars, name, head)
+                self.put(scope.vars, name, self._of_entries(head, loop) if isinstance(head, Mapping) else head)
         loop.start = self.time + 1
         jumps, scope.jumps = scope.jumps, []
         assumed = dict(self.assumed)
@@ -443,7 +443,18 @@ class Statements(Machine):
                 made = Sequence([self._head(item) for item in value.items], None, value.kind)
                 made.names = value.names
                 return made
+        if isinstance(value, Mapping) and self.current_framework == "torch" and 0 < len(value.entries) <= 12:
+            if all(isinstance(part, (Node, StateDict)) for part in value.entries.values()):  # weights, states
+                return Mapping({key: self._head(self.tensor(part)) for key, part in value.entries.items()})
         return value
+
+    def _of_entries(self, head: Mapping, loop: Loop) -> Mapping:
+        """The mapping that the body starts with: what it does to its entries leaves the head as it is."""
+        made = Mapping(dict(head.entries))
+        for key, part in head.entries.items():
+            if isinstance(part, Node) and part.op == "phi":
+                loop.phis[id(made.entries), key] = (made.entries, key, part)
+        return made
 
     def _connect(self, head: Any, end: Any) -> None:
         if isinstance(head, Node) and head.op == "phi" and head.detail == "loop":
@@ -455,6 +466,9 @@ class Statements(Machine):
         elif isinstance(head, Sequence) and isinstance(end, Sequence):
             for one, other in zip(head.items, end.items, strict=False):
                 self._connect(one, other)
+        elif isinstance(head, Mapping) and isinstance(end, Mapping):
+            for key, one in head.entries.items():
+                self._connect(one, end.entries.get(key, end.rest))
 
     def _join_locals(self, scope: Scope, snapshot: dict[Any, Any], time: int) -> None:
         """What `continue` or `break` carried out of a loop's body at this time, beside what its end did."""

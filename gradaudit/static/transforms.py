@@ -117,6 +117,8 @@ class Transforms(Machine):
         parameters = args[1]
         if isinstance(parameters, (Parameters, StateDict, Unknown)) or isinstance(args[0], Unknown):
             return self.call(args[0], values, {})
+        if isinstance(parameters, Mapping):
+            parameters = Mapping({key: self.fetch(parameters.entries, key) for key in list(parameters.entries)})
         tree = self.tensor(parameters)
         saved, self.applied = self.applied, tree
         try:

@@ -176,6 +176,8 @@ def _is_carried(view: View, node: Node) -> bool:
     events = [event.time for event in view.analysis.tape.events if event.kind == "backward"]
     for edge in node.inputs:
         earlier = _source(edge.source) if edge.passes else None
+        if earlier is None and edge.passes and _is_left_behind(view, node, edge.source):
+            earlier = edge.source
         if earlier is None:
             continue
         if earlier.location == node.location and earlier.op == node.op and earlier.time < node.time:
@@ -183,6 +185,17 @@ def _is_carried(view: View, node: Node) -> bool:
                 return True
         if earlier.op == "phi" and any(_ends_as(inner.source, node) for inner in earlier.inputs):
             if earlier.detail == "loop" and earlier.loops and earlier.loops[-1] in view.sink.loops:
+                return True
+    return False
+
+
+def _is_left_behind(view: View, node: Node, old: Node) -> bool:
+    """`old + rate * (new - old)`: is the same old value taken away in what is added to it?"""
+    for other in node.arguments():
+        parts = other.arguments() if other.op == "mul" else [other]
+        for part in parts if other is not old else ():
+            sides = part.arguments() if part.op == "sub" else []
+            if len(sides) == 2 and view.analysis.algebra.same(sides[1], old):
                 return True
     return False
 
@@ -201,12 +214,16 @@ def _ends_as(kept: Node, node: Node) -> bool:
     return False
 
 
+def _is_computed(node: Node) -> bool:
+    return node.leaf is None and node.op != "const"
+
+
 def _source(node: Node) -> Node | None:
     """What is behind a factor: `momentum * old`. Without one it is an accumulator, of a loss maybe."""
     decays = False
     for _ in range(8):
         if node.op == "mul" and len(node.inputs) == 2:
-            live = [edge.source for edge in node.inputs if edge.passes and edge.source.leaf is None]
+            live = [edge.source for edge in node.inputs if edge.passes and _is_computed(edge.source)]
             if len(live) != 1:
                 return None
             node, decays = live[0], True
