@@ -47,8 +47,9 @@ def copied(call: ast.Call) -> tuple[str, str]:
 
 def _owner(node: ast.expr, method: str) -> str:
     """`net` of `agent.net.parameters()`."""
-    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
-    return end_of(node.func.value) if called else ""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
+        return end_of(node.func.value)
+    return ""
 
 
 def follows(case: Case, leaves: Sequence[Node]) -> bool:

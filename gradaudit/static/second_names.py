@@ -10,7 +10,8 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradaudit.static.machine import Machine, Scope
+from gradaudit.static.machine import Machine
+from gradaudit.static.state import Scope
 from gradaudit.static.updates import Place
 from gradaudit.static.values import Instance
 from gradaudit.tape import Event, Network

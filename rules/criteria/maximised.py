@@ -75,8 +75,9 @@ def _fitted_beside(view: View) -> int:
         if other is view or other.sink.kind != "backward" or not shared:
             continue
         for leaf in analysis.leaves(fitted_critic(other)[0] & shared):
-            steps = [taken_by(analysis.tape, one.sink, leaf) for one in (view, other)]
-            if steps[0] is steps[1] is not None and steps[0].kind == "step":
+            taken = taken_by(analysis.tape, view.sink, leaf)
+            same = taken is taken_by(analysis.tape, other.sink, leaf)
+            if same and taken is not None and taken.kind == "step":
                 found |= analysis.bit(leaf)
     return found
 
