@@ -96,7 +96,10 @@ class Hints:
         """(name, method): what is asked for its parameters, stepped or cleared in a file."""
         asked = self._asked.get(file)
         if asked is None:
-            asked = self._asked[file] = list(dict.fromkeys(_asked(self.files.peek(file) or "")))
+            said = dict.fromkeys(_asked(self.files.peek(file) or ""))
+            # a normaliser has a state to save, which is no parameters
+            asked = [(name, how) for name, how in said if "state_dict" not in how or not NEVER_NETWORKS.search(name)]
+            self._asked[file] = asked
         return asked
 
     def is_optimizer_name(self, name: str) -> bool:
