@@ -45,3 +45,46 @@ def _keys_of(name: str, around: ast.AST) -> frozenset[str] | None:
 def _key(node: ast.Subscript) -> str | None:
     known = node.slice.value if isinstance(node.slice, ast.Constant) else None
     return known if isinstance(known, str) and isinstance(node.ctx, ast.Load) else None
+
+
+STEPS = frozenset(("apply_updates", "update", "grad", "value_and_grad", "tree_map", "map", "incremental_update"))
+"""What gives an entry that has learnt, or follows one that has."""
+
+
+def entries_replaced(tree: ast.Module) -> frozenset[str]:
+    """The entries that the text replaces with what is reckoned from data: `{**tree, "codes": sums / counts}`."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return frozenset(key for function in functions for key in _replaced_in(function))
+
+
+def _replaced_in(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    assigned = {
+        node.targets[0].id: node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+    }
+    found = []
+    for display in (node for node in ast.walk(function) if isinstance(node, ast.Dict) and None in node.keys):
+        for key, value in zip(display.keys, display.values, strict=True):
+            if (
+                isinstance(key, ast.Constant)
+                and isinstance(key.value, str)
+                and _is_reckoned(value, key.value, assigned)
+            ):
+                found.append(key.value)
+    return found
+
+
+def _is_reckoned(value: ast.expr, key: str, assigned: dict[str, ast.expr]) -> bool:
+    """Is it arithmetic of this function, and no step from the entry as it was?"""
+    parts, waiting, read = [], [value], set()
+    while waiting:
+        for node in ast.walk(waiting.pop()):
+            parts.append(node)
+            if isinstance(node, ast.Name) and node.id in assigned and node.id not in read:
+                read.add(node.id)
+                waiting.append(assigned[node.id])
+    sums = [node for node in parts if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)]
+    steps = any(isinstance(part, ast.Subscript) and _key(part) == key for one in sums for part in (one.left, one.right))
+    asked = {part.attr if isinstance(part, ast.Attribute) else getattr(part, "id", "") for part in parts}
+    return not steps and not asked & STEPS and any(isinstance(part, ast.BinOp) for part in parts)

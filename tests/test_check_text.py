@@ -3,6 +3,7 @@ loss, which argument a gradient is taken for, and whether other losses train wha
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from gradaudit import check
 from gradaudit.dynamic.recording import LossCall
 from gradaudit.dynamic.text import argnums_in_text, has_company
+from gradaudit.entries import entries_replaced
 
 Load = Callable[[str], ModuleType]
 
@@ -311,3 +313,19 @@ def train():
 def test_one_network_whose_text_copies_it_into_itself(load: Load, made: str, codes: list[str]) -> None:
     module = load(SECOND.format(made=made))
     assert [one.code for one in check(module.loss_fn, module.make_inputs()).findings] == codes
+
+
+@pytest.mark.parametrize(
+    ("lines", "entries"),
+    [
+        ("def f(t, m, n):\n    c = m / n\n    return {**t, 'codes': c}", {"codes"}),
+        ("def f(t, m, n):\n    return {**t, 'codes': 0.9 * m + 0.1 * n}", {"codes"}),
+        ("def f(t, g):\n    return {**t, 'w': t['w'] - 0.1 * g['w']}", set()),
+        ("def f(t, g):\n    w = t['w'] - 0.1 * g['w']\n    w2 = jnp.clip(w, -1, 1)\n    return {**t, 'w': w2}", set()),
+        ("def f(t, w):\n    return {**t, 'w': w}", set()),
+        ("def f(t, u):\n    w = optax.apply_updates(t['w'], u * 2)\n    return {**t, 'w': w}", set()),
+        ("def f(m, n):\n    return {'codes': m / n}", set()),
+    ],
+)
+def test_entries_that_the_text_replaces_with_what_is_reckoned_from_data(lines: str, entries: set[str]) -> None:
+    assert entries_replaced(ast.parse(lines)) == entries

@@ -25,7 +25,7 @@ from gradaudit.dynamic.jax_trees import has_jax
 from gradaudit.dynamic.jax_updates import losses_of
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
-from gradaudit.dynamic.text import argnums_in_text, entries_in_text
+from gradaudit.dynamic.text import argnums_in_text, entries_in_text, replaced_in_text
 from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import PARAMETER, Event, Location, Node, Sink, Tape
 
@@ -59,6 +59,7 @@ class JaxRecorder:
         if not roles and len(call.argnums or (0,)) == 1:
             tape.sinks[0].own = _entries(rows, entries_in_text(call.function)) or tape.sinks[0].own
         nodes = {row.name: row.node for row in rows}
+        tape.events += _replaced(call, rows, tape.sinks[0])
         tape.events += _averages(call, nodes, lambda name: leaves.beside(written, name), tape.sinks[0].time)
         return Recording(
             framework="jax",
@@ -152,6 +153,14 @@ def _averages(call: LossCall, nodes: Mapping[str, Node], beside: Callable[[str],
             leaves = tuple(nodes.get(name) or beside(name) for name in one.leaves)
             sources = tuple(nodes[name] for name in one.sources)
             yield Event("soft_update", time + 1 + number, one.location, None, leaves, sources, one.weight)
+
+
+def _replaced(call: LossCall, rows: Iterable[LeafGradient], sink: Sink) -> Iterator[Event]:
+    """The entries of the first argument that the text replaces with what follows data: no loss is to train them."""
+    names = replaced_in_text(call.function)
+    leaves = tuple(row.node for row in rows if names.intersection(row.name.split(".")[1:2]))
+    if leaves:
+        yield Event("average", sink.time + 1, sink.location, leaves=leaves)
 
 
 def _definition(function: Callable[..., Any], program: Program) -> Location:

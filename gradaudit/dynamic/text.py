@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from gradaudit.dynamic.lines import end_of, parsed
-from gradaudit.entries import entries_taken
+from gradaudit.entries import entries_replaced, entries_taken
 
 GRADIENTS = frozenset(("grad", "value_and_grad", "filter_grad", "filter_value_and_grad", "vjp", "backward"))
 
@@ -78,6 +78,11 @@ def entries_in_text(function: Callable[..., Any]) -> frozenset[str] | None:
             return None
         found |= entries
     return frozenset(found) or None
+
+
+def replaced_in_text(function: Callable[..., Any]) -> frozenset[str]:
+    """The entries of trees that the module replaces with what is reckoned from data."""
+    return entries_replaced(module_tree(function))
 
 
 def _calls_of(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:

@@ -184,6 +184,8 @@ class Expressions(Machine):
                     self.adopt(made, key.value, value)
                 if self.originals and isinstance(key.value, str):
                     self.named_tree(value, key.value)
+                if self.current_framework == "jax" and key.value in made.entries:
+                    self.replaced_entry(made.entries[key.value], value)
                 made.entries[key.value] = value
             else:
                 self._add_rest(made, value)

@@ -15,11 +15,12 @@ from gradaudit.static.machine import Keywords, Machine
 from gradaudit.static.state import Scope
 from gradaudit.static.syntax import read_whole
 from gradaudit.static.values import External, Instance, Mapping, Sequence, Union, Unknown
-from gradaudit.tape import Node
+from gradaudit.tape import DATA, Node
 
 INITIAL = frozenset({"initial"})
 DRAWN = frozenset({"random", "alloc"})
 CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
+CHOSEN = frozenset({"argmin", "argmax", "one_hot", "compare", "sign", "topk"})
 TREES = (Node, Unknown, Mapping, Union, Instance)
 DEPTH = 4
 MOST = 40
@@ -175,6 +176,16 @@ class Successions(Machine):
         for name, new in changed.items() if self.originals else ():
             self.succeeded(self.get_attribute(holder, name), new)
 
+    def replaced_entry(self, old: Any, new: Any) -> None:
+        """`{**variables, "codebook": sums / counts}`: an entry that is made of data, and learns from no gradient."""
+        if not isinstance(new, Node) or new.leaf is not None:
+            return
+        leaves, made_of = self.trees_of(old), self.trees_of(new)
+        learnt = all(tree in self.differentiated_trees or tree.leaf is not None for tree in leaves)
+        foreign = all(tree.leaf is None and tree not in self.originals for tree in made_of)
+        if leaves and learnt and foreign and not _is_made_of(new, frozenset(self.nodes_of(old))):
+            self.event("average", leaves=leaves)
+
     def _behind(self, value: Any) -> dict[Node, None]:
         return dict.fromkeys(tree for node in self.trees_of(value) for tree in self._chosen(node))
 
@@ -193,6 +204,19 @@ class Successions(Machine):
             else:
                 found.append(tree)
         return found
+
+
+def _is_made_of(value: Node, entry: frozenset[Node]) -> bool:
+    """Is it computed from the entry as it was, as a step by hand is? What was chosen by it is not."""
+    seen, waiting = {value}, [value]
+    while waiting and len(seen) < MOST:
+        for edge in waiting.pop().inputs:
+            if edge.source in entry:
+                return True
+            if edge.kind == DATA and edge.source.op not in CHOSEN and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return len(seen) >= MOST
 
 
 def _of_initial(value: Unknown) -> bool:
