@@ -80,6 +80,8 @@ def is_score(node: Node) -> bool:
         current = waiting.pop()
         if current.op in LOG_PROBABILITIES or _is_ratio(current) or _is_log_of_probability(current):
             return True
+        if current.op == "stop":
+            continue  # a constant weight, whatever it is called
         if current.op == "call" and NAMED.search(current.detail.split(".")[-1]):
             return True
         if current.op in OPAQUE and current.name and NAMED.search(current.name):

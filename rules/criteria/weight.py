@@ -102,12 +102,13 @@ def _is_left_to_callers(view: View, weight: Node) -> bool:
 
 
 def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
-    if _is_ratio(view, weight):
+    live = _live_factor(view, weight)
+    if _is_ratio(view, live):
         own = _is_exponential_of(view, weight, score) or _is_sampled_entropy(view, node, weight, score)
         if _is_bare(view, score) and not own or _is_error(view, score):
             return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
         return None
-    if is_likelihood(view, weight):
+    if is_likelihood(view, live):
         return (
             Weight(view, node, weight, score, IMPORTANCE, view.live(weight)) if _is_gap(view, weight, score) else None
         )
@@ -123,6 +124,13 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     if not leaves or not view.live(score) & ~leaves and not is_likelihood(view, score):
         return None
     return Weight(view, node, weight, score, kind, leaves)
+
+
+def _live_factor(view: View, weight: Node) -> Node:
+    """What a weight is without its constant factors: a clipped ratio that is stopped, in a corrected advantage."""
+    while weight.op == "mul" and sum(bool(view.live(source)) for source in weight.arguments()) == 1:
+        weight = _main(view, weight)
+    return weight
 
 
 def _is_error(view: View, score: Node) -> bool:

@@ -11,8 +11,9 @@ def one_storage(owned: Iterable[Owned]) -> dict[str, list[str]]:
     """First name -> all names of the other parameters whose values are the very same memory."""
     places: dict[tuple[int, int], list[Owned]] = {}
     for one in owned:
-        if one.tensor.numel() and one.tensor.device.type != "meta":
-            places.setdefault((one.tensor.data_ptr(), one.tensor.numel()), []).append(one)
+        pointer = one.tensor.data_ptr() if one.tensor.device.type != "meta" else 0
+        if one.tensor.numel() and pointer:  # a sharded one (DTensor) has none of its own
+            places.setdefault((pointer, one.tensor.numel()), []).append(one)
     return {
         one.name: [name for other in group if other is not one for name in (other.name, *other.others)]
         for group in places.values()
