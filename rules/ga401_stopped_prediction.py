@@ -6,8 +6,8 @@ gets there: a `detach()`, `.data`, `numpy()` or `argmax` on the wrong side, a `n
 the call stack. The finding stands where the gradient ends.
 
 It also finds what a loss adds up in vain: a summand that passes nothing although the optimizer holds what it is made of
-(a temperature that is stopped before its own term, or
-in it, in the place of the gap that it weighs), a penalty of a gradient that was taken without `create_graph=True`,
+(a temperature that is stopped before its own term, or in it, in the place of the gap that it weighs), a penalty of a
+gradient that was taken without `create_graph=True`,
 the chosen value in `logsumexp(q) - q[action].detach()`, a term that is stopped as a whole beside others, one of two
 towers that are compared; a target that learns from a stopped prediction; and a recurrent state that is stopped at
 every step of an update, not between updates alone.

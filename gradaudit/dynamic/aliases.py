@@ -131,27 +131,30 @@ def _judged(case: Case, pair: Pair, leaves: list[Node], severity: str, first: st
 
 def _claimed_storage(case: Case) -> dict[Node, Pair]:
     """What is stated as frozen and shares its storage with what is stated as trained."""
-    recording, stated = case.recording, case.recording.tape.roles
-    trained = {recording.spellings[leaf][0] for leaf in recording.one_storage if stated.get(leaf) == "trained"}
-    found: dict[Node, Pair] = {}
-    for leaf in recording.one_storage:
-        names = recording.spellings[leaf]
-        other = next((name for name in names if name in trained), "")
-        if stated.get(leaf) == "frozen" and other:
-            found[leaf] = names[0], other
-    return found
+    stated = case.recording.tape.roles
+    return _sharing(
+        case,
+        {leaf for leaf, role in stated.items() if role == "frozen"},
+        {leaf for leaf, role in stated.items() if role == "trained"},
+    )
 
 
 def _compared_storage(case: Case) -> dict[Node, Pair]:
     """What the loss takes for a constant though its storage is that of what it trains."""
-    recording, loss = case.recording, case.view.sink.loss
-    live = case.analysis.leaves(case.view.live(loss))
-    constant = case.analysis.leaves(case.analysis.dep(loss) & ~case.view.live(loss))
-    trained = {recording.spellings[leaf][0] for leaf in recording.one_storage.intersection(live)}
+    loss = case.view.sink.loss
+    live = case.view.live(loss)
+    constant = case.analysis.dep(loss) & ~live
+    return _sharing(case, set(case.analysis.leaves(constant)), set(case.analysis.leaves(live)))
+
+
+def _sharing(case: Case, still: set[Node], moving: set[Node]) -> dict[Node, Pair]:
+    """Those of the ones whose storage is also one of the others', and the names of both."""
+    recording = case.recording
+    moved = {recording.spellings[leaf][0] for leaf in recording.one_storage & moving}
     found: dict[Node, Pair] = {}
-    for leaf in recording.one_storage.intersection(constant):
+    for leaf in sorted(recording.one_storage & still, key=lambda leaf: leaf.time):
         names = recording.spellings[leaf]
-        other = next((name for name in names if name in trained), "")
+        other = next((name for name in names if name in moved), "")
         if other:
             found[leaf] = names[0], other
     return found

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from gradaudit.static.files import Files, distance
-from gradaudit.static.syntax import walk
+from gradaudit.static.syntax import last_name, walk
 
 ABOUT_GRADIENT = re.compile(r"stop|detach|grad|freeze|frozen|backprop|(^|_)sg($|_)", re.IGNORECASE)
 MENTION = re.compile(r"\b(?<!def )(?<!class )([A-Za-z_]\w*+)\s*(?:[(,)\n]|as\b)")
@@ -180,9 +180,9 @@ class Uses:
         for node in walk(statement):
             if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
                 called.add(node.func)
-                self.by_name.setdefault(_tail(node.func), []).append((node, number))
+                self.by_name.setdefault(last_name(node.func), []).append((node, number))
             elif isinstance(node, (ast.Name, ast.Attribute)) and node not in called:
-                self.by_name.setdefault(_tail(node), []).append((node, number))
+                self.by_name.setdefault(last_name(node), []).append((node, number))
             elif isinstance(node, (ast.ImportFrom, ast.Import)):
                 stem = (getattr(node, "module", None) or "").rsplit(".", 1)[-1]
                 self.imported.update((stem, alias.name) for alias in node.names)
@@ -202,16 +202,12 @@ class Uses:
 
 def _is(node: ast.expr, name: str, modules: set[str]) -> bool:
     if isinstance(node, ast.Attribute):
-        return node.attr == name and _tail(node.value) in modules
+        return node.attr == name and last_name(node.value) in modules
     return isinstance(node, ast.Name) and node.id == name
 
 
 def _is_bare(use: ast.expr) -> bool:
     return isinstance(use.func if isinstance(use, ast.Call) else use, ast.Name)
-
-
-def _tail(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _value(use: ast.expr, flag: str, position: int, default: object) -> object:

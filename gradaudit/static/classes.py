@@ -9,6 +9,7 @@ from typing import Any
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.names import MODULE_CLASSES
 from gradaudit.static.state import DEPTH, Scope
+from gradaudit.static.syntax import last_name
 from gradaudit.static.values import (
     MISSING,
     ClassValue,
@@ -350,7 +351,7 @@ def is_module_path(path: str) -> bool:
 def _tail(node: ast.expr) -> str:
     if isinstance(node, ast.Call):
         node = node.func
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+    return last_name(node)
 
 
 def _members(body: list[ast.stmt]) -> dict[str, ast.stmt]:

@@ -9,7 +9,7 @@ import re
 from gradaudit.static.collecting import Methods
 from gradaudit.static.files import Module
 from gradaudit.static.interpreter import Interpreter
-from gradaudit.static.syntax import walk
+from gradaudit.static.syntax import last_name, walk
 from gradaudit.static.values import ClassValue, External, Function
 
 SINK_ATTRIBUTES = frozenset({"backward", "minimize", "value_and_grad", "manual_backward", "filter_grad",
@@ -107,7 +107,7 @@ class Reach:
             differentiating = self.helpers()
             for node in walk(function):
                 if isinstance(node, ast.Call):
-                    sink = sink or _calls_optimizer(node.func) or _name(node.func) in differentiating
+                    sink = sink or _calls_optimizer(node.func) or last_name(node.func) in differentiating
                 elif isinstance(node, ast.Attribute):
                     owner = node.value
                     if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
@@ -139,20 +139,15 @@ def _speaks_of_gradient(text: str) -> bool:
 
 def _calls_optimizer(function: ast.expr) -> bool:
     """`self.actor_opt(loss, ...)`: an optimizer of the project that does the whole step."""
-    name = _name(function)
+    name = last_name(function)
     made = name.startswith(("get", "make", "create", "build", "set"))
     return name.lower().endswith(("_opt", "_optim", "_optimizer")) and not made
-
-
-def _name(expression: ast.expr) -> str:
-    return expression.attr if isinstance(expression, ast.Attribute) else getattr(expression, "id", "")
 
 
 def _differentiates(node: ast.Attribute) -> bool:
     if node.attr in SINK_ATTRIBUTES:
         return True
-    owner = node.value
-    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    name = last_name(node.value)
     if node.attr == "grad":
         return name in ("jax", "autograd", "nnx", "eqx", "hk")
     return node.attr in ("step", "apply_gradients") and "optim" in name.lower()

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradaudit.static.machine import Machine
 from gradaudit.static.state import Scope
+from gradaudit.static.syntax import last_name
 from gradaudit.static.updates import Place
 from gradaudit.static.values import Instance
 from gradaudit.tape import Event, Network
@@ -41,10 +42,10 @@ class SecondNames(Machine):
         asked, callee = expression.func, function
         if not isinstance(function, Instance) and isinstance(asked, ast.Attribute) and asked.attr not in BESIDE:
             asked = asked.value
-            callee = self.evaluate(asked, scope) if _name(asked) else None
+            callee = self.evaluate(asked, scope) if last_name(asked) else None
         starred = any(isinstance(part, ast.Starred) for part in expression.args)
         for part, value in ((asked, callee), *(() if starred else zip(expression.args, args, strict=True))):
-            name = _name(part)
+            name = last_name(part)
             if name and isinstance(value, Instance) and value.network in self.doubled:
                 uses = self.doubled[value.network].setdefault(scope, Uses())
                 (uses.live if self.grad_on else uses.stopped).add(name)
@@ -63,9 +64,3 @@ class SecondNames(Machine):
                     leaves = tuple(self.parameters_of(instance))
                     self.events.append(Event("second_name", self.tick(), stopped[0].location, leaves=leaves))
                     break
-
-
-def _name(expression: ast.expr) -> str:
-    if isinstance(expression, ast.Name):
-        return expression.id
-    return expression.attr if isinstance(expression, ast.Attribute) else ""

@@ -20,6 +20,11 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
                 todo.append(value)
 
 
+def last_name(expression: ast.expr) -> str:
+    """The last part of a dotted name; "" of what is none."""
+    return expression.attr if isinstance(expression, ast.Attribute) else getattr(expression, "id", "")
+
+
 def names_on_self(method: ast.AST) -> set[str]:
     """The attributes of `self` that a method names."""
     return {

@@ -355,9 +355,8 @@ def _depends(analysis: Analysis, atoms: Iterable[Atom]) -> int:
 def _chain(view: View, value: Node, leaves: int) -> list[Node]:
     """What every leaking path below `value` shares while the value is being built, the latest first."""
     shared = view.dominators(value, leaves)
-    rewarded = _is_whole(
-        view, expand(view.analysis, value)
-    )  # or it is an imagined return: what is raw in it is no reward
+    # of an imagined return, what is raw in it is no reward
+    rewarded = _is_whole(view, expand(view.analysis, value))
     whole = [node for node in shared if rewarded and _is_whole(view, expand(view.analysis, node))]
     building = [node for node in whole if node.op not in SHAPES]
     return building or [node for node in shared if node.op not in SHAPES] or shared[:1] or [value]
