@@ -52,7 +52,8 @@ STEPS = frozenset(("apply_updates", "update", "grad", "value_and_grad", "tree_ma
 
 
 def entries_replaced(tree: ast.Module) -> frozenset[str]:
-    """The entries that the text replaces with what is reckoned from data: `{**tree, "codes": sums / counts}`."""
+    """The entries that the text replaces with what is reckoned from data: `{**tree, "codes": sums / counts}`,
+    `tree.replace(codes=sums / counts)`, `eqx.tree_at(lambda tree: tree.codes, tree, sums / counts)`."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return frozenset(key for function in functions for key in _replaced_in(function))
 
@@ -63,16 +64,26 @@ def _replaced_in(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
         for node in ast.walk(function)
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     }
-    found = []
-    for display in (node for node in ast.walk(function) if isinstance(node, ast.Dict) and None in node.keys):
-        for key, value in zip(display.keys, display.values, strict=True):
-            if (
-                isinstance(key, ast.Constant)
-                and isinstance(key.value, str)
-                and _is_reckoned(value, key.value, assigned)
-            ):
-                found.append(key.value)
-    return found
+    replaced = [pair for node in ast.walk(function) for pair in _replacements(node)]
+    return [key for key, value in replaced if _is_reckoned(value, key, assigned)]
+
+
+def _replacements(node: ast.AST) -> list[tuple[str, ast.expr]]:
+    """The entries that an expression puts in the places of others, and what they become."""
+    if isinstance(node, ast.Dict) and None in node.keys:
+        keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+        return [(key, value) for key, value in zip(keys, node.values, strict=True) if isinstance(key, str)]
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+        return []
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+    if called in ("replace", "_replace"):
+        return [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg is not None]
+    if called != "tree_at" or len(node.args) != 3 or not isinstance(node.args[0], ast.Lambda):
+        return []
+    where, value = node.args[0].body, node.args[2]
+    both = isinstance(where, ast.Tuple) and isinstance(value, ast.Tuple) and len(where.elts) == len(value.elts)
+    pairs = zip(where.elts, value.elts, strict=True) if both else [(where, value)]  # type: ignore[union-attr]
+    return [(place.attr, new) for place, new in pairs if isinstance(place, ast.Attribute)]
 
 
 def _is_reckoned(value: ast.expr, key: str, assigned: dict[str, ast.expr]) -> bool:
@@ -85,6 +96,10 @@ def _is_reckoned(value: ast.expr, key: str, assigned: dict[str, ast.expr]) -> bo
                 read.add(node.id)
                 waiting.append(assigned[node.id])
     sums = [node for node in parts if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)]
-    steps = any(isinstance(part, ast.Subscript) and _key(part) == key for one in sums for part in (one.left, one.right))
+    steps = any(_is_entry(part, key) for one in sums for part in (one.left, one.right))
     asked = {part.attr if isinstance(part, ast.Attribute) else getattr(part, "id", "") for part in parts}
     return not steps and not asked & STEPS and any(isinstance(part, ast.BinOp) for part in parts)
+
+
+def _is_entry(node: ast.expr, key: str) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == key or isinstance(node, ast.Subscript) and _key(node) == key

@@ -30,7 +30,7 @@ HANDLERS = frozenset(
     "module_function module_grad module_scan module_control container_method optimizer_init optimizer_update "
     "optimizer_step add_param_group zero_grad requires_grad parameters_to_vector vector_to_parameters "
     "averaged_model averaged_model_update stack_module_state grad_scaler scaler_step nnx_state "
-    "nnx_update nnx_split nnx_merge train_state "
+    "nnx_update nnx_split nnx_merge nnx_filter diff_state train_state "
     "apply_gradients replace partition combine tree_at unroll gradient_tape tape_gradient minimize assign "
     "tf_scan tf_while without_apply_rng is_array "
     "keras_compile set_weights tensordict_module prepare manual_backward rearrange soft_update loss_module".split()

@@ -12,14 +12,14 @@ _BY_EQUINOX = frozenset(("_GradWrapper", "_ValueAndGradWrapper"))
 """What each library calls what its takers make."""
 
 
-def made_of(value: Any) -> tuple[Callable[..., Any], tuple[int, ...]] | None:
-    """The function that a gradient function differentiates, and for which arguments; None for any other value."""
+def made_of(value: Any) -> tuple[Callable[..., Any], Any] | None:
+    """The function that a gradient function differentiates, and its `argnums`; None for any other value."""
     kind = type(value)
     if kind.__name__ in _BY_EQUINOX and kind.__module__.startswith("equinox."):
-        return value.__wrapped__, (0,)
+        return value.__wrapped__, 0
     if (made := _inside(value, _BY_NNX, "flax")) is not None:
         captured = _captured(made)
-        return captured["f"], numbers(captured.get("jax_argnums", captured.get("argnums")))
+        return captured["f"], captured.get("argnums", captured.get("jax_argnums"))
     if hasattr(value, "__wrapped__") and (made := _by_jax(value)) is not None:
         return inspect.unwrap(value), _argnums_of(made)
     return None
@@ -30,6 +30,12 @@ def numbers(argnums: Any) -> tuple[int, ...]:
     given = argnums if isinstance(argnums, tuple | list) else (argnums,)
     found = tuple(number for one in given if isinstance(number := getattr(one, "argnum", one), int))
     return found if found and len(found) == len(given) else (0,)
+
+
+def filters(argnums: Any) -> dict[int, Any]:
+    """What nnx is to differentiate of an argument, by its number, where a filter says it."""
+    given = argnums if isinstance(argnums, tuple | list) else (argnums,)
+    return {one.argnum: one.filter for one in given if hasattr(one, "argnum") and hasattr(one, "filter")}
 
 
 def _by_jax(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +83,7 @@ def trace(call: LossCall, roles: Roles, probe: Probe) -> Program:
     scope = arrays_in(call.scope)
     roles = _without_state(roles, arguments, notes)
     stated = _stated(roles, arguments.slots, arguments.arrays, scope, names, chosen, call.aliases)
-    differentiated = _differentiated(arguments, names, chosen)
+    differentiated = _filtered(call, arguments, _differentiated(arguments, names, chosen))
     differentiated |= {i for i in stated[0] if is_inexact(arguments.arrays[i])}
     restore = save_python([*values, *call.scope.values()])
     try:
@@ -232,6 +233,16 @@ def _trainable(owner: Any) -> bool:
     """Whether the object that a loss is bound to is itself a tree of arrays (an equinox or nnx module)."""
     leaves = jax.tree_util.tree_leaves(owner)
     return not (len(leaves) == 1 and leaves[0] is owner) and any(is_inexact(leaf) for leaf in leaves)
+
+
+def _filtered(call: LossCall, arguments: Arguments, differentiated: set[int]) -> set[int]:
+    """Of the slots of nnx objects, those that their filters take."""
+    for number, chosen in call.filters.items():
+        value = call.args[number] if number < len(call.args) else None
+        taken = set(map(id, jax.tree_util.tree_leaves(sys.modules["flax.nnx"].state(value, chosen))))
+        mine = {slot for slot in differentiated if arguments.slots[slot].argument == number}
+        differentiated -= {slot for slot in mine if id(arguments.arrays[slot]) not in taken}
+    return differentiated
 
 
 def _differentiated(arguments: Arguments, names: list[str], chosen: set[int]) -> set[int]:

@@ -19,7 +19,7 @@ import jax
 from jax.interpreters.ad import JVPTracer
 
 from gradaudit.dynamic.jax_followed import Move, Teller, updates
-from gradaudit.dynamic.jax_made import made_of, numbers
+from gradaudit.dynamic.jax_made import filters, made_of, numbers
 from gradaudit.dynamic.jax_trees import arrays_in
 from gradaudit.dynamic.lines import Lines
 from gradaudit.dynamic.recording import LossCall
@@ -36,6 +36,7 @@ class Taken:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     argnums: tuple[int, ...]
+    filters: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -130,14 +131,14 @@ def _note_move(move: Move) -> None:
 
 
 @contextmanager
-def _taking(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], argnums: tuple[int, ...]) -> Iterator[None]:
+def _taking(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], argnums: Any) -> Iterator[None]:
     """A gradient is taken: everybody notes it."""
     if (getattr(function, "__module__", None) or "").startswith(_LIBRARIES):
         yield
         return
     watches = list(_watching)
     for watch in watches:
-        watch.note(Taken(function, args, kwargs, argnums))
+        watch.note(Taken(function, args, kwargs, numbers(argnums), filters(argnums)))
         watch.depth += 1
     try:
         yield
@@ -146,7 +147,7 @@ def _taking(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], argnum
             watch.depth -= 1
 
 
-def _noting(gradient: Callable[..., Any], function: Any, argnums: tuple[int, ...]) -> Callable[..., Any]:
+def _noting(gradient: Callable[..., Any], function: Any, argnums: Any) -> Callable[..., Any]:
     """`gradient`, the gradient of `function`, that tells what it is called with."""
 
     @functools.wraps(function)
@@ -163,7 +164,7 @@ def _telling(plain: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(fun):  # a decorator with options
             return plain(*(() if fun is None else (fun,)), *others, **options)
         argnums = options.get("argnums", others[0] if others else 0)
-        return _noting(plain(fun, *others, **options), fun, numbers(argnums))
+        return _noting(plain(fun, *others, **options), fun, argnums)
 
     return taker
 
@@ -221,6 +222,7 @@ def _as_call(call: LossCall, one: Taken, moves: Sequence[Move]) -> LossCall:
         names=names[: len(one.args)],
         scope=closure_of(one.function) | call.scope,
         argnums=one.argnums,
+        filters=one.filters,
         framework="jax",
         updates=tuple(dict.fromkeys(updates(of, given, one.argnums, moves, arrays_in(call.arguments() | call.scope)))),
     )

@@ -64,6 +64,7 @@ class LossCall:
     aliases     other spellings of a key of `scope` in patterns: `self` for the owner of a method, "" for no prefix
     roots       directories whose files are the user's code (lines are reported there, and only there)
     argnums     positional arguments that are differentiated (jax); None: not said (jax: 0; torch: everything)
+    filters     which parameters of such an argument are differentiated, where nnx is told by a filter
     framework   "torch", "jax" or "" (not said)
     updates     what the run does to the arrays among the arguments after the loss (jax)
     """
@@ -77,6 +78,7 @@ class LossCall:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     argnums: tuple[int, ...] | None = None
+    filters: Mapping[int, Any] = field(default_factory=dict)
     framework: str = ""
     seed: int = 0
     updates: tuple[Update, ...] = ()

@@ -374,8 +374,7 @@ class Attributes(Machine):
             if annotation is not None:
                 new.annotation = annotation
         if self.current_framework == "jax":
-            if self.is_drawn(new) and self.is_tree(instance):
-                new = self.leaf("param", name, instance.network)
+            new = self.learnt_array(instance, name, new)
             if name in instance.attrs:
                 self.succeeded(instance.attrs[name], new)
             elif any(new is other for other in instance.attrs.values()):

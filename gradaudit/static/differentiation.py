@@ -76,7 +76,8 @@ class Differentiation(Machine):
         fresh: list[Any] = []
         for index, value in enumerate(args):
             if index in argnums or index - len(args) in argnums:
-                fresh.append(self._differentiable(value, _parameter_name(function, index), group))
+                chosen = gradient.filters.get(index, gradient.filters.get(index - len(args)))
+                fresh.append(self._filtered(value, _parameter_name(function, index), group, chosen))
             else:
                 fresh.append(self.strip(value))
         passed = {}
@@ -172,6 +173,13 @@ class Differentiation(Machine):
         """The tree that was passed for a differentiated argument, or for the one that it is an entry of."""
         whole = self.part_of.get(leaf, leaf)
         return self.trees.get(whole) or self.stands_for.get(whole)
+
+    def _filtered(self, value: Any, name: str, group: set[Node], chosen: Any) -> Any:
+        """An argument of which a filter, if there is one, says what is differentiated."""
+        leaves: set[Node] = set()
+        made = self._differentiable(value, name, leaves)
+        group.update(leaves if chosen is None else self.selected(made, leaves, chosen))
+        return made
 
     def _differentiable(self, value: Any, name: str, group: set[Node]) -> Any:
         if isinstance(value, Mapping):

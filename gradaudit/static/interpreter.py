@@ -18,6 +18,7 @@ from gradaudit.static.differentiation import Differentiation, stepped_entries
 from gradaudit.static.draws import Draws
 from gradaudit.static.expressions import Expressions
 from gradaudit.static.files import Files
+from gradaudit.static.filters import Filters
 from gradaudit.static.functional import Functional
 from gradaudit.static.graphs import Graphs
 from gradaudit.static.hints import Hints
@@ -31,6 +32,7 @@ from gradaudit.static.networks import Networks
 from gradaudit.static.nnx import Nnx
 from gradaudit.static.offers import Offers
 from gradaudit.static.receivers import Receivers
+from gradaudit.static.replaced import Replaced
 from gradaudit.static.second_names import SecondNames
 from gradaudit.static.shapes import infer
 from gradaudit.static.statements import Statements
@@ -71,6 +73,8 @@ class Interpreter(
     Receivers,
     Functional,
     Nnx,
+    Filters,
+    Replaced,
     Graphs,
     Draws,
     SecondNames,

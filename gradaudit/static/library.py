@@ -12,11 +12,13 @@ from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.networks import gives_parameters
 from gradaudit.static.shapes import sizes, width
 from gradaudit.static.standard import STANDARD
+from gradaudit.static.successions import INTEGERS
 from gradaudit.static.transforms import TRANSFORMS
 from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     NONE,
     Const,
+    External,
     Function,
     GradMode,
     Instance,
@@ -174,6 +176,8 @@ class Library(Machine):
     def _alloc(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = self.allocate(row.op if row.op == "alloc" else "alloc", [])
         self._sized(made, row, args, keywords)
+        if any(map(_is_integer, (*args, keywords.get("dtype")))):
+            made.detail = INTEGERS
         wants = keywords.get("requires_grad")
         if wants is not None and (not isinstance(wants, Const) or wants.value):
             self.as_parameter(made)
@@ -321,7 +325,10 @@ class Library(Machine):
             else:
                 made.flag_of = _by_label(tail, args, keywords) or "selective"
             return made
-        return self.make_optimizer(given, "")
+        wrt = keywords.get("wrt", args[2] if len(args) > 2 else None) if "wrt" in row.args else None
+        every = self.parameters_of(given) if wrt is not None else []
+        held = self.selected(given, every, wrt)
+        return self.make_optimizer(given if len(held) == len(every) else Parameters(tuple(held)), "")
 
     def _distribution(self, row: Row, args: Args, keywords: Keywords) -> Any:
         edges = [Edge(node) for value in (*args, *keywords.values()) for node in self.nodes_of(value)]
@@ -373,6 +380,12 @@ KINDS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "raises": Library._none,
     "none": Library._none,
 }
+
+
+def _is_integer(dtype: Any) -> bool:
+    """Does an argument say that an array holds integers or booleans?"""
+    name = dtype.tail if isinstance(dtype, External) else getattr(dtype, "value", None)
+    return isinstance(name, str) and name.startswith(("int", "uint", "bool"))
 
 
 def _layer(part: Any) -> Any:

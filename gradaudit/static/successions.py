@@ -19,6 +19,8 @@ from gradaudit.tape import DATA, Node
 
 INITIAL = frozenset({"initial"})
 DRAWN = frozenset({"random", "alloc"})
+FILLED = frozenset({"fill", "log", "exp", "sqrt", "full", "logit", "expm1", "log1p"})  # of a number
+INTEGERS = "integers"  # how an array of them is known
 CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
 CHOSEN = frozenset({"argmin", "argmax", "one_hot", "compare", "sign", "topk"})
 TREES = (Node, Unknown, Mapping, Union, Instance)
@@ -138,9 +140,23 @@ class Successions(Machine):
         bases = self.mro(instance.cls) if instance.cls is not None else ()
         return any(isinstance(base, External) and base.path.startswith("equinox.") for base in bases)
 
-    def is_drawn(self, value: Any) -> bool:
-        """An array that was drawn at random: what holds it, an equinox module, learns it."""
-        return isinstance(value, Node) and value.leaf is None and _drawn(value, 0) and _is_random(value, 0)
+    def learnt_array(self, instance: Instance, name: str, value: Any) -> Any:
+        """An array that was drawn at random or filled with a number: what holds it, an equinox module, learns it."""
+        if not isinstance(value, Node) or value.leaf is not None or not self.is_tree(instance):
+            return value
+        if not _drawn(value, 0) or value.detail == INTEGERS or self._is_static(instance, name):
+            return value
+        return self.leaf("param", name, instance.network, scalar=not _is_random(value, 0))
+
+    def _is_static(self, instance: Instance, name: str) -> bool:
+        """`eqx.field(static=True)`: part of the structure."""
+        fields = self.fields(instance.cls) if instance.cls is not None else ()
+        default = next((field.value for field_name, field, _ in fields if field_name == name), None)
+        if not isinstance(default, ast.Call):
+            return False
+        called = default.func.attr if isinstance(default.func, ast.Attribute) else getattr(default.func, "id", "")
+        given = {keyword.arg: keyword.value for keyword in default.keywords}.get("static")
+        return called == "static_field" or isinstance(given, ast.Constant) and bool(given.value)
 
     # -- one name, another tree --------------------------------------------------------------------------------------
     def succeeded(self, old: Any, new: Any, depth: int = 0) -> None:
@@ -178,12 +194,13 @@ class Successions(Machine):
 
     def replaced_entry(self, old: Any, new: Any) -> None:
         """`{**variables, "codebook": sums / counts}`: an entry that is made of data, and learns from no gradient."""
-        if not isinstance(new, Node) or new.leaf is not None:
+        if not isinstance(new, Node) or new.leaf is not None or _drawn(new, 0):
             return
         leaves, made_of = self.trees_of(old), self.trees_of(new)
         learnt = all(tree in self.differentiated_trees or tree.leaf is not None for tree in leaves)
         foreign = all(tree.leaf is None and tree not in self.originals for tree in made_of)
-        if leaves and learnt and foreign and not _is_made_of(new, frozenset(self.nodes_of(old))):
+        followed = not _is_made_of(new, frozenset(self.nodes_of(old))) or _is_assigned(new)
+        if leaves and learnt and foreign and followed:
             self.event("average", leaves=leaves)
 
     def _behind(self, value: Any) -> dict[Node, None]:
@@ -217,6 +234,20 @@ def _is_made_of(value: Node, entry: frozenset[Node]) -> bool:
                 seen.add(edge.source)
                 waiting.append(edge.source)
     return len(seen) >= MOST
+
+
+def _is_assigned(value: Node) -> bool:
+    """Is it reckoned from what was assigned to each row of the entry, the nearest of all, and from no gradient?"""
+    seen, waiting, assigned = {value}, [value], False
+    while waiting and len(seen) < MOST:
+        node = waiting.pop()
+        if node.op == "gradient" or "gradient" in node.marks:
+            return False
+        assigned = assigned or node.op in CHOSEN
+        fresh = [edge.source for edge in node.inputs if edge.source not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return assigned
 
 
 def _of_initial(value: Unknown) -> bool:
@@ -262,7 +293,7 @@ def _is_random(node: Node, depth: int) -> bool:
 
 def _drawn(node: Node, depth: int) -> bool:
     """Drawn at random, or filled with a number, and scaled."""
-    if node.op in DRAWN or node.op == "const":
+    if node.op in DRAWN or node.op == "const" or node.op in FILLED and not node.inputs:
         return True
     parts = [edge.source for edge in node.inputs]
     return depth < DEPTH and node.leaf is None and bool(parts) and all(_drawn(part, depth + 1) for part in parts)

@@ -41,6 +41,7 @@ class Transforms(Machine):
         aux = keywords.get("has_aux", args[2] if len(args) > 2 else None)
         has_aux = isinstance(aux, Const) and bool(aux.value)
         made = Gradient(function, _argnums(spec), has_aux, "value" in handler)
+        made.filters = _filters(spec)
         self.gradients.append(made)
         return made
 
@@ -292,9 +293,20 @@ def _named(names: tuple[str, ...], args: Args, keywords: Keywords) -> list[Any]:
 def _argnums(spec: Any) -> tuple[Any, ...]:
     if isinstance(spec, Const) and isinstance(spec.value, (int, str)):
         return (spec.value,)
+    if isinstance(spec, Transformed) and spec.how == "diff_state":
+        return _argnums(spec.function)
     if isinstance(spec, Sequence):
-        return tuple(part.value for part in spec.items if isinstance(part, Const)) or (0,)
+        return tuple(
+            number for part in spec.items if isinstance(part, (Const, Transformed)) for number in _argnums(part)
+        ) or (0,)
     return (0,)
+
+
+def _filters(spec: Any) -> dict[Any, Any]:
+    """nnx: what is differentiated of an argument, by its position."""
+    parts = spec.items if isinstance(spec, Sequence) else [spec]
+    states = [part for part in parts if isinstance(part, Transformed) and part.how == "diff_state"]
+    return {number: part.extra for part in states for number in _argnums(part)}
 
 
 def _nth(tree: Any, index: int) -> Any:
@@ -348,13 +360,15 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "module_scan": Transforms._t_first,
     "module_method": Transforms._t_first,
     "nnx_state": Transforms._t_first,
+    "nnx_filter": lambda machine, row, args, keywords: machine.nnx_filter(row, args, keywords),
+    "diff_state": lambda machine, row, args, keywords: machine.diff_state(args, keywords),
     "nnx_update": lambda machine, row, args, keywords: machine.nnx_update(args),
     "nnx_split": lambda machine, row, args, keywords: machine.nnx_split(args),
     "nnx_merge": lambda machine, row, args, keywords: machine.nnx_merge(args),
     "replace": Transforms._t_first,
     "apply_gradients": Transforms._t_first,
     "stack_module_state": Transforms._t_first,
-    "tree_at": Transforms._t_second,
+    "tree_at": lambda machine, row, args, keywords: machine.tree_at(args, keywords),
     "tree_unflatten": Transforms._t_second,
     "partition": Transforms._t_partition,
     "tree_leaves": Transforms._t_leaves,

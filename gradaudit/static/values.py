@@ -379,7 +379,7 @@ class Partial(Value):
 class Gradient(Value):
     """`jax.grad(f)` and its kin: differentiates when called."""
 
-    __slots__ = ("argnums", "function", "has_aux", "style", "with_value", "called")
+    __slots__ = ("argnums", "called", "filters", "function", "has_aux", "style", "with_value")
 
     def __init__(
         self, function: Any, argnums: tuple[Any, ...] | None, has_aux: bool, with_value: bool, style: str = "grad"
@@ -390,6 +390,7 @@ class Gradient(Value):
         self.with_value = with_value
         self.style = style
         self.called = False
+        self.filters: dict[Any, Any] = {}  # nnx: what is differentiated of an argument, by its position
 
 
 class Transformed(Value):

@@ -70,7 +70,7 @@ def fed_leaves(analysis: Analysis) -> int:
         known = 0
         for view in analysis.every_view:
             known |= view.live(view.sink.loss)
-        known |= _in_trees(analysis, known)
+        known |= _in_trees(analysis, known) | _same_places(analysis, known)
         analysis.cache["fed"] = known
     return known
 
@@ -82,6 +82,19 @@ def _in_trees(analysis: Analysis, fed: int) -> int:
         return 0
     owned = ((leaf, _network(leaf)) for leaf in analysis.graph.leaves)
     return analysis.mask(leaf for leaf, network in owned if network is not None and network.path in trees)
+
+
+def _same_places(analysis: Analysis, fed: int) -> int:
+    """JAX: what stands in another loss for the same parameters, as their leaves are made anew for each."""
+    versions = roles(analysis).versions
+    places = {_place(versions[leaf], leaf) for leaf in analysis.leaves(fed) if leaf in versions}
+    return analysis.mask(leaf for leaf, tree in versions.items() if _place(tree, leaf) in places)
+
+
+def _place(tree: Node, leaf: Node) -> tuple[Node, str]:
+    """A tree, and which of its entries: the argument's own name in front is left out."""
+    known = leaf.leaf
+    return tree, known.path.partition(".")[2] if known is not None and known.owner is None else ""
 
 
 def starved_predictions(analysis: Analysis) -> list[Starved]:
