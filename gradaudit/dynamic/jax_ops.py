@@ -24,9 +24,7 @@ RESHAPES = frozenset(
 )
 COMPARES = frozenset("eq ne lt le gt ge is_finite and or not xor reduce_and reduce_or shift_right_logical".split())
 RANDOM = frozenset("random_bits random_seed random_wrap random_unwrap random_split random_fold_in threefry2x32".split())
-ACTIVATIONS = frozenset(
-    "relu relu6 silu gelu elu selu celu leaky_relu softplus log_sigmoid squareplus mish hard_tanh".split()
-)
+ACTIVATIONS = frozenset("relu relu6 silu gelu elu selu celu leaky_relu softplus squareplus mish hard_tanh".split())
 
 CLOSED = {
     "_where": "where", "clip": "clamp", "norm": "norm", "log_softmax": "log_softmax", "softmax": "softmax",
@@ -38,7 +36,7 @@ CLOSED = {
     "_categorical": "random", "_truncated_normal": "random", "_multivariate_normal": "random", "_laplace": "random",
     "_exponential": "random", "_beta": "rsample", "_gamma": "rsample", "_dirichlet": "rsample",
     "quantile": "quantile", "percentile": "quantile", "nanquantile": "quantile", "nanpercentile": "quantile",
-} | dict.fromkeys(ACTIVATIONS, "activation")  # fmt: skip
+} | dict.fromkeys(ACTIVATIONS, "activation") | {"log_sigmoid": "logsigmoid"}  # fmt: skip
 """Functions that a library jits under a name: one operation each, not the equations inside."""
 
 REDUCTIONS = frozenset({"norm", "var", "std", "logsumexp"})

@@ -103,6 +103,7 @@ class Interpreter(
         self.trees = {}
         self.originals = {}
         self.averaged = set()
+        self.blends = {}
         self.named = set()
         self.successions = set()
         self.pending = []

@@ -218,6 +218,8 @@ class Items(Machine):
             if isinstance(index, Const) and not isinstance(index.value, slice):
                 if isinstance(index.value, str):
                     self.adopt(value, index.value, new)
+                if index.value in value.entries:
+                    self.took_place(value.entries[index.value], new)
                 self.put(value.entries, index.value, new)
             else:
                 old = value.rest

@@ -169,7 +169,7 @@ class Statements(Machine):
             value.name = name
         elif isinstance(value, Union) or isinstance(value, Sequence) and value.kind in ("list", "modules"):
             _name_parts(value, name)  # of a tuple, whoever unpacks it has a name for each
-        if self.originals:
+        if self.originals or self.blends:
             self.named_tree(value, name)
             if name in home.vars:
                 self.succeeded(home.vars[name], value)

@@ -164,7 +164,7 @@ class Successions(Machine):
         if depth < DEPTH and old is not new:
             for before, after in _fields(old, new):
                 self.succeeded(before, after, depth + 1)
-        if not isinstance(old, TREES) or not isinstance(new, TREES):
+        if not isinstance(old, TREES) or not isinstance(new, TREES) or self.took_place(old, new):
             return
         if not self.averaged.isdisjoint(self.nodes_of(new)[:1]):
             return
@@ -189,12 +189,12 @@ class Successions(Machine):
 
     def succeeded_in(self, holder: Any, changed: Keywords) -> None:
         """`state.replace(target_params=...)`."""
-        for name, new in changed.items() if self.originals else ():
+        for name, new in changed.items() if self.originals or self.blends else ():
             self.succeeded(self.get_attribute(holder, name), new)
 
     def replaced_entry(self, old: Any, new: Any) -> None:
         """`{**variables, "codebook": sums / counts}`: an entry that is made of data, and learns from no gradient."""
-        if not isinstance(new, Node) or new.leaf is not None or _drawn(new, 0):
+        if not isinstance(new, Node) or new.leaf is not None or _drawn(new, 0) or self.took_place(old, new):
             return
         leaves, made_of = self.trees_of(old), self.trees_of(new)
         learnt = all(tree in self.differentiated_trees or tree.leaf is not None for tree in leaves)

@@ -7,6 +7,7 @@ that it is a version of; events speak of trees, as they speak of parameters else
 from __future__ import annotations
 
 import ast
+from itertools import permutations
 from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
@@ -20,6 +21,7 @@ COPIES = ("copy", "array", "asarray", "copy_", "deepcopy")
 MOST = 24
 DEPTH = 4
 HALF = 0.5
+ONE = ("1", "1.0")
 
 
 class Trees(Machine):
@@ -182,6 +184,10 @@ class Trees(Machine):
             return result
         old = self._follower(both) if all(trained) else trained.index(False)
         weight = self._average(function, old or 0).weight
+        if weight is None and self._is_blend(function):  # by a number that is not known: a schedule
+            if old is not None:
+                return self.follow(trees[1 - old], trees[old], "soft_update", None)
+            self.blends.update((node, (trees[0], trees[1])) for node in self.nodes_of(result)[:1])
         if weight is None or weight in (0.0, 1.0) or old is None and weight == HALF:
             return result
         if old is None:  # both are entries of what is differentiated: a follower keeps most of what it was
@@ -197,9 +203,77 @@ class Trees(Machine):
 
     def _average(self, function: Function, old: int) -> Mix:
         """The weights that a function of two arrays gives them."""
-        arrays = [self.leaf("param", name) for name in ("first", "second")]
-        made = self.nodes_of(self.call(function, list(arrays), {}))
+        arrays, made = self._of_two(function)
         return self.mix_of(made[0], frozenset((arrays[old],))) if len(made) == 1 else Mix(number=float("nan"))
+
+    def _is_blend(self, function: Function) -> bool:
+        """Are the weights some number and what it lacks of one?"""
+        arrays, made = self._of_two(function)
+        return len(made) == 1 and is_blend(made[0], arrays[0], arrays[1])
+
+    def _of_two(self, function: Function) -> tuple[list[Node], list[Node]]:
+        """Two arrays, and what the function makes of them."""
+        arrays = [self.leaf("param", name) for name in ("first", "second")]
+        return arrays, self.nodes_of(self.call(function, list(arrays), {}))
+
+    def took_place(self, old: Any, new: Any) -> bool:
+        """Is it an average with `old` that takes its place, by which `old` is the one of the two that follows?"""
+        for node in self.nodes_of(new)[:1] if self.blends else ():
+            for mine, other in permutations(self.blends[node]) if node in self.blends else ():
+                leaves, sources = self.trees_of(mine), self.trees_of(other)
+                if leaves and leaves == self.trees_of(old) and set(leaves).isdisjoint(sources):
+                    self.event("soft_update", leaves=leaves, sources=sources)
+                    self.averaged.add(node)
+                    self.trees[node] = leaves[0]
+                    return True
+        return False
+
+    blends: dict[Node, tuple[Any, Any]]  # averages of two trees that are trained: of which one, what it replaces tells
+
+
+def is_blend(node: Node, first: Node, second: Node) -> bool:
+    """`rate * first + (1 - rate) * second`, `first + rate * (second - first)`, whichever is which."""
+    parts = node.arguments()
+    if len(parts) != 2 or node.op not in ("add", "sub"):
+        return node.op == "lerp" and {first, second} <= set(parts)
+    shares = [_share(part) for part in parts]
+    if all(share is not None for share in shares):
+        (one, rate), (other, rest) = [share for share in shares if share is not None]
+        lacking = _is_rest_of(rate, rest) or _is_rest_of(rest, rate)
+        return node.op == "add" and {one, other} == {first, second} and lacking
+    for start, way in permutations(parts):
+        share = _share(way)
+        gap = share[0].arguments() if share is not None and share[0].op == "sub" else []
+        if start in (first, second) and set(gap) == {first, second}:
+            return gap[0 if node.op == "sub" else 1] is start
+    return False
+
+
+def _share(node: Node) -> tuple[Node, Node] | None:
+    """What is weighed, an array or the gap between two, and its weight."""
+    parts = node.arguments()
+    if node.op != "mul" or len(parts) != 2:
+        return None
+    weighed = [part for part in parts if part.op == "sub" and not _is_number(part) or _is_array(part)]
+    if len(weighed) != 1:
+        return None
+    return weighed[0], parts[1 - parts.index(weighed[0])]
+
+
+def _is_array(node: Node) -> bool:
+    return node.leaf is not None and node.leaf.kind == "param"
+
+
+def _is_number(node: Node) -> bool:
+    return not any(_is_array(part) for part in node.arguments())
+
+
+def _is_rest_of(rate: Node, rest: Node) -> bool:
+    """`1 - rate`"""
+    parts = rest.arguments()
+    return (
+        rest.op == "sub" and len(parts) == 2 and parts[0].op == "const" and parts[0].detail in ONE and parts[1] is rate
+    )
 
 
 def _copies(function: Any) -> bool:

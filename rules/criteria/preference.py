@@ -13,6 +13,7 @@ from gradaudit.tape import DATA, Node
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
 
+OF_MARGINS = frozenset({"logsigmoid", "sigmoid"})
 ON_THE_WAY = frozenset({"sub", "add", "mul", "neg", "div", "phi", "reshape", "cast"})
 MOST = 40
 
@@ -22,9 +23,10 @@ def preference_ratios(analysis: Analysis) -> set[Node]:
     known = analysis.cache.get("preferences")
     if not isinstance(known, set):
         found: set[Node] = set()
-        for node in analysis.graph.nodes if "logsigmoid" in analysis.graph.ops else ():
-            if node.op == "logsigmoid" and node.inputs and _of_two_models(analysis, node.inputs[0].source):
-                found |= _differences(node.inputs[0].source)
+        for node in () if OF_MARGINS.isdisjoint(analysis.graph.ops) else analysis.graph.nodes:
+            margin = node.inputs[0].source if node.op in OF_MARGINS and node.inputs else None
+            if margin is not None and margin.op in ON_THE_WAY and _of_two_models(analysis, margin):
+                found |= _differences(margin)
         known = analysis.cache["preferences"] = found
     return known
 

@@ -61,7 +61,7 @@ def scores_actions(node: Node) -> bool:
 
 def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
     """Differences of two models' log-probabilities that train both, with the side that is the reference: by its name or
-    as a copy, and where no optimizer is known as the one that is taken away."""
+    as a copy, and where no optimizer is known, or two answers are compared, as the one that is taken away."""
     for node in view.slice:
         data = [edge for edge in node.inputs if edge.kind == DATA and edge.passes]
         if node.op not in DIVERGENCES | {"sub"} or len(data) != 2:
@@ -82,8 +82,8 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
         ]
         if len(named) == 1 and not expand(view.analysis, named[0]).affine:  # that is a target, shifted by rewards
             yield node, named[0]
-        elif view.own is None and node.op == "sub" and not named:
-            yield node, sides[1]  # the policy's, less what it is compared with: who steps them is not known
+        elif node.op == "sub" and not named and (view.own is None or node in preference_ratios(view.analysis)):
+            yield node, sides[1]  # the policy's, less what it is compared with: no preference is learnt by both
 
 
 def _policies(view: View) -> bool:
