@@ -70,6 +70,7 @@ class Row:
             rsample, discrete, wraps   of distributions: pathwise samples, samples that carry nothing, built of another
             parameters, handler, mode  see `kind`
             frozen       of an averaged copy: it switches its own gradient off
+            packed       gives a packed sequence, whose `.data` is a tensor with its graph
     """
 
     path: str

@@ -34,6 +34,7 @@ OTHER_NAMES = {
 RAISES = "the backward that would show it raises, and is no loss of the run"
 AVERAGED = "a run does not tell that data is averaged into a parameter"
 DIFFER = {
+    "ga206/numbered_states_torch_carried": RAISES,
     "ga206/streams_torch_carried": RAISES,
     "ga206/truncated_torch_fires": RAISES,
     "ga101/popped_haiku_live": "in a run the rewritten bias of the last layer is one more summand of the prediction",

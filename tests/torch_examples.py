@@ -330,6 +330,7 @@ HingeEmbeddingLoss SoftMarginLoss: | x, torch.sign(u - 0.5)
 TripletMarginLoss TripletMarginWithDistanceLoss: | x, y, z
 CTCLoss: | b.log_softmax(-1), torch.ones(3, 1, dtype=torch.long), torch.tensor([2, 2, 2]), torch.tensor([1, 1, 1])
 pad_sequence pack_sequence: [x, y]
+PackedSequence: x, torch.tensor([1, 1])
 pack_padded_sequence: b, [3, 2, 1]
 pad_packed_sequence: torch.nn.utils.rnn.pack_padded_sequence(b, [2, 2, 2])
 AffineTransform: 0.0, 2.0 | x

@@ -32,7 +32,7 @@ from gradaudit.static.values import (
     foreign_network,
     plain,
 )
-from gradaudit.tape import Edge, Node
+from gradaudit.tape import DATA, Edge, Node
 
 CONSTANT_ATTRIBUTES = frozenset({
     "shape", "device", "dtype", "ndim", "requires_grad", "is_cuda", "grad_fn", "is_leaf", "names", "layout", "nbytes",
@@ -101,6 +101,8 @@ class Attributes(Machine):
         if name in CONSTANT_ATTRIBUTES:
             return plain(name)
         if name == "data":
+            if self._is_packed(node):
+                return self.node("reshape", [Edge(node)], detail=".data")
             return self.stop(self.current(node), ".data")
         if name == "grad":
             return plain("grad")
@@ -115,6 +117,14 @@ class Attributes(Machine):
         if name in ("T", "mT", "H", "real", "imag"):
             return self.node("reshape", [Edge(self.current(node))], detail="." + name)
         return Bound(node, name)
+
+    def _is_packed(self, node: Node, depth: int = 0) -> bool:
+        """Is it a packed sequence, or what a recurrent network made of one?"""
+        if node in self.packed:
+            return True
+        if depth > 6 or not self.packed or node.op not in ("module_call", "getitem", "phi", "identity"):
+            return False
+        return any(self._is_packed(edge.source, depth + 1) for edge in node.inputs if edge.kind == DATA)
 
     def part_of_leaf(self, node: Node, key: object) -> Any:
         """An entry of a differentiated argument that is a struct: a leaf of its own."""

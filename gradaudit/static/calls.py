@@ -10,7 +10,9 @@ from typing import Any
 from gradaudit.static.attributes import decorators_of, informed
 from gradaudit.static.classes import CALL_METHODS, is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
-from gradaudit.static.state import DEPTH, RECURSION, Scope
+from gradaudit.static.recursion import stops_all_parts
+from gradaudit.static.state import DEPTH, NESTED, RECURSION, Scope
+from gradaudit.static.syntax import last_name
 from gradaudit.static.values import (
     MISSING,
     NONE,
@@ -160,8 +162,10 @@ class Calls(Machine):
         depth = self.stack.count(node)
         structured = any(isinstance(value, (Sequence, Mapping, Instance)) for value in (*args, *keywords.values()))
         goes_down = not depth or structured or node in self.taking_apart or self._is_of_object(function, args, keywords)
-        if len(self.stack) > DEPTH or depth >= RECURSION or not goes_down:
-            return self.call_unknown(function.name, args, keywords)
+        most = NESTED if node in self.taking_apart else RECURSION
+        if len(self.stack) > DEPTH or depth >= most or not goes_down:
+            made = self.call_unknown(function.name, args, keywords)
+            return self.stop(made) if isinstance(made, Node) and stops_all_parts(node) else made
         if not entry and _returns_plain(node) and not self._carries(args, keywords):
             return plain(function.name)
         self.called.add(node)
@@ -290,8 +294,11 @@ class Calls(Machine):
                 bind[name] = value = args[index]
                 if type(value) is Unknown:
                     self._is_said_to_be(value, parameter, function)
-                elif type(value) is Node and not value.name and value.op in NAMELESS:
-                    value.name = name  # a batch that is made on the spot
+                elif type(value) is Node:
+                    if not value.name and value.op in NAMELESS:
+                        value.name = name  # a batch that is made on the spot
+                    if parameter.annotation is not None and last_name(parameter.annotation) == "PackedSequence":
+                        self.packed.add(value)
             elif name in keywords:
                 bind[name] = keywords[name]
                 self._is_said_to_be(keywords[name], parameter, function)

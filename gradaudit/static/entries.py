@@ -14,7 +14,14 @@ from gradaudit.static.forward import constructed, entry_methods, follow, is_dist
 from gradaudit.static.interpreter import Interpreter
 from gradaudit.static.library_functions import LibraryFunctions
 from gradaudit.static.loss_methods import loss_methods, losses_in
-from gradaudit.static.losses import applied_argument, called_argument, holds_parameters, is_reduced
+from gradaudit.static.losses import (
+    applied_argument,
+    called_argument,
+    holds_parameters,
+    is_reached,
+    is_reduced,
+    unapplied_before,
+)
 from gradaudit.static.reach import Reach
 from gradaudit.static.standins import drivers
 from gradaudit.static.state import QUIET, UNHEARD, OutOfBudget, Scope
@@ -488,10 +495,25 @@ class Entries(Reach, LibraryFunctions):
         """A loss that nobody differentiates in sight, by the parameters that it applies its network with."""
         run = self.run
         index = self._differentiated_argument(function)
-        if function.self_value is not None and index is not None:
-            index -= 1
-        before = len(run.sinks), len(run.events)
+        bound = int(function.self_value is not None and index is not None)
+        index = index - bound if index is not None else None
         run.file = function.module.display
+        before = len(run.sinks), len(run.events)
+        self._differentiate_by(function, index)
+        if index and not any(map(is_reached, run.sinks[before[0] :])):
+            made = run.sinks[before[0] :], run.events[before[1] :]
+            for other in unapplied_before(function.node, index + bound):
+                if other < bound:
+                    continue
+                del run.sinks[before[0] :], run.events[before[1] :]
+                self._differentiate_by(function, other - bound)
+                if any(map(is_reached, run.sinks[before[0] :])):
+                    return  # `alpha * stop(gap of the policy)`: the policy's parameters are only what it looks at
+            run.sinks[before[0] :], run.events[before[1] :] = made
+
+    def _differentiate_by(self, function: Function, index: int | None) -> None:
+        run = self.run
+        before = len(run.sinks), len(run.events)
         run.call_gradient(Gradient(function, (index,), False, True), run.unknown_arguments(function), {})
         made = run.sinks[before[0] :]
         if any(not is_reduced(sink.loss) for sink in made):

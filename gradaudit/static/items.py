@@ -7,6 +7,7 @@ from typing import Any
 from gradaudit.static.machine import Machine
 from gradaudit.static.values import (
     MISSING,
+    NOWHERE,
     Bound,
     ClassValue,
     Const,
@@ -44,6 +45,15 @@ def _stopped_argument(node: Node) -> Node | None:
 
 def _is_node(value: Any) -> bool:
     return isinstance(value, Node)
+
+
+def _is_place(index: Any) -> bool:
+    """An index that is one entry, the same one as long as it is the same object (or number)."""
+    return isinstance(index, Unknown) and index.plain or isinstance(index, Const) and type(index.value) is int
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    return one is other or isinstance(one, Const) and isinstance(other, Const) and one.value == other.value
 
 
 def _is_head(part: slice, known: int) -> bool:
@@ -111,6 +121,11 @@ class Items(Machine):
             if isinstance(index, Unknown) or isinstance(index.value, slice):
                 return value
         draw = self.draw_behind(index)
+        if draw is None and _is_place(index):
+            if _is_same_place(value.cell["at"], index):
+                return self.fetch(value.cell, "last")
+            if not value.items and isinstance(value.rest, Node):
+                return self._one_of_any(self.fetch(value.cell, "rest"), index)
         found = self.element(value)
         return self._one_of_any(found, index) if draw is None else self.drawn(found, draw)
 
@@ -245,8 +260,12 @@ class Items(Machine):
             return
         if isinstance(new, Sequence) and isinstance(index, (Const, Unknown)) and getattr(index, "name", "") == "slice":
             new = self.element(new)
-        rest = value.rest
-        self.put(value.cell, "rest", new if rest is None else self.join([(rest, ALWAYS), (new, ALWAYS)]))
+        others = value.cell["others"] if _is_same_place(value.cell["at"], index) else value.rest
+        self.put(value.cell, "rest", new if others is None else self.join([(others, ALWAYS), (new, ALWAYS)]))
+        if _is_place(index):
+            self.put(value.cell, "others", others)
+            self.put(value.cell, "last", new)
+        self.put(value.cell, "at", index if _is_place(index) else NOWHERE)
 
     def _set_in_unknown(self, value: Unknown, index: Any, new: Any) -> None:
         if value.instance is not None:

@@ -12,6 +12,7 @@ from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.networks import gives_parameters
 from gradaudit.static.shapes import sizes, width
 from gradaudit.static.standard import STANDARD
+from gradaudit.static.state import GRAPHLESS
 from gradaudit.static.successions import INTEGERS
 from gradaudit.static.transforms import TRANSFORMS
 from gradaudit.static.updates import IN_PLACE
@@ -101,6 +102,8 @@ class Library(Machine):
         made = KINDS[row.kind](self, row, args, keywords)
         if row.path in DRAWS:
             made = self.draw(row.path, args, keywords, made)
+        if row.extra.get("packed") and isinstance(made, Node):
+            self.packed.add(made)
         wants = keywords.get("requires_grad")
         if isinstance(made, Node) and made.leaf is None and isinstance(wants, Const) and wants.value:
             self.as_parameter(made, held=True)
@@ -176,7 +179,9 @@ class Library(Machine):
     def _alloc(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = self.allocate(row.op if row.op == "alloc" else "alloc", [])
         self._sized(made, row, args, keywords)
-        if any(map(_is_integer, (*args, keywords.get("dtype")))):
+        if row.path.startswith("numpy."):
+            made.detail = GRAPHLESS
+        elif any(map(_is_integer, (*args, keywords.get("dtype")))):
             made.detail = INTEGERS
         wants = keywords.get("requires_grad")
         if wants is not None and (not isinstance(wants, Const) or wants.value):

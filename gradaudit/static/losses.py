@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 
 from gradaudit.static.syntax import walk
-from gradaudit.tape import Node
+from gradaudit.tape import Node, Sink
 
 APPLIES = ("apply", "apply_fn")
 LINEAR = frozenset({"add", "sub", "mul", "div", "neg", "phi", "cast", "reshape", "where", "maximum", "minimum"})
@@ -97,6 +97,29 @@ def _roots(value: ast.expr) -> Iterator[str]:
         value = value.value
     if isinstance(value, ast.Name):
         yield value.id
+
+
+@functools.lru_cache(maxsize=8192)
+def unapplied_before(function: ast.FunctionDef | ast.AsyncFunctionDef, index: int) -> tuple[int, ...]:
+    """The arguments before that one that no network is applied to: a multiplier, its logarithm."""
+    arguments = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)][:index]
+    calls = list(_calls(function, set(_aliases(function))))
+    given = {part.id for call in calls for one in call.args for part in walk(one) if isinstance(part, ast.Name)}
+    return tuple(place for place, name in enumerate(arguments) if name not in given)
+
+
+def is_reached(sink: Sink) -> bool:
+    """Does gradient of the loss get to what it is taken for?"""
+    seen, waiting = {sink.loss}, [sink.loss]
+    while waiting:
+        node = waiting.pop()
+        if node in (sink.differentiated or ()):
+            return True
+        for edge in node.inputs:
+            if edge.passes and edge.source not in seen:
+                seen.add(edge.source)
+                waiting.append(edge.source)
+    return False
 
 
 def is_reduced(node: Node) -> bool:

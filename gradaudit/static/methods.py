@@ -10,6 +10,7 @@ from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     MISSING,
     NONE,
+    NOWHERE,
     ClassValue,
     Const,
     External,
@@ -48,6 +49,8 @@ COMPUTES = frozenset({"add", "sub", "mul", "div", "lerp", "neg", "pow"})
 VIEWS = frozenset({"data", "detach", "view", "view_as", "reshape"})
 RECORD_SELVES = frozenset({"split", "values", "__iter__"})
 
+MOVES = frozenset({"insert", "clear", "pop", "popleft", "remove", "sort", "reverse", "appendleft", "extendleft"})
+
 
 class Methods(Machine):
     def call_method(self, receiver: Any, name: str, args: Args, keywords: Keywords) -> Any:
@@ -60,6 +63,8 @@ class Methods(Machine):
 
     # -- containers --------------------------------------------------------------------------------------------------
     def _on_sequence(self, seq: Sequence, name: str, args: Args, keywords: Keywords) -> Any:
+        if name in MOVES:  # no entry is where it was
+            self.put(seq.cell, "at", NOWHERE)
         if name in LIKE_A_MODULE:  # a ModuleList, or networks in a list of one's own
             return self._on_networks(seq, name, args, keywords)
         if name in ("append", "appendleft", "add", "push") and args:

@@ -50,7 +50,9 @@ SILENCE = 70_000  # of all entries of a file after the last sink or event of any
 NODES = 24_000  # per entry
 DEPTH = 26  # of user calls
 RECURSION = 2  # of one function on the stack
+NESTED = 4  # of one that goes down a structure, part by part
 
+GRAPHLESS = "array without a graph"  # storage of numpy: whatever is written there leaves its graph behind
 
 HOLDERS = frozenset({Parameters, Sequence, Mapping, Union, Instance})  # values that tensors can be in
 
@@ -158,6 +160,7 @@ class State:
         self.stack: list[ast.AST] = []
         self.versions: dict[Any, Any] = {}
         self.bases: dict[Node, Node] = {}
+        self.packed: set[Node] = set()  # packed sequences of torch
         self.aliases: dict[Node, Node] = {}  # what a loop makes of storage that was written before it
         self.file = ""
         self.line_node: ast.AST | None = None

@@ -16,6 +16,7 @@ from gradaudit.static.syntax import parts
 from gradaudit.static.values import (
     MISSING,
     NONE,
+    NOWHERE,
     ClassValue,
     Const,
     Function,
@@ -406,6 +407,7 @@ class Statements(Machine):
             self._connect(head, scope.vars.get(name))
         for container, key, head in list(loop.phis.values()):
             self._connect(head, container.get(key))
+            self._connect_contents(head, container.get(key), loop)
         self.loops.pop()
         self.loop_keys = keys
         for name, head in heads.items():
@@ -470,6 +472,15 @@ class Statements(Machine):
             for key, one in head.entries.items():
                 self._connect(one, end.entries.get(key, end.rest))
 
+    def _connect_contents(self, head: Node, end: Any, loop: Loop) -> None:
+        """Storage of before the loop is something else from the second iteration on: so is what was read of it."""
+        storage = self.aliases.get(head)
+        if storage is None or not isinstance(end, Node) or self.aliases.get(end, end) is storage:
+            return
+        contents = loop.phis.get((id(self.versions), storage))
+        if contents is not None:
+            self._connect(contents[2], end)
+
     def _join_locals(self, scope: Scope, snapshot: dict[Any, Any], time: int) -> None:
         """What `continue` or `break` carried out of a loop's body at this time, beside what its end did."""
         self.joining = self.location(), (self.time, -time)
@@ -512,6 +523,7 @@ class Statements(Machine):
                 if isinstance(owner, Sequence):  # `del memory[:]`
                     self.put(owner.cell, "items", ())
                     self.put(owner.cell, "rest", None)
+                    self.put(owner.cell, "at", NOWHERE)
             elif isinstance(target, ast.Name):
                 self.drop(scope.vars, target.id)
         return GOES_ON

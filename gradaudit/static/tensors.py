@@ -8,6 +8,7 @@ from gradaudit.models import Row
 from gradaudit.static.draws import DRAWS
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.shapes import ASKED, asked
+from gradaudit.static.state import GRAPHLESS
 from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     NONE,
@@ -329,6 +330,8 @@ class Tensors(Machine):
         before = self.current(base)
         edges = [Edge(before)] + [Edge(node) for node in written[:24] if node is not before]
         made = self.node("store" if op in ("store", "copy") else op, edges, name=base.name)
+        if base.detail == GRAPHLESS:
+            made.inputs[1:] = [edge._replace(passes=False) for edge in made.inputs[1:]]
         if op in ("store", "copy"):
             # the old contents keep the gradient they have, whatever the mode of this write
             made.inputs[0] = Edge(before, True, guard=ALWAYS)

@@ -118,6 +118,9 @@ def foreign_network(name: str) -> Unknown:
     return made
 
 
+NOWHERE = plain("nowhere")
+
+
 class Elements(Value):
     """In an annotation: a list, tuple or dict of instances of a class."""
 
@@ -128,12 +131,15 @@ class Elements(Value):
 
 
 class Sequence(Value):
-    """A list, tuple or set: the items that are known one by one, and one value that stands for any others."""
+    """A list, tuple or set: the items that are known one by one, and one value that stands for any others.
+
+    Of these, the one that was written last is known too, as long as it is asked for by the index it was written at.
+    """
 
     __slots__ = ("cell", "kind", "names", "time", "yielded")
 
     def __init__(self, items: Iterable[Any] = (), rest: Any = None, kind: str = "tuple") -> None:
-        self.cell: dict[str, Any] = {"items": tuple(items), "rest": rest}
+        self.cell: dict[str, Any] = {"items": tuple(items), "rest": rest, "at": NOWHERE}
         self.kind = kind
         self.names: tuple[str, ...] | None = None
         self.time = 0
