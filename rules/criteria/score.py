@@ -61,8 +61,16 @@ def swapped_products(view: View) -> Iterator[tuple[Node, Node]]:
             score = behind(stop.inputs[0].source, LIVE_SHAPES)
             if is_score(weight):
                 continue  # a log-probability weighed by one less a value: what is stopped is the weight
-            if is_log_probability(score) and _has_data(view, weight) and facts.network(weight):
+            if is_log_probability(score) and any(
+                _has_data(view, arm) and facts.network(arm) for arm in _alternatives(weight)
+            ):
                 yield node, stop
+
+
+def _alternatives(node: Node) -> list[Node]:
+    """What a switch chooses from (a temperature that is learnt, or a number), or the value itself."""
+    arms = [edge for edge in node.inputs if edge.kind == DATA] if node.op == "phi" else []
+    return [edge.source for edge in arms] if arms and all(edge.guard for edge in arms) else [node]
 
 
 def _has_data(view: View, node: Node) -> bool:
