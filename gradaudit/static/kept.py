@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from typing import Any, NamedTuple
 
+from gradaudit.static.joins import MAX_ALTERNATIVES
 from gradaudit.static.machine import Machine
 from gradaudit.static.state import Scope
 from gradaudit.static.syntax import walk
@@ -51,6 +52,8 @@ class Kept(Machine):
         last = next((part for part in reversed(body) if isinstance(part, ast.Return)), None)
         if last is None:
             return
+        if any(_is_cut_short(value) for value, _ in scope.returns):
+            return
         given = _nodes([value for value, _ in scope.returns])
         behind = _joined(given)
         outside = _joined(_nodes([scope.vars.get(name) for name in _given(self.stack[-1])]))
@@ -75,6 +78,13 @@ class Kept(Machine):
                     return True
                 known.add(node)
         return False
+
+
+def _is_cut_short(value: Any, depth: int = 0) -> bool:
+    """Is it, or a part of it, one of so many that the rest was left out?"""
+    if isinstance(value, Union):
+        return len(value.alternatives) >= MAX_ALTERNATIVES
+    return isinstance(value, Sequence) and depth < DEPTH and any(_is_cut_short(one, depth + 1) for one in value.items)
 
 
 def _given(function: ast.AST) -> list[str]:

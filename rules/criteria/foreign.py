@@ -209,7 +209,9 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
             elif view.sink.kind == "library" and user.op not in MEETINGS:
                 continue  # both are handed out: nobody says that they are compared
             elif not _own_term(view, node, user):
-                yield Foreign(view, view.live(node) & leaves, node, user, held)
+                there = view.live(node) & leaves
+                if there:  # under conditions that fit those of the loss
+                    yield Foreign(view, there, node, user, held)
 
 
 def _owners(leaf: Node) -> list[Network]:

@@ -215,10 +215,12 @@ def _carried(view: View, maker: Node, steps: list[Event]) -> set[Node]:
 
 
 def _without_step(view: View, join: Node, edge: Edge, steps: list[Event]) -> bool:
-    """Does the value get through this join of branches only where no step is taken? It left before the step, or the one
-    arm steps and begins with another state, or a stop stands under one condition and the step under another (before a
-    chunk, and after it).
+    """Does the value get through this join of branches only where no step is taken, or never? It left before the step,
+    or the one arm steps and begins with another state, or a stop stands under one condition and the step under another
+    (before a chunk, and after it).
     """
+    if _is_switched_off(view, edge):
+        return True
     arms = view.analysis.tape.arms.get(join)
     if arms is None or not steps or not all(_follows(view, step) for step in steps):
         return False
@@ -231,6 +233,16 @@ def _without_step(view: View, join: Node, edge: Edge, steps: list[Event]) -> boo
     if all(any(place == where and arm not in mine for place, arm in step.branches) for step in steps):
         return True
     return any(one.source.op == "stop" and edge.source in one.source.arguments() for one in join.inputs)
+
+
+def _is_switched_off(view: View, edge: Edge) -> bool:
+    """A way that an attribute of the program's own opens, which is off from the start: a cache for generation."""
+    for key, value in edge.guard:
+        symbol = view.analysis.tape.symbols.get(key)
+        if symbol is not None and not symbol.parameter and isinstance(symbol.default, bool):
+            if symbol.default is not value:
+                return True
+    return False
 
 
 def _follows(view: View, step: Event) -> bool:
