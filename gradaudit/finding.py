@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gradaudit.tape import Location
 
@@ -46,6 +46,8 @@ class Finding:
     trace: tuple[Step, ...] = ()
     callers: tuple[Location, ...] = ()
     """The calls that lead to a place in another file than the one that was read, innermost first."""
+    entry: str = field(default="", compare=False)
+    """What was recorded when it was found: a script, a class, a function of a file."""
 
     @property
     def sort_key(self) -> tuple[object, ...]:

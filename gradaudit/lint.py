@@ -162,13 +162,14 @@ def _judge(tape: Tape, rules: Sequence[Rule], failed: Failed | None) -> list[Fin
     from gradaudit import ownership, paths
 
     found: list[Finding] = []
+    entry = f"{tape.path}:{tape.entry}"
     if not tape.sinks and not tape.events:
         return found
     ownership.own_sets(tape)
     analysis = paths.Analysis(tape)
     for rule in rules:
         try:
-            found += [with_callers(finding, tape) for finding in rule.check(analysis)]
+            found += [replace(with_callers(finding, tape), entry=entry) for finding in rule.check(analysis)]
         except Exception as error:
             if failed is None:
                 raise

@@ -9,6 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from gradaudit.cli import cli
+from gradaudit.finding import Finding, Step
+from gradaudit.speaker import who_speaks
+from gradaudit.tape import Location
 
 NETS = """\
 import torch
@@ -272,3 +275,25 @@ def test_of_two_classes_of_one_name_the_file_means_its_own(told) -> None:  # typ
     files = {"a_version.py": first, "version.py": second}
     assert {place[2] for place in told(files, "a_version.py")} == {"GA101"}
     assert told(files, "version.py") == []
+
+
+def test_one_way_is_told_once() -> None:
+    """The class alone is told of at one line, the script that uses it at two: the same way from the loss."""
+    steps = tuple(Step(Location("agent.py", line), "is made here") for line in (40, 38, 51))
+    told = [
+        Finding(
+            "GA203",
+            "temperature-loss",
+            "gets gradient",
+            "warning",
+            Location("agent.py", line),
+            "",
+            None,
+            steps,
+            (),
+            entry,
+        )
+        for line, entry in ((51, "agent.py:Agent"), (38, "main.py:<script>"), (51, "main.py:<script>"))
+    ]
+    assert [one.location.line for one in who_speaks(told, [])] == [51]
+    assert [one.location.line for one in who_speaks(told[1:], [])] == [38, 51]  # of one entry: two cuts

@@ -23,7 +23,8 @@ NETWORK_WORDS = re.compile(
 )
 NEVER_NETWORKS = re.compile(
     r"(optim|lr|loss|class|kwargs|batch|buffer|_fn$|update|_path|config|cfg|freq|dim|size|_obs|obs_|action|std|name|state$"
-    r"|output|_out$|_id|count|step|type|dir$|file|param|key|^_*(make|build|create)_)",
+    r"|output|_out$|_id|count|step|type|dir$|file|param|key|^_*(make|build|create)_"
+    r"|(recurrent|forward|data|mini|rollout|random|number|transition|sample|episode|trajectory|index)_?generator)",
     re.IGNORECASE,
 )
 TAKES_GRADIENT = re.compile(r"(?<!autograd\.)\b(?:value_and_)?grad\(\s*(\w+)")

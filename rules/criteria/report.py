@@ -61,8 +61,8 @@ def trace(view: View, leaves: int, through: Sequence[Node] = ()) -> tuple[Step, 
     nodes += view.path(nodes[-1], leaves)[1:]
     steps = [Step(view.sink.location, "the loss is differentiated here")]
     for node in nodes:
-        if node.leaf is not None and node.leaf.kind == "const":
-            continue
+        if node.leaf is not None and node.leaf.kind == "const" or node.op == "phi" and node.detail != "switch":
+            continue  # what goes round a loop, or is left by a branch, stands at no line of its own
         step = Step(node.location, _says(node))
         if _line(step.location) == _line(steps[-1].location):
             if len(steps) > 1 and node.leaf is None and not steps[-1].message.endswith(MADE):
