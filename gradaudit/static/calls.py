@@ -35,7 +35,7 @@ from gradaudit.static.values import (
     Unknown,
     plain,
 )
-from gradaudit.tape import ALWAYS, Call, Edge, Frame, Node
+from gradaudit.tape import ALWAYS, Call, Edge, Frame, Guard, Node, join_guards
 
 NO_RESULT_IN = frozenset({
     "step", "reset", "sample", "get", "add", "append", "push", "store", "insert", "put", "record", "log", "info",
@@ -126,7 +126,8 @@ class Calls(Machine):
             if guard and any(assumed.get(key, value) is not value for key, value in guard):
                 continue
             self.line_node, self.assumed = at, {**assumed, **dict(guard)}
-            results.append((self.call(part, args, keywords, extra), guard))
+            mine, named = [_under(guard, value) for value in args], {k: _under(guard, v) for k, v in keywords.items()}
+            results.append((self.call(part, mine, named, extra), guard))
         self.assumed = assumed
         self.undecided_callee -= len(parts) > 1
         joined = self.join(results)
@@ -406,6 +407,16 @@ class Calls(Machine):
         made = Unknown(name)
         made.call = True
         return made
+
+
+def _under(guard: Guard, value: Any) -> Any:
+    """What one of several values is where the guard holds: the partner that was chosen together with the callee."""
+    if not isinstance(value, Union) or not guard:
+        return value
+    left = [part for part in value.alternatives if join_guards(guard, value.guard_of(part)) is not None]
+    if len(left) == 1:
+        return left[0]
+    return Union(tuple(left), tuple(map(value.guard_of, left))) if left else value
 
 
 def _unknowns(values: Iterable[Any]) -> Iterator[Unknown]:

@@ -134,9 +134,18 @@ class Conditions(Machine):
             return (not deciding), ALWAYS, ALWAYS
         if len(open_ones) == 1:
             return open_ones[0]
-        if kind == "and":
-            return None, frozenset().union(*(condition[1] for condition in open_ones)), ALWAYS
-        return None, ALWAYS, frozenset().union(*(condition[2] for condition in open_ones))
+        together = [frozenset().union(*(condition[arm] for condition in open_ones)) for arm in (1, 2)]
+        key = f"{kind} {sorted(together[kind == 'or'])}"
+        if not all(condition[1] and condition[2] for condition in open_ones):
+            return (None, together[0], ALWAYS) if kind == "and" else (None, ALWAYS, together[1])
+        truth, when_true, when_false = self._literal(key, kind, None, Unknown(kind))
+        if truth is not None:
+            return truth, ALWAYS, ALWAYS
+        return (
+            (None, when_true | together[0], when_false)
+            if kind == "and"
+            else (None, when_true, when_false | together[1])
+        )
 
     def truth(self, value: Any) -> bool | None:
         if isinstance(value, Const):
