@@ -22,6 +22,7 @@ pytest.importorskip("jax")
 OTHER_NAMES = {
     "ga101/loss_class_torch_live": "the attribute that holds the network, and the variable that it comes from",
     "ga303/quantiser_torch_module_half": "the part that is called, and the object that holds it",
+    "language/compound_guards_lost": "the only network of an object, and the object",
     "ga304/quantiser_template_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga304/bounded_normal_torch_live": "an argument of the method that is judged by itself, and what it is given",
     "ga401/dpg_equinox_stopped": "the value that is stopped, and the network that makes it",
