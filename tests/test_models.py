@@ -18,7 +18,7 @@ LIBRARIES = [name for name in FILES if name != "index"]
 RESULTS = frozenset("tensor first pair lstm none list struct dict".split())
 KEYS = frozenset(
     "names op kind call result order unverified property parameters handler mode overloads single wraps rsample "
-    "discrete straight_through random initializer replace flag default unstopped kind_of returns frozen".split()
+    "discrete straight_through random initializer replace flag default unstopped kind_of returns frozen packed".split()
 )
 HANDLERS = frozenset(
     "grad value_and_grad grad_and_value vjp jvp linearize linear_transpose jit vmap pmap scan while_loop "
