@@ -32,7 +32,7 @@ van Hasselt et al. 2016, Deep reinforcement learning with double Q-learning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gradaudit.finding import Finding
@@ -62,7 +62,10 @@ class Copy(NamedTuple):
 def check(analysis: Analysis) -> Iterator[Finding]:
     facts, ordered = roles(analysis), lagging(analysis).originals
     copies = {
-        leaf: Copy(originals := analysis.mask(facts.originals(leaf)), analysis.mask(ordered.get(leaf, ())) or originals)
+        leaf: Copy(
+            originals := _taken_for(analysis, facts.originals(leaf)),
+            _taken_for(analysis, ordered.get(leaf, ())) or originals,
+        )
         for leaf in {*facts.sources, *facts.updated}
         if leaf not in facts.held and (leaf in facts.updated or facts.named(leaf, "target"))
         if not any(leaf in facts.originals(one) for one in facts.originals(leaf))  # a mirror, written either way
@@ -77,6 +80,13 @@ def check(analysis: Analysis) -> Iterator[Finding]:
                 if found and edge.source not in seen and not _is_explained(view, found, copies):
                     seen.add(edge.source)
                     yield _finding(view, edge.source, found)
+
+
+def _taken_for(analysis: Analysis, leaves: Iterable[Node]) -> int:
+    """These, and in JAX what stands for them in a loss that is differentiated by them."""
+    wanted = frozenset(leaves)
+    standing = (leaf for leaf, tree in roles(analysis).versions.items() if tree in wanted)
+    return analysis.mask(wanted) | analysis.mask(standing)
 
 
 def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copies: dict[Node, Copy]) -> int:
@@ -131,6 +141,9 @@ def _uncopied(view: View, total: Sum, trained: int, copies: dict[Node, Copy]) ->
     kept = [leaf for leaf, copy in copies.items() if copy.own & own]
     if not own or not kept or any(analysis.bit(leaf) & made_of for leaf in kept):
         return 0
+    versions = roles(analysis).versions
+    if any(versions.get(leaf) in copies for leaf in analysis.leaves(made_of)):
+        return 0  # a copy in the tree that is differentiated is asked
     if any(analysis.bit(leaf) & last and copy.originals & own for leaf, copy in copies.items()):
         return 0  # both are asked
     if last and not any(copies[leaf].own & last & own for leaf in kept):

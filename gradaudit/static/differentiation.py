@@ -132,7 +132,7 @@ class Differentiation(Machine):
             given = [
                 (leaf, original)
                 for leaf in sorted(group, key=lambda leaf: leaf.time)
-                if (original := self._given_for(leaf)) is not None
+                if (original := self.given_for(leaf)) is not None
             ]
             self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
         grads: Any = self._gradients(behind)
@@ -169,7 +169,7 @@ class Differentiation(Machine):
             made.node = self.node("gradient", [Edge(node) for node in behind], name="grads", marks=GRADIENT)
         return made
 
-    def _given_for(self, leaf: Node) -> Node | None:
+    def given_for(self, leaf: Node) -> Node | None:
         """The tree that was passed for a differentiated argument, or for the one that it is an entry of."""
         whole = self.part_of.get(leaf, leaf)
         return self.trees.get(whole) or self.stands_for.get(whole)
@@ -182,6 +182,9 @@ class Differentiation(Machine):
         return made
 
     def _differentiable(self, value: Any, name: str, group: set[Node]) -> Any:
+        known = self.known_object(value)
+        if self.is_tree(known) or self.has_variables(known):
+            value = known
         if isinstance(value, Mapping):
             if set(value.entries) <= {MISSING}:  # its keys are not known: one leaf, whose parts are made when asked for
                 return self._differentiable(Unknown(name), name, group)
@@ -200,6 +203,8 @@ class Differentiation(Machine):
             return made
         if isinstance(value, Instance):
             return self._differentiable_instance(value, group)
+        if isinstance(value, Transformed) and value.how == "part":
+            return value.function  # nothing is known to be differentiated of it
         leaf = self.leaf("arg", name)
         group.add(leaf)
         for tree in self.trees_of(value)[:1]:
@@ -213,6 +218,9 @@ class Differentiation(Machine):
             self.differentiated_value(value)
             made = self.independent(value)  # `target = model` is a copy here: only what comes in here is differentiated
             group.update(self.parameters_of(made))
+            for key, part in value.attrs.items():
+                if self.is_unknown_part(value, key, part):
+                    made.attrs[key] = self._differentiable(part, f"{value.network.name}.{key}".strip("."), group)
             return made
         made = Instance(value.cls, name=value.network.name)
         for key, part in value.attrs.items():

@@ -104,6 +104,7 @@ class Interpreter(
         self.originals = {}
         self.averaged = set()
         self.blends = {}
+        self.left_alone = set()
         self.named = set()
         self.successions = set()
         self.pending = []
@@ -137,3 +138,6 @@ class Interpreter(
         for sink, group, taken in self.gradient_sinks:
             sink.differentiated = frozenset(group)
             sink.own = stepped_entries(group, taken)
+            if self.left_alone:
+                stepped = sink.own or sink.differentiated
+                sink.own = frozenset(leaf for leaf in stepped if self.given_for(leaf) not in self.left_alone)

@@ -186,6 +186,8 @@ class Items(Machine):
         if isinstance(index, Const) and isinstance(index.value, (str, int)):
             key = index.value if isinstance(index.value, str) else f"[{index.value}]"
             name = key if isinstance(index.value, str) else value.name
+        elif isinstance(index, Const) and isinstance(index.value, slice) and self.is_blank(value.attrs, key):
+            key = f"[{index.value}]"  # `x[:10]` and `x[10:]` are two
         found = self.fetch(value.attrs, key)
         if found is MISSING:
             found = Unknown(name, value)

@@ -27,6 +27,7 @@ from gradaudit.static.values import (
     Parameters,
     Sequence,
     StateDict,
+    Unknown,
     foreign,
     foreign_network,
     plain,
@@ -39,6 +40,7 @@ SELECTIVE = frozenset({
 })  # fmt: skip
 """Transformations that need not touch everything in a tree."""
 
+ZERO = "set_to_zero"
 SIZES = {"zeros": 0, "ones": 0, "empty": 0, "rand": 0, "randn": 0, "full": 0, "normal": 0, "uniform": 0}
 """Where the size is given, by the name of what allocates; in `jax.random` after a key."""
 
@@ -84,6 +86,8 @@ def _by_label(name: str, args: Args, keywords: Keywords) -> tuple[str, dict[str,
         flag = getattr(chosen, "flag_of", None)
         if isinstance(flag, tuple) and flag[0] == "optax":
             found.setdefault(str(flag[1]), []).append(key)
+        elif isinstance(chosen, Unknown) and chosen.attrs.get(ZERO):
+            found.setdefault(ZERO, []).append(key)
     return "labelled", found
 
 
@@ -329,6 +333,7 @@ class Library(Machine):
                 made.flag_of = ("optax", " ".join([_with_decay(tail, keywords), *map(str, inner)]))
             else:
                 made.flag_of = _by_label(tail, args, keywords) or "selective"
+                made.attrs.update({ZERO: True} if tail == ZERO else {})
             return made
         wrt = keywords.get("wrt", args[2] if len(args) > 2 else None) if "wrt" in row.args else None
         every = self.parameters_of(given) if wrt is not None else []

@@ -148,6 +148,14 @@ class Successions(Machine):
             return value
         return self.leaf("param", name, instance.network, scalar=not _is_random(value, 0))
 
+    def is_unknown_part(self, instance: Instance, name: Any, value: Any) -> bool:
+        """A field of an equinox module that somebody else makes: an array or a module, as far as is said."""
+        if not isinstance(value, Unknown) or value.plain or value.instance is not None or not isinstance(name, str):
+            return False
+        said = value.annotation
+        number = isinstance(said, External) and said.root in ("builtins", "typing", "collections")
+        return self.is_tree(instance) and not number and not self._is_static(instance, name)
+
     def _is_static(self, instance: Instance, name: str) -> bool:
         """`eqx.field(static=True)`: part of the structure."""
         fields = self.fields(instance.cls) if instance.cls is not None else ()

@@ -80,6 +80,12 @@ class Transforms(Machine):
         if len(args) < 2:
             return Unknown("tree")
         made = self._mapped(args[0], args[1:], 0)
+        if (
+            isinstance(made, Const)
+            and isinstance(made.value, bool)
+            and self.is_tree(module := self.known_object(args[1]))
+        ):
+            return Transformed(module, "mask", (made.value, ()))
         return self.mapped_trees(args[0], args[1:], made) if self.current_framework == "jax" else made
 
     def _mapped(self, function: Any, trees: list[Any], depth: int) -> Any:
@@ -208,17 +214,27 @@ class Transforms(Machine):
 
     def _t_partition(self, row: Row, args: Args, keywords: Keywords) -> Any:
         """equinox: the differentiated half of a model and the rest; which is which is known for the usual filters."""
-        spec = args[1] if len(args) > 1 else NONE
+        spec = args[1] if len(args) > 1 else keywords.get("filter_spec", NONE)
         if isinstance(spec, External):
             return Sequence([args[0], plain("static")])
-        return Sequence([Unknown("trainable"), Unknown("static")])
+        module = self.known_object(args[0]) if args else NONE
+        return Sequence([self.trainable_part(module, spec), plain("static")])
 
     def _t_is_array(self, row: Row, args: Args, keywords: Keywords) -> Any:
         """equinox's filters, asked of a leaf in a mapped function: what matters here are the arrays."""
         return Const(True)
 
     def _t_combine(self, row: Row, args: Args, keywords: Keywords) -> Any:
-        return Unknown("model") if not args or isinstance(args[0], Unknown) else args[0]
+        parts = [part.function if isinstance(part, Transformed) else part for part in args]
+        return next((part for part in parts if isinstance(part, Instance)), parts[0] if parts else Unknown("model"))
+
+    def _t_unroll(self, row: Row, args: Args, keywords: Keywords) -> Any:
+        """haiku's `dynamic_unroll(core, inputs, state)`: what the core makes of the whole sequence, and its state."""
+        core, inputs, state = _named(("core", "input_sequence", "initial_state"), args, keywords)
+        if core is None or inputs is None or state is None:
+            return Unknown("unrolled")
+        made = self.call(core, [inputs, state], {})
+        return made if isinstance(made, Sequence) else Sequence([self.get_item(made, Const(i)) for i in (0, 1)])
 
     def _t_train_state(self, row: Row, args: Args, keywords: Keywords) -> Any:
         made = Unknown("state")
@@ -357,6 +373,7 @@ TRANSFORMS: dict[str, Callable[[Any, Row, Args, Keywords], Any]] = {
     "dataclass": Transforms._t_first,
     "tree_transpose": Transforms._t_first,
     "combine": Transforms._t_combine,
+    "unroll": Transforms._t_unroll,
     "module_scan": Transforms._t_first,
     "module_method": Transforms._t_first,
     "nnx_state": Transforms._t_first,

@@ -21,12 +21,14 @@ COPIES = ("copy", "array", "asarray", "copy_", "deepcopy")
 MOST = 24
 DEPTH = 4
 HALF = 0.5
+ZERO = "set_to_zero"
 ONE = ("1", "1.0")
 
 
 class Trees(Machine):
     trees: dict[Node, Node]
     differentiated_trees: dict[Node, None]
+    left_alone: set[Node]  # an optimizer gets its gradient and sets it to zero
     averaged: set[Node]  # what an update gave: recorded where it was called
 
     # -- what a value is a version of --------------------------------------------------------------------------------
@@ -96,7 +98,9 @@ class Trees(Machine):
     def joined_state(self, tail: str, tree: Any) -> None:
         """`tx.init(params)`: the optimizer takes this tree."""
         leaves = self.trees_of(tree)
-        if leaves:
+        if leaves and tail == ZERO:
+            self.left_alone.update(leaves)
+        elif leaves:
             self.event("hold", optimizer=Optimizer(tail, set(leaves), True, self.location()), leaves=leaves)
 
     # -- copies and averages -----------------------------------------------------------------------------------------

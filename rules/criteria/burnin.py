@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
-from gradaudit.rules.criteria.expand import expand
-from gradaudit.rules.criteria.marks import bare
+from gradaudit.rules.criteria.expand import expand, summands
+from gradaudit.rules.criteria.marks import SHAPES, bare
 from gradaudit.rules.criteria.place import activations
 from gradaudit.rules.criteria.roles import is_made_here
 from gradaudit.rules.criteria.sites import ALIASES, takers
+from gradaudit.rules.criteria.trees import backs_up, marks_of_trees
 from gradaudit.tape import DATA, INDEX, Edge, Location, Node
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MOVES = frozenset({"add", "sub", "lerp"})
 """What makes other parameters of parameters, or adds a bias: nothing is unrolled with it."""
+SQUASHES = SHAPES | {"mul", "add", "sub", "sign", "sqrt", "abs", "log", "log1p", "exp"}
 ENTRY = re.compile(r"[.\[]")
 Lines = tuple[Location, ...]
 """The lines that lead to where a value is made, the outermost call first."""
@@ -161,20 +163,37 @@ def _is_twofold(view: View, piece: Piece, targets: list[Node]) -> bool:
     """Does the second unroll go on with other data, and another network begin where the first one does or ends?"""
     vn = view.analysis.algebra.vn
     given = {vn(node) for node in _data(view, piece.first)}
-    if all(vn(node) in given for node in _data(view, piece.second)):
+    if all(vn(node) in given for node in _data(view, piece.second, piece.first)):
         return False
     operations = {node.op for node in piece.first}
     for node in _behind(targets, piece.lines):
         if node in piece.first:
             return True
-        if node not in piece.area and node.op in operations and any(vn(one) in given for one in node.arguments()):
+        if node not in piece.area and node.op in operations and any(vn(one) in given for one in _joined(node)):
             return True
     return False
 
 
-def _data(view: View, makers: list[Node]) -> list[Node]:
-    """What these operations are given that is no parameter, no state and no constant."""
-    found = [node for maker in makers for node in maker.arguments() if not view.analysis.alive(node)]
+def _joined(node: Node) -> list[Node]:
+    """What an operation is given, and what is put together to be that: `concatenate([frame, state])`."""
+    given = node.arguments()
+    return [*given, *(part for one in given if one.op == "cat" for part in one.arguments())]
+
+
+def _data(view: View, makers: list[Node], others: Iterable[Node] = ()) -> list[Node]:
+    """What these operations are given that is no parameter, no state (what the others make) and no constant; of what
+    layers before them make of data, the data."""
+    found, stop = [], {*makers, *others}
+    waiting = [node for maker in makers for node in maker.arguments()]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if not view.analysis.alive(node):
+            found.append(node)
+            continue
+        sources = [source for source in node.arguments() if source not in seen] if node not in stop else []
+        seen.update(sources)
+        waiting += sources
     return [node for node in found if bare(node).op not in ("const", "alloc")]
 
 
@@ -193,5 +212,21 @@ def _behind(targets: list[Node], lines: Lines) -> set[Node]:
 
 
 def _bootstraps(view: View, meeting: Discrepancy, prediction: Edge, target: Edge) -> bool:
+    """Is the target reward and value, squashed as a whole or not?"""
     total, against = expand(view.analysis, target.source), expand(view.analysis, prediction.source)
-    return is_bootstrap(view, total, against, meeting.of_distributions)
+    if is_bootstrap(view, total, against, meeting.of_distributions):
+        return True
+    facts = marks_of_trees(view.analysis)
+    learnt = summands(facts, prediction.source)
+    return any(backs_up(summands(facts, node), learnt) for node in _squashed(target.source))
+
+
+def _squashed(target: Node) -> Iterator[Node]:
+    """The target, and what it is a function of, element by element: `sign(y) * (sqrt(abs(y) + 1) - 1)`."""
+    seen, waiting = {target}, [target]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        sources = node.arguments() if node.op in SQUASHES else []
+        waiting += [source for source in dict.fromkeys(sources) if source not in seen]
+        seen.update(sources)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import Marks
 from gradaudit.rules.criteria.roles import roles
+from gradaudit.tape import PARAMETER
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -28,7 +29,8 @@ def marks_of_trees(analysis: Analysis) -> Marks:
     if not isinstance(known, Marks):
         facts = roles(analysis)
         followers = [leaf for pair in facts.sources.items() for leaf in (pair[0], *pair[1])]
-        trees = frozenset((*facts.versions.values(), *followers))
+        applied = {edge.source for node in analysis.graph.nodes for edge in node.inputs if edge.kind == PARAMETER}
+        trees = frozenset((*facts.versions.values(), *followers, *applied))
         known = analysis.cache["marks of trees"] = Marks(analysis, trees)
     return known
 
