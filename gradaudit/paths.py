@@ -44,6 +44,7 @@ class Graph:
     """The part of a tape that its sinks depend on, in order of time, with liveness of every node."""
 
     def __init__(self, tape: Tape) -> None:
+        self.forbidden = tape.forbidden
         self.nodes = _ancestors(sink.loss for sink in (*tape.sinks, *tape.others))
         self.index = {node: position for position, node in enumerate(self.nodes)}
         self.leaves = [node for node in self.nodes if node.leaf is not None]
@@ -51,6 +52,13 @@ class Graph:
         self.users: list[list[int]] = [[] for _ in self.nodes]
         self._fill_users()
         self.live: list[Guarded] = self._liveness()
+
+    def together(self, first: Guard, second: Guard) -> Guard | None:
+        """Both guards at once, or None where they contradict each other, or where the program refuses both."""
+        both = join_guards(first, second)
+        if both is not None and self.forbidden and any(map(both.issuperset, self.forbidden)):
+            return None
+        return both
 
     def _fill_users(self) -> None:
         index, users = self.index, self.users
@@ -92,7 +100,7 @@ class Graph:
                         mine[ALWAYS] = before | mask
                         news = True
                     continue
-                both = join_guards(known, guard)
+                both = self.together(known, guard)
                 if both is not None and merge(mine, both, mask):
                     news = True
         return news
@@ -231,13 +239,14 @@ class View:
         """The slice: every node between the loss and a differentiated leaf, and the guards of the way from the loss."""
         start = self.sink.loss
         down: dict[Node, list[Guard]] = {start: [self.sink.guard]}
+        together = self.analysis.graph.together
         waiting: list[tuple[Node, Guard]] = [(start, self.sink.guard)]
         while waiting:
             node, guard = waiting.pop()
             for edge in node.inputs:
                 if not edge.passes:
                     continue
-                both = join_guards(guard, edge.guard)
+                both = together(guard, edge.guard)
                 if both is None or not self._carries(edge.source, both):
                     continue
                 known = down.get(edge.source)
@@ -256,7 +265,7 @@ class View:
         if lives.get(ALWAYS, 0) & self.mask:
             return True
         for known, mask in lives.items():
-            if mask & self.mask and join_guards(known, guard) is not None:
+            if mask & self.mask and graph.together(known, guard) is not None:
                 return True
         return False
 
@@ -294,9 +303,9 @@ class View:
         if position is None:
             return 0
         guards = self.down.get(node)
-        mask = 0
+        mask, together = 0, self.analysis.graph.together
         for known, leaves in self.analysis.graph.live[position].items():
-            if not known or guards is None or any(join_guards(known, guard) is not None for guard in guards):
+            if not known or guards is None or any(together(known, guard) is not None for guard in guards):
                 mask |= leaves
         return mask & self.mask
 
@@ -309,7 +318,7 @@ class View:
         for known, mask in self.analysis.graph.live[position].items():
             if mask & leaves & self.mask:
                 for guard in self.down.get(node, [ALWAYS]):
-                    both = join_guards(known, guard)
+                    both = self.analysis.graph.together(known, guard)
                     if both is not None:
                         found.append(both)
         return [ALWAYS] if ALWAYS in found else found

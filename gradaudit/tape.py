@@ -305,6 +305,8 @@ class Tape:
     arms: dict[Node, tuple[Location, tuple[int, ...]]] = field(default_factory=dict)
     """Of joins of branches: where the branches begin, and the arm that each input comes from; -t for a way out of a
     loop's body (`continue`) at time t."""
+    forbidden: tuple[Guard, ...] = ()
+    """What the program refuses: a constructor raises where all of these literals hold."""
     shapes: dict[Node, Shape] = field(default_factory=dict)
     """The shapes of values, where they are known."""
     others: list[Sink] = field(default_factory=list)

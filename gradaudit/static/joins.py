@@ -164,6 +164,8 @@ class Joins(Machine):
         outer, assumed_before = self.journal, dict(self.assumed)
         results: list[tuple[str, Guard, dict[Any, Any], frozenset[int]]] = []
         around, where, without = self.open_branches, self.location(), self.without
+        untold = not all(literals for _, literals in arms)
+        self.untold += untold
         for number, (run, literals) in enumerate(arms):
             self.journal = []
             self.assumed = {**assumed_before, **dict(literals)}
@@ -175,6 +177,7 @@ class Joins(Machine):
                 ending = run()
             except BaseException:
                 self.journal = outer if outer is None else outer + self.journal
+                self.untold -= untold
                 raise
             finally:
                 self.undecided -= 1
@@ -183,6 +186,7 @@ class Joins(Machine):
             reached = literals if ending else literals | _news(self.assumed, assumed_before)
             nobodys = frozenset([id(part.attrs) for part in absent if type(part) is Instance])
             results.append((ending, reached, self.undo(self.journal), nobodys))
+        self.untold -= untold
         self.journal, self.assumed = outer, assumed_before
         going_on = [result for result in results if result[0] == GOES_ON]
         if first_arm is not None and len(going_on) == len(results) == 2:

@@ -6,7 +6,7 @@ Every write to the heap goes through `put`, so that a branch can be run, undone 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,11 +50,24 @@ SILENCE = 70_000  # of all entries of a file after the last sink or event of any
 NODES = 24_000  # per entry
 DEPTH = 26  # of user calls
 RECURSION = 2  # of one function on the stack
+MOST_REFUSED = 24  # settings of one entry
 NESTED = 4  # of one that goes down a structure, part by part
 
 GRAPHLESS = "array without a graph"  # storage of numpy: whatever is written there leaves its graph behind
 
 HOLDERS = frozenset({Parameters, Sequence, Mapping, Union, Instance})  # values that tensors can be in
+
+
+def _resolved(refused: Iterable[Guard]) -> tuple[Guard, ...]:
+    """What is refused, and what follows of it: `a and b` and `a and not b and c` together refuse `a and c`."""
+    found = dict.fromkeys(refused)
+    for one in list(found):
+        for other in list(found)[:MOST_REFUSED]:
+            opposed = [(key, value) for key, value in one if (key, not value) in other]
+            if len(opposed) == 1:
+                key = opposed[0][0]
+                found[frozenset(literal for literal in one | other if literal[0] != key)] = None
+    return tuple(guard for guard in found if guard)[:MOST_REFUSED]
 
 
 class OutOfBudget(Exception):
@@ -117,6 +130,7 @@ class State:
     def begin_entry(self) -> None:
         self.tape_nodes: list[Node] = []
         self.arms: dict[Node, tuple[Location, tuple[int, ...]]] = {}
+        self.forbidden: dict[Guard, None] = {}
         self.sinks: list[Sink] = []
         self.events: list[Event] = []
         self.optimizers: list[Optimizer] = []
@@ -171,6 +185,7 @@ class State:
         self.undecided = 0  # branches around us whose condition is open
         self.open_branches: tuple[tuple[Location, int], ...] = ()  # those that are statements: where, and which arm
         self.undecided_callee = 0
+        self.untold = 0  # branches around us whose condition is no literal, or one of several conditions
         self.taking_apart: frozenset[ast.AST] = frozenset()  # functions that run on a structure, for its parts next
         self.turn: int | None = None  # which of several optimizers a training step is called for
         self.without: frozenset[Any] = frozenset()  # alternatives that something is not, by the branches around us
@@ -184,6 +199,7 @@ class State:
         symbols = {key: self.symbols[key] for key in self._used_symbols()}
         made = Tape(framework, entry, path, self.tape_nodes, self.sinks, self.events, self.optimizers, symbols)
         made.arms = self.arms
+        made.forbidden = _resolved(self.forbidden)
         return made
 
     symbols: dict[str, Symbol]

@@ -243,6 +243,8 @@ class Statements(Machine):
         return "return"
 
     def _raise(self, statement: ast.Raise, scope: Scope) -> str:
+        if self.assumed and not (self.untold or self.loops or self.undecided_callee) and _is_refusal(self.stack):
+            self.forbidden[frozenset(self.assumed.items())] = None
         return "raise"
 
     def _break(self, statement: ast.Break, scope: Scope) -> str:
@@ -527,6 +529,18 @@ class Statements(Machine):
             elif isinstance(target, ast.Name):
                 self.drop(scope.vars, target.id)
         return GOES_ON
+
+
+def _is_refusal(stack: list[ast.AST]) -> bool:
+    """Are we in a constructor, or in what it calls, on a way that nothing else may have left before?"""
+    functions = [one for one in stack if isinstance(one, ast.FunctionDef)]
+    first = next((number for number, one in enumerate(functions) if one.name == "__init__"), None)
+    return first is not None and not any(map(_may_leave, functions[first:]))
+
+
+@functools.lru_cache(maxsize=1024)
+def _may_leave(function: ast.FunctionDef) -> bool:
+    return any(isinstance(one, (ast.Return, ast.Try, ast.Yield, ast.For, ast.While)) for one in ast.walk(function))
 
 
 @functools.lru_cache(maxsize=4096)
