@@ -42,7 +42,7 @@ from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.scale import ADVANTAGE, BALANCE, NORM, Weight, scale_of
 from gradaudit.rules.criteria.severity import severity
-from gradaudit.rules.criteria.weight import live_weights
+from gradaudit.rules.criteria.weight import is_error, live_weights
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
@@ -74,7 +74,8 @@ def _finding(weight: Weight, uses: list[Node]) -> Finding:
     elif weight.kind == BALANCE:
         message = f"the scale of this term is how large another value is: live, it trains {leaked} to change that size"
     else:
-        message = f"the weight of this score carries gradient into {leaked}"
+        weighed = "error" if is_error(view, weight.term) else "score"
+        message = f"the weight of this {weighed} carries gradient into {leaked}"
     return make_finding(
         view,
         "GA202",

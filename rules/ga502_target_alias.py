@@ -45,44 +45,30 @@ if TYPE_CHECKING:
 
 CODE, NAME = "GA502", "target-alias"
 RANK = 5
+MAKE_A_COPY = "make it a copy: copy.deepcopy(...)"
 
 
 def check(analysis: Analysis) -> Iterator[Finding]:
     for event in analysis.tape.events:
-        if event.kind == "alias":
-            yield update_finding(
-                analysis,
-                CODE,
-                NAME,
-                f"this is a second name for {called(event.leaves)}, no copy: its updates copy it into itself",
-                "error",
-                event.location,
-                fix="make it a copy: copy.deepcopy(...)",
-                leaves=event.leaves,
-            )
-        elif event.kind == "second_name" and _is_trained(analysis, event):
-            yield update_finding(
-                analysis,
-                CODE,
-                NAME,
-                f"this is a second name for {called(event.leaves)}, no copy: it moves as that one does",
-                "warning",
-                event.location,
-                fix="make it a copy: copy.deepcopy(...)",
-                leaves=event.leaves,
-            )
-        elif event.storage == SHARED and _is_to_lag(analysis, event):
-            yield update_finding(
-                analysis,
-                CODE,
-                NAME,
-                f"this gives {called(event.leaves)} the storage of {called(event.sources)}, no copy: "
-                "every step of the optimizer changes both",
-                "error",
-                event.location,
-                fix="copy the values: `target.data.copy_(online.data)`, or `online.data.clone()`",
-                leaves=event.leaves,
-            )
+        told = _told(analysis, event)
+        if told is not None:
+            message, severity, fix = told
+            yield update_finding(analysis, CODE, NAME, message, severity, event.location, fix=fix, leaves=event.leaves)
+
+
+def _told(analysis: Analysis, event: Event) -> tuple[str, str, str] | None:
+    """Message, severity and fix of an event that makes one network out of two."""
+    mine = called(event.leaves)
+    if event.kind == "alias":
+        message = f"this is a second name for {mine}, no copy: its updates copy it into itself"
+        return message, "error", MAKE_A_COPY
+    if event.kind == "second_name" and _is_trained(analysis, event):
+        return f"this is a second name for {mine}, no copy: it moves as that one does", "warning", MAKE_A_COPY
+    if event.storage == SHARED and _is_to_lag(analysis, event):
+        theirs = called(event.sources)
+        message = f"this gives {mine} the storage of {theirs}, no copy: every step of the optimizer changes both"
+        return message, "error", "copy the values: `target.data.copy_(online.data)`, or `online.data.clone()`"
+    return None
 
 
 def _is_to_lag(analysis: Analysis, event: Event) -> bool:

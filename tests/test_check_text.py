@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 from gradaudit import check
+from gradaudit.dynamic.module_text import argnums_in_text, has_company
 from gradaudit.dynamic.recording import LossCall
-from gradaudit.dynamic.text import argnums_in_text, has_company
 from gradaudit.entries import entries_replaced
 
 Load = Callable[[str], ModuleType]

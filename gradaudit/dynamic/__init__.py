@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gradaudit.dynamic.text import module_of
+from gradaudit.dynamic.module_text import module_of
 from gradaudit.errors import CheckError, UsageError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from gradaudit.dynamic.branches import is_main_guard
 from gradaudit.dynamic.lines import parsed
-from gradaudit.dynamic.text import called
+from gradaudit.dynamic.module_text import called
 
 DIFFERENTIATES = frozenset(("backward", "grad", "value_and_grad"))
 

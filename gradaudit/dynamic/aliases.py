@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from gradaudit.dynamic.judge import first_use, lagging_name
 from gradaudit.dynamic.judgement import Case, Judgement, finding
 from gradaudit.dynamic.lines import end_of
-from gradaudit.dynamic.texts import copied, place_of, trees
+from gradaudit.dynamic.reachable_text import copied, place_of, trees
 from gradaudit.tape import Location, Node
 
 TAKEN = re.compile(r"(^|_)(snapshot|previous|prev|anchor)($|_|\d)")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from gradaudit.dynamic.judge import lags
 from gradaudit.dynamic.judgement import Case, Judgement, finding, names
 from gradaudit.dynamic.lines import end_of
+from gradaudit.dynamic.reachable_text import place_of, trees
 from gradaudit.dynamic.recording import Group
 from gradaudit.dynamic.roles import FROZEN
-from gradaudit.dynamic.texts import place_of, trees
 from gradaudit.tape import Location, Node, Optimizer
 
 

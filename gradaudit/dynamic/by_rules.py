@@ -11,10 +11,10 @@ from gradaudit import catalog
 from gradaudit.dynamic.asked import asked_for
 from gradaudit.dynamic.cuts import chain
 from gradaudit.dynamic.judgement import Case, Judgement
+from gradaudit.dynamic.module_text import has_company
 from gradaudit.dynamic.recording import NONE, ZERO, Cut
 from gradaudit.dynamic.roles import FROZEN
 from gradaudit.dynamic.shapes import TRANSPARENT
-from gradaudit.dynamic.text import has_company
 from gradaudit.finding import Finding, Step
 from gradaudit.rule import Rule
 from gradaudit.rules.criteria.roles import roles

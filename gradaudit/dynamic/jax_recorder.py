@@ -23,9 +23,9 @@ from gradaudit.dynamic.jax_proof import prove
 from gradaudit.dynamic.jax_tape import Writer, Written
 from gradaudit.dynamic.jax_trees import has_jax
 from gradaudit.dynamic.jax_updates import losses_of
+from gradaudit.dynamic.module_text import argnums_in_text, entries_in_text, replaced_in_text
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
-from gradaudit.dynamic.text import argnums_in_text, entries_in_text, replaced_in_text
 from gradaudit.errors import CheckError, UserCodeError
 from gradaudit.tape import PARAMETER, Event, Location, Node, Sink, Tape
 

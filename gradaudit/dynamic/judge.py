@@ -8,11 +8,11 @@ from itertools import permutations
 
 from gradaudit.dynamic.cuts import Purity, Spot, line_cut
 from gradaudit.dynamic.judgement import Case, Judgement, call_location, finding, names, trace
+from gradaudit.dynamic.reachable_text import follows, split_off
 from gradaudit.dynamic.recording import NONE, ZERO, Cut, Group
 from gradaudit.dynamic.roles import FROZEN, TRAINED
 from gradaudit.dynamic.shapes import has_twin, leak_code
 from gradaudit.dynamic.starved import starved
-from gradaudit.dynamic.texts import follows, split_off
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.place import activations
 from gradaudit.tape import Location, Node

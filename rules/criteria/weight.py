@@ -105,7 +105,7 @@ def _weighs(view: View, node: Node, score: Node, weight: Node) -> Weight | None:
     live = _live_factor(view, weight)
     if _is_ratio(view, live):
         own = _is_exponential_of(view, weight, score) or _is_sampled_entropy(view, node, weight, score)
-        if _is_bare(view, score) and not own or _is_error(view, score):
+        if _is_bare(view, score) and not own or is_error(view, score):
             return Weight(view, node, weight, score, IMPORTANCE, view.live(weight))
         return None
     if is_likelihood(view, live):
@@ -133,7 +133,7 @@ def _live_factor(view: View, weight: Node) -> Node:
     return weight
 
 
-def _is_error(view: View, score: Node) -> bool:
+def is_error(view: View, score: Node) -> bool:
     """A squared error that learns: whose data it is reckoned on is not for it to change."""
     node = behind(score, SHAPES | {"mean", "sum"})
     meetings = meetings_at(view.analysis, node) if node.op in ERROR_SIZES else []

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from gradaudit.dynamic.branches import is_main_guard
+from gradaudit.dynamic.module_text import called, has_company, module_of, module_tree
 from gradaudit.dynamic.recording import LossCall
-from gradaudit.dynamic.text import called, has_company, module_of, module_tree
 
 _NODES = (
     ast.Name, ast.Attribute, ast.Call, ast.List, ast.Tuple, ast.Dict, ast.Starred, ast.Constant, ast.Subscript,
