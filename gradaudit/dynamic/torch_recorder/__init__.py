@@ -9,6 +9,7 @@ import torch
 from gradaudit.dynamic.recording import Cut, InputSpec, LossCall, Proof, Recording
 from gradaudit.dynamic.roles import Roles
 from gradaudit.dynamic.torch_recorder import lightning, ranks
+from gradaudit.dynamic.torch_recorder.counterfactual import counterfactual
 from gradaudit.dynamic.torch_recorder.run import Run
 from gradaudit.dynamic.torch_recorder.updates import Differentiated
 from gradaudit.errors import CheckError
@@ -49,8 +50,7 @@ class TorchRecorder:
         return ranks.everywhere(value)
 
     def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
-        run: Run = recording.handle
-        return run.counterfactual(recording, cut)
+        return counterfactual(recording.handle, recording, cut)
 
 
 def _parts(call: LossCall, roles: Roles, update: Differentiated) -> list[Recording]:

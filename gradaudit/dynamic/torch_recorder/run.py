@@ -1,4 +1,4 @@
-"""One audited loss: run and recorded, differentiated, and run again with a stop."""
+"""One audited loss: run, recorded and differentiated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -15,14 +14,14 @@ import torch
 
 from gradaudit.dynamic import groups
 from gradaudit.dynamic.lines import Lines, Names
-from gradaudit.dynamic.recording import NONE, Change, Cut, LossCall, Proof, Recording
+from gradaudit.dynamic.recording import LossCall, Recording
 from gradaudit.dynamic.roles import TRAINED, Roles
-from gradaudit.dynamic.torch_recorder import lightning, ranks
+from gradaudit.dynamic.torch_recorder import lightning, opaque, ranks
 from gradaudit.dynamic.torch_recorder.composites import composites
 from gradaudit.dynamic.torch_recorder.events import add_events
+from gradaudit.dynamic.torch_recorder.gradients import Gradients, exact_bytes, norm_of
 from gradaudit.dynamic.torch_recorder.losses import loss_of
 from gradaudit.dynamic.torch_recorder.reach import Owned, Reach, living
-from gradaudit.dynamic.torch_recorder.replay import Replay
 from gradaudit.dynamic.torch_recorder.saved import Copies, seed_everything, untouched
 from gradaudit.dynamic.torch_recorder.storages import one_storage
 from gradaudit.dynamic.torch_recorder.tracer import Tracer, tensors_in
@@ -43,17 +42,7 @@ from gradaudit.tape import Edge, Event, Network, Node, Sink, Tape
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
-
 _NONE_MADE: Mapping[int, torch.Tensor] = MappingProxyType({})
-
-
-@dataclass(slots=True)
-class _Gradients:
-    """The loss's value as bytes and as a number, and every leaf's gradient (None: no path)."""
-
-    exact: bytes
-    value: float
-    of: dict[int, torch.Tensor | None]
 
 
 class Run:
@@ -73,9 +62,15 @@ class Run:
         self.notes: list[str] = []
         reach = self.reach
         self.tracer = Tracer(
-            self.tape, self.lines, reach.leaf_of, reach.network_of, reach.original_of, _invoke.__code__, self._updates()
+            self.tape,
+            self.lines,
+            reach.leaf_of,
+            reach.network_of,
+            reach.original_of,
+            _invoke.__code__,
+            self.new_updates(),
         )
-        self.gradients: _Gradients | None = None
+        self.gradients: Gradients | None = None
         self.copies: Copies = {}
         self.stated: dict[str, str] = {}
         self.leaf_nodes: dict[int, Node] = {}
@@ -94,11 +89,11 @@ class Run:
         if reach.owned or not self.roles:
             self.stated = self._assign()
         tracer = self.tracer
-        with self._undisturbed():
+        with self.undisturbed():
             updates = tracer.updates
             updates.reached = self._name_made
             with updates.watch(self.call.function), composites(tracer), tracer:
-                result = self._result()
+                result = self.result()
             self.outside = [tensor for _, tensor in tracer.unseen_leaves]
             if self.part is None and updates.taken(BACKWARD):
                 raise self._differentiated(BACKWARD)
@@ -108,13 +103,13 @@ class Run:
             _check_number(loss)
             if not loss.requires_grad:
                 node = tracer.node_of(loss)
-                grads = _Gradients(_exact(loss), float(loss), {})
+                grads = Gradients(exact_bytes(loss), float(loss), {})
             else:
                 node = tracer.node_of(loss)
-                watched = self._watch_opaque()
+                watched = opaque.watch(self.tracer)
                 self._add_leaves()
-                grads = self._differentiate(loss)
-                self._settle_opaque(watched, grads)
+                grads = self.differentiate(loss)
+                opaque.settle(self.tracer, watched, grads)
             self._add_leaves()
             self.evaluating = self._evaluating()
         self.gradients = grads
@@ -134,7 +129,7 @@ class Run:
     def _network(self, value: Any) -> Network | None:
         return self.reach.networks.get(id(value)) if isinstance(value, torch.nn.Module) else None
 
-    def _updates(self) -> Updates:
+    def new_updates(self) -> Updates:
         return Updates(self.part, self.lines, BACKWARD if self.seen is None else self.seen.kind)
 
     def _loss(self, result: Any) -> tuple[torch.Tensor, str]:
@@ -150,7 +145,7 @@ class Run:
             raise self._differentiated(GRADIENT)
         return found
 
-    def _result(self) -> Any:
+    def result(self) -> Any:
         """What the function returns, or the loss that it is about to differentiate where that is asked for."""
         try:
             result = _call_user(self.call)
@@ -199,7 +194,7 @@ class Run:
                 spellings.append(f"{alias}.{rest}" if alias else rest)
         return spellings
 
-    def _recording(self, loss: Node, grads: _Gradients) -> Recording:
+    def _recording(self, loss: Node, grads: Gradients) -> Recording:
         self._name_nodes()
         tape = self.tape
         tape.nodes.sort(key=lambda node: node.time)
@@ -247,7 +242,7 @@ class Run:
             handle=self,
         )
 
-    def _row(self, owned: Owned, grads: _Gradients) -> groups.LeafGradient:
+    def _row(self, owned: Owned, grads: Gradients) -> groups.LeafGradient:
         gradient = grads.of.get(id(owned.tensor))
         role = self.stated.get(owned.name, "")
         return groups.LeafGradient(
@@ -255,7 +250,7 @@ class Run:
             stem=self._stem(owned.name),
             node=self.leaf_nodes[id(owned.tensor)],
             role=role,
-            norm=None if gradient is None else _norm(gradient),
+            norm=None if gradient is None else norm_of(gradient),
             stated=bool(role),
             trainable=owned.tensor.requires_grad,
             differentiated=self._is_differentiated(owned.tensor),
@@ -376,7 +371,7 @@ class Run:
     # -- gradients -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
+    def undisturbed(self) -> Iterator[None]:
         tensors = {id(one): one for one in tensors_in((self.call.args, self.call.kwargs))}
         tensors.update(self.reach.tensors)
         tensors.update((id(one), one) for one in self.reach.optimizer_state())
@@ -401,9 +396,9 @@ class Run:
         """Whether the run took a `.data` or wrote anywhere: then versions alone do not tell what changed."""
         return any(kind is not None and (kind.inplace or kind.name == "data") for kind in self.tracer.kinds.values())
 
-    def _differentiate(self, loss: torch.Tensor, instead: Mapping[int, torch.Tensor] = _NONE_MADE) -> _Gradients:
+    def differentiate(self, loss: torch.Tensor, instead: Mapping[int, torch.Tensor] = _NONE_MADE) -> Gradients:
         """The gradients; `instead` are the tensors that stand for those of the first run."""
-        exact, value = _exact(loss), float(loss.detach())
+        exact, value = exact_bytes(loss), float(loss.detach())
         leaves = {id(owned.tensor): owned.tensor for owned in self.reach.owned.values()}
         leaves.update((id(tensor), tensor) for _, tensor in self.tracer.unseen_leaves if tensor.is_leaf)
         leaves.update(instead)
@@ -422,114 +417,7 @@ class Run:
             of[key] = None if gradient is None else gradient.detach()
             if gradient is not None:
                 tensor.grad = None
-        return _Gradients(exact, value, of)
-
-    def _watch_opaque(self) -> dict[Any, list[bool]]:
-        """Which inputs a custom function really gives gradient to, seen while it runs backward."""
-        watched: dict[Any, list[bool]] = {}
-        for function in self.tracer.opaque:
-
-            def note(inputs: Any, outputs: Any, function: Any = function) -> None:
-                watched[function] = [one is not None for one in inputs]
-
-            function.register_hook(note)
-        return watched
-
-    def _settle_opaque(self, watched: dict[Any, list[bool]], grads: _Gradients) -> None:
-        """Correct the edges of custom functions, and add the leaves that only their backward knows."""
-        tracer = self.tracer
-        for function, given in watched.items():
-            node = tracer.opaque[function]
-            silent = set()
-            for (below, place), passed in zip(function.next_functions, given, strict=False):
-                if below is not None and not passed:
-                    silent.add(_source(tracer, below, place))
-            node.inputs = [
-                edge._replace(passes=False) if edge.passes and edge.source in silent else edge for edge in node.inputs
-            ]
-        walked = {id(node) for node in _live_leaves(tracer.tape)}
-        for key, gradient in grads.of.items():
-            leaf = tracer.known[key][0]
-            if gradient is not None and id(leaf) not in walked:
-                for node in dict.fromkeys(tracer.opaque.values()):
-                    node.inputs.append(Edge(leaf, True))
-
-    # -- the counterfactual --------------------------------------------------------------------------------------
-
-    def counterfactual(self, recording: Recording, cut: Cut) -> Proof:
-        values, operands, missing = self._places(cut)
-        if missing:
-            return Proof(False, math.nan, note=missing)
-        replay = Replay(values, operands, self.tracer.sites, self._updates(), self._uses_of_made())
-        with self._undisturbed():
-            self._freeze(cut)
-            with replay.updates.watch(self.call.function), composites(replay), replay:
-                try:
-                    result = self._result()
-                except UserCodeError as error:
-                    return Proof(False, math.nan, note=f"with a stop here there is no loss to compare: {error}")
-            if replay.strayed or replay.count != len(replay.sites):
-                return Proof(False, math.nan, note="the loss does not do the same twice, so there is no proof")
-            if replay.failed:
-                return Proof(False, math.nan, note=f"no stop can be put there: {replay.failed}")
-            loss, _ = loss_of(result)
-            after = _Gradients(_exact(loss), float(loss.detach()), {})
-            if loss.requires_grad:
-                after = self._differentiate(loss, replay.made)
-        assert self.gradients is not None
-        return self._compare(recording, self.gradients, after)
-
-    def _uses_of_made(self) -> dict[int, dict[int, int]]:
-        """Where each parameter that the run makes itself is first an operand: call number -> operand -> parameter."""
-        keys = {
-            node: key for key, node in self.leaf_nodes.items() if key in self.reach.owned and key not in self.lasting
-        }
-        found: dict[int, dict[int, int]] = {}
-        for node, positions in self.tracer.operands.items() if keys else ():
-            for edge, position in zip(node.inputs, positions, strict=False):
-                if position >= 0 and edge.source in keys:
-                    found.setdefault(self.tracer.place[node][0], {})[position] = keys.pop(edge.source)
-        return found
-
-    def _freeze(self, cut: Cut) -> None:
-        tensors = {self.leaf_nodes[key]: owned.tensor for key, owned in self.reach.owned.items()}
-        for leaf in cut.freeze:
-            if leaf in tensors:
-                tensors[leaf].requires_grad_(False)
-
-    def _places(self, cut: Cut) -> tuple[dict[int, set[int]], dict[int, set[int]], str]:
-        """The cut in the terms of a replay: call numbers, outputs, operands."""
-        tracer = self.tracer
-        values: dict[int, set[int]] = {}
-        operands: dict[int, set[int]] = {}
-        for node in cut.values:
-            if node not in tracer.place:
-                return values, operands, "no stop can be put at a value that no call of the loss makes"
-            number, output = tracer.place[node]
-            values.setdefault(number, set()).add(output)
-        for node, index in cut.operands:
-            place = tracer.operands.get(node, [])
-            if node not in tracer.place or index >= len(place) or place[index] < 0:
-                return values, operands, "no stop can be put at an operand that no call of the loss takes"
-            operands.setdefault(tracer.place[node][0], set()).add(place[index])
-        return values, operands, ""
-
-    def _compare(self, recording: Recording, before: _Gradients, after: _Gradients) -> Proof:
-        tensors = {self.leaf_nodes[key]: key for key in self.reach.owned}
-        changes: list[Change] = []
-        states: dict[str, str] = {}
-        largest = max((_norm(one) for one in after.of.values() if one is not None), default=0.0)
-        for group in recording.groups:
-            pairs = [(before.of.get(tensors[leaf]), after.of.get(tensors[leaf])) for leaf in group.leaves]
-            norm = math.sqrt(sum(_norm(new) ** 2 for _, new in pairs if new is not None))
-            state = groups.state_of(norm, largest) if any(new is not None for _, new in pairs) else NONE
-            states[group.name] = state
-            if all(_same(old, new) for old, new in pairs):
-                continue
-            moved = math.sqrt(sum(_distance(old, new) ** 2 for old, new in pairs))
-            relative = moved / group.norm if group.norm else 1.0
-            changes.append(Change(group.name, group.state, state, group.norm, norm, relative))
-        return Proof(before.exact == after.exact, after.value, tuple(changes), states)
+        return Gradients(exact, value, of)
 
 
 def _invoke(call: LossCall) -> Any:
@@ -561,44 +449,3 @@ def _check_number(loss: torch.Tensor) -> None:
             f"the loss is {value} on these inputs, so its gradient says nothing; give others (--inputs, --seed), or "
             "find out why"
         )
-
-
-def _live_leaves(tape: Tape) -> list[Node]:
-    return [edge.source for node in tape.nodes for edge in node.inputs if edge.passes and edge.source.leaf is not None]
-
-
-def _source(tracer: Tracer, function: Any, number: int) -> Node | None:
-    variable = getattr(function, "variable", None)
-    if variable is not None:
-        known = tracer.known.get(id(variable))
-        return known[0] if known else None
-    return tracer.tags.get(function, {}).get(number) or tracer.inner.get(function)
-
-
-def _exact(loss: torch.Tensor) -> bytes:
-    return bytes(loss.detach().reshape(1).contiguous().cpu().view(torch.uint8).tolist())
-
-
-def _norm(tensor: torch.Tensor) -> float:
-    tensor = ranks.local(tensor)
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
-    norm = float(torch.linalg.vector_norm(tensor)) if tensor.dtype in (torch.float32, torch.float64) else 0.0
-    if norm == 0.0 or not math.isfinite(norm):
-        norm = float(torch.linalg.vector_norm(tensor.to(torch.float64)))
-    return norm
-
-
-def _same(old: torch.Tensor | None, new: torch.Tensor | None) -> bool:
-    if old is None or new is None:
-        return old is new
-    old, new = ranks.local(old), ranks.local(new)
-    return torch.equal(old, new) if not old.is_sparse else _distance(old, new) == 0.0
-
-
-def _distance(old: torch.Tensor | None, new: torch.Tensor | None) -> float:
-    if old is None or new is None:
-        one = old if new is None else new
-        return 0.0 if one is None else _norm(one)
-    old, new = ranks.local(old), ranks.local(new)
-    return _norm((old - new).coalesce() if old.is_sparse else old - new)
