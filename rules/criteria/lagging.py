@@ -151,7 +151,24 @@ class Lagging:
             return False  # it follows: what comes back is an average, a snapshot, slow weights
         if self.analysis.tape.framework == "jax":
             return bool(sources & self.backed_up) or event.kind == "soft_update" and self.in_a_loss(sources)
-        return self.bootstraps(sources) or event.kind == "soft_update" and self._copied(sources)
+        if self.bootstraps(sources):
+            return True
+        return self._copied(sources) and (event.kind == "soft_update" or self._within_training(event))
+
+    def _within_training(self, event: Event) -> bool:
+        """Does it follow, turn by turn, a loss that trains what it writes against the answers of what it reads?
+
+        A restart from initial weights stands outside of the loop that trains.
+        """
+        written, read = self.analysis.mask(set(event.leaves)), self.analysis.mask(set(event.sources))
+        return any(
+            view.sink.kind != "library"
+            and view.sink.time < event.time
+            and set(view.sink.loops) <= set(event.loops)
+            and view.trained & written
+            and read & ~self.analysis.dep(view.sink.loss) == 0
+            for view in self.analysis.views
+        )
 
     def in_a_loss(self, leaves: set[Node]) -> bool:
         """Is a loss made of all of them? Initial weights that parameters are drawn back to are in none."""
