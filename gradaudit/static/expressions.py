@@ -13,6 +13,7 @@ from gradaudit.static.values import (
     FALSE,
     MISSING,
     NONE,
+    OPTIONAL,
     TRUE,
     Bound,
     ClassValue,
@@ -388,7 +389,7 @@ class Expressions(Machine):
         if isinstance(value, Union):
             answers = {self.is_none(part) for part in value.alternatives}
             return answers.pop() if len(answers) == 1 else None
-        return False
+        return None if isinstance(value, Node) and value.op == "phi" and value.detail == OPTIONAL else False
 
     def _conditional(self, expression: ast.IfExp, scope: Scope) -> Any:
         truth, when_true, when_false = self.test(expression.test, scope)

@@ -9,6 +9,7 @@ from gradaudit.static.state import Left, Scope
 from gradaudit.static.values import (
     COUNTER,
     MISSING,
+    OPTIONAL,
     ClassValue,
     Const,
     External,
@@ -101,8 +102,13 @@ class Joins(Machine):
         if objects:
             return self._join_union([*sources, *objects])
         if len(sources) == 1:
-            return sources[0][0]
+            return self._or_none(sources[0][0], merged)
         return self.phi(sources, detail, name=next((node.name for node, _ in sources if node.name), ""))
+
+    def _or_none(self, node: Node, merged: list[tuple[Any, Guard]]) -> Node:
+        """A tensor that one arm leaves at None: whoever asks for None goes both ways, everybody else has the tensor."""
+        asked_for = self.joining is not None and any(type(one) is Const and one.value is None for one, _ in merged)
+        return self.phi([(node, ALWAYS)], OPTIONAL, node.name) if asked_for else node
 
     def _join_sequences(self, merged: list[tuple[Any, Guard]], detail: str) -> Any:
         values = [value for value, _ in merged]

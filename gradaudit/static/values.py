@@ -27,6 +27,7 @@ class _Missing:
 
 MISSING = _Missing()
 DISTRIBUTION = "distribution()"  # in an object whose class derives from a library's distribution: that distribution
+OPTIONAL = "optional"  # the detail of a join with None
 UNNAMED = "[*]"  # the attribute that stands for those whose names are computed
 
 
