@@ -130,7 +130,7 @@ def _reached(analysis: Analysis, leaves: list[Node]) -> bool:
 
 
 def _finding(analysis: Analysis, event: Event, leaves: list[Node], update: Event) -> Finding:
-    who = called(leaves)
+    who = called(analysis, leaves)
     moved = event.optimizer is not None and _decays(event.optimizer) or _reached(analysis, leaves)
     whole = event.optimizer is not None and event.optimizer.whole
     """Nobody put the target in by hand: while no gradient reaches it, a step passes over it."""
@@ -144,5 +144,5 @@ def _finding(analysis: Analysis, event: Event, leaves: list[Node], update: Event
         event.location,
         fix=f"leave {who} out of the optimizer",
         leaves=leaves,
-        also=[(update.location, f"{who} follows {called(update.sources)} here")],
+        also=[(update.location, f"{who} follows {called(analysis, update.sources)} here")],
     )

@@ -77,7 +77,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 
 def _finding(analysis: Analysis, event: Event) -> Finding:
-    target, online = called(event.leaves), called(event.sources)
+    target, online = called(analysis, event.leaves), called(analysis, event.sources)
     return update_finding(
         analysis,
         CODE,
@@ -92,7 +92,7 @@ def _finding(analysis: Analysis, event: Event) -> Finding:
 
 def _lost(analysis: Analysis, event: Event) -> Finding:
     if analysis.tape.framework == "jax":
-        target, online = _named(event.leaves, "target"), _named(event.sources, "its original")
+        target, online = _named(analysis, event.leaves, "target"), _named(analysis, event.sources, "its original")
         message = f"the updated {target} is kept by nobody: the old one goes on and never follows {online}"
         fix = f"give the updated {target} on in the place of the old one"
     else:
@@ -107,9 +107,9 @@ def _lost(analysis: Analysis, event: Event) -> Finding:
     )
 
 
-def _named(leaves: Iterable[Node], role: str) -> str:
+def _named(analysis: Analysis, leaves: Iterable[Node], role: str) -> str:
     """What a tree is called, or, of one without a name, what it is."""
-    return next((role for leaf in leaves if leaf.leaf is None and not leaf.name), "") or called(leaves)
+    return next((role for leaf in leaves if leaf.leaf is None and not leaf.name), "") or called(analysis, leaves)
 
 
 def _same(analysis: Analysis, lost: Event) -> Iterator[Event]:

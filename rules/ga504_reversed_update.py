@@ -72,7 +72,7 @@ def _hasty(facts: Lagging, event: Event) -> bool:
 
 
 def _reversed(analysis: Analysis, event: Event) -> Finding:
-    online, target = called(event.leaves), called(event.sources)
+    online, target = called(analysis, event.leaves), called(analysis, event.sources)
     return update_finding(
         analysis,
         CODE,
@@ -87,7 +87,7 @@ def _reversed(analysis: Analysis, event: Event) -> Finding:
 
 def _magnitude(analysis: Analysis, event: Event) -> Finding:
     weight = event.weight or 0.0
-    target, online = called(event.leaves), called(event.sources)
+    target, online = called(analysis, event.leaves), called(analysis, event.sources)
     return update_finding(
         analysis,
         CODE,

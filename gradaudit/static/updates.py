@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
+from gradaudit.static.state import Scope
 from gradaudit.static.values import (
     MISSING,
     Const,
@@ -267,7 +268,7 @@ class Updates(Machine):
 
     def written_with_itself(self, leaves: list[Node]) -> None:
         """A copy of a network into itself says that it was meant to be two: told where it got its second name."""
-        if self.undecided_callee:
+        if self.undecided_callee or self._follows_another(leaves):
             return
         owner = leaves[0].leaf.owner if leaves and leaves[0].leaf is not None else None
         for network in owner.chain() if owner is not None else ():
@@ -279,6 +280,10 @@ class Updates(Machine):
                 if not second.conditional:
                     self.alias(leaves, second.location)
                 return
+
+    def _follows_another(self, leaves: list[Node]) -> bool:
+        """Was it averaged with another network already? A tree of averages is written back, then, no second name."""
+        return any(event.kind == "soft_update" and set(event.leaves) == set(leaves) for event in self.events)
 
     def alias(self, leaves: list[Node], location: Location) -> None:
         known = any(event.kind == "alias" and event.location == location for event in self.events)
@@ -443,9 +448,9 @@ def _in_order(leaves: Iterable[Node]) -> tuple[Node, ...]:
 
 
 def _second(places: list[Place]) -> Place | None:
-    """The last place that is another name in the same object or scope. A registry's entry is no name of its owner's."""
+    """The last place that is another name in the same object, else in the same scope. A registry's entry is no name of
+    its owner's."""
     names = [place for place in places if "." not in place.name]
-    for index in range(len(names) - 1, 0, -1):
-        if any(place.home is names[index].home for place in names[:index]):
-            return names[index]
-    return None
+    again = [one for index, one in enumerate(names) if any(place.home is one.home for place in names[:index])]
+    lasting = [one for one in again if not isinstance(one.home, Scope)]
+    return next(reversed(lasting or again), None)

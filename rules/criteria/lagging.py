@@ -11,7 +11,7 @@ from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import names
-from gradaudit.rules.criteria.report import label, listed
+from gradaudit.rules.criteria.report import label, listed, part_name, wholes
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import INDEX, PARAMETER, Event, Node
 
@@ -56,8 +56,9 @@ class Lagging:
 
     def renewal(self, event: Event) -> Event | None:
         """The new copy that takes this one's place while training goes on: of the same network, under the same name."""
-        name, sources = called(event.leaves), set(event.sources)
-        again = (one for one in self.going_on if sources & set(one.sources) and called(one.leaves) == name)
+        analysis, sources = self.analysis, set(event.sources)
+        name = called(analysis, event.leaves)
+        again = (one for one in self.going_on if sources & set(one.sources) and called(analysis, one.leaves) == name)
         return next(again, None)
 
     def uncalled(self, copy: Event) -> Event | None:
@@ -256,6 +257,9 @@ def lagging(analysis: Analysis) -> Lagging:
     return known
 
 
-def called(leaves: Iterable[Node]) -> str:
-    """What a reader calls the networks of these leaves."""
-    return listed(dict.fromkeys(f"`{label(leaf)}`" for leaf in sorted(leaves, key=lambda leaf: leaf.time)))
+def called(analysis: Analysis, leaves: Iterable[Node]) -> str:
+    """What a reader calls the networks of these leaves; of a network with other parts, the part: `agent.critic`."""
+    mine = set(leaves)
+    whole = wholes(analysis, mine)
+    in_order = sorted(mine, key=lambda leaf: leaf.time)
+    return listed(dict.fromkeys(f"`{part_name(leaf, whole) or label(leaf)}`" for leaf in in_order))
