@@ -219,15 +219,16 @@ def _in_part(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> 
     hungry &= ~view.analysis.mask(copies)  # a reference that what learns is compared with
     leaves = view.analysis.dep(prediction.source) & hungry
     for event in events_of(view.analysis, prediction, leaves):
-        if event not in told and not _keeps_parameters(event):
+        if event not in told and not _keeps_parameters(view, event):
             told.add(event)
             yield Starved(view, meeting.node, event, leaves, partly=not event.grad_mode)
 
 
-def _keeps_parameters(event: Node) -> bool:
-    """A stop of parameters themselves, beside others that learn, keeps them: the base that an adapter is added to."""
-    arguments = event.arguments()
-    return event.op == "stop" and bool(arguments) and all(one.leaf is not None for one in arguments)
+def _keeps_parameters(view: View, event: Node) -> bool:
+    """JAX: a stop of parameters themselves, beside others that learn, keeps them: the base that an adapter is added to.
+    In torch whoever wants that takes their `requires_grad` away."""
+    arguments = event.arguments() if view.analysis.tape.framework == "jax" and event.op == "stop" else []
+    return bool(arguments) and all(one.leaf is not None for one in arguments)
 
 
 def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Iterator[Starved]:

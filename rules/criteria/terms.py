@@ -41,8 +41,7 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
             if analysis.alive(term):
                 yield from _without_choice(view, term)
                 continue
-            # a tree that jax differentiates as a whole may well have constant parts, such as a teacher
-            hungry = leaves & ~fed if analysis.tape.framework != "jax" else 0
+            hungry = leaves & ~fed
             for event in events_of(analysis, Edge(term), hungry):
                 if event.op == "stop" or not event.grad_mode and term.grad_mode:
                     yield Starved(view, term, event, hungry)
