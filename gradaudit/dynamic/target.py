@@ -78,9 +78,10 @@ def describe(
     aliases: dict[str, tuple[str, ...]] = {}
     bound = getattr(function, "__self__", None)
     if bound is not None and not isinstance(bound, ModuleType | type):
-        name = owner_name if owner is bound and owner_name else type(bound).__name__.lower()
+        kind = type(bound).__name__.lower()
+        name = owner_name if owner is bound and owner_name else _name_in(module, bound) or kind
         scope[name] = bound
-        aliases[name] = ("self", "")
+        aliases[name] = ("self", "", kind)
     elif not isinstance(function, FunctionType | functools.partial) and not inspect.isroutine(function):
         name = path if (path := text.partition(":")[2]) else "loss"
         scope[name] = function
@@ -89,6 +90,11 @@ def describe(
     for one in {id(one): one for one in (module, _module_of(inner)) if one is not None}.values():
         scope |= {name: item for name, item in _globals(one).items() if name not in scope}
     return Target(text, function, module, scope, aliases, _roots(inner, module))
+
+
+def _name_in(module: ModuleType | None, value: Any) -> str:
+    """What a module calls an object: `loss_fn = agent.loss` is a method of `agent`."""
+    return next((name for name, one in vars(module).items() if one is value), "") if module is not None else ""
 
 
 def load_module(place: str, app_dir: str = "", seed: int = 0) -> ModuleType:
