@@ -270,6 +270,10 @@ def _only_raised(case: Case, draw: Node) -> bool:
         return False  # a score function's draw
     takers = [node for node in view.slice if any(view.analysis.bit(edge.source) for edge in node.inputs if edge.passes)]
     first = [node for node in view.slice if node in behind]
+    if all(
+        multiplier_of(view, edge.source) for node in takers for edge in node.inputs if view.analysis.bit(edge.source)
+    ):
+        return False  # its weight is all that learns
     if not any(map(_is_output, takers)) or not first or not all(node in behind for node in takers):
         return False
     outer = [node for node in first if node.frame is None]

@@ -17,7 +17,11 @@ MODULE = "flax.nnx.Module"
 class Nnx(Machine):
     def has_variables(self, value: Any) -> bool:
         """Is it a module of nnx, whose parameters can be written in place?"""
-        bases = self.mro(value.cls) if isinstance(value, Instance) and value.cls is not None else ()
+        if not isinstance(value, Instance):
+            return False
+        if value.cls is None:  # a layer of the library
+            return value.external.startswith("flax.nnx.")
+        bases = self.mro(value.cls)
         return any(isinstance(base, External) and base.path.startswith("flax.nnx.") for base in bases)
 
     def nnx_split(self, args: Args) -> Any:

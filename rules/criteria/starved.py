@@ -219,15 +219,15 @@ def _in_part(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> 
     hungry &= ~view.analysis.mask(copies)  # a reference that what learns is compared with
     leaves = view.analysis.dep(prediction.source) & hungry
     for event in events_of(view.analysis, prediction, leaves):
-        if event not in told and not _keeps_parameters(view, event):
+        if event not in told and not _keeps_parameters(view.analysis, event):
             told.add(event)
             yield Starved(view, meeting.node, event, leaves, partly=not event.grad_mode)
 
 
-def _keeps_parameters(view: View, event: Node) -> bool:
+def _keeps_parameters(analysis: Analysis, event: Node) -> bool:
     """JAX: a stop of parameters themselves, beside others that learn, keeps them: the base that an adapter is added to.
     In torch whoever wants that takes their `requires_grad` away."""
-    arguments = event.arguments() if view.analysis.tape.framework == "jax" and event.op == "stop" else []
+    arguments = event.arguments() if analysis.tape.framework == "jax" and event.op == "stop" else []
     return bool(arguments) and all(one.leaf is not None for one in arguments)
 
 
@@ -353,7 +353,7 @@ def events_of(analysis: Analysis, side: Edge, leaves: int) -> list[Node]:
                 waiting.append(edge.source)
     if any(node.op in INDICATORS or _is_frozen(analysis, node, leaves) for node in found):
         return []
-    return _outermost(found)
+    return _outermost([node for node in found if not _keeps_parameters(analysis, node)] or found)
 
 
 def _outermost(events: list[Node]) -> list[Node]:
