@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 MOST = 600
+MOST_ROWS = 60
 NORMALISED = frozenset({"softmax", "sigmoid"})
 RATES = frozenset({"div", "mul", "pow", "reciprocal"})
 MIXES = frozenset({"matmul", "einsum"})
@@ -98,7 +99,38 @@ def _is_share(node: Node) -> bool:
 def _own_inputs(view: View, label: Node, prediction: Node) -> bool:
     """Has each side something of its own that it is computed from: another view of the data?"""
     mine, its = _sources(view, label), _sources(view, prediction)
-    return bool(mine - its) and bool(its - mine)
+    return bool(mine - its) and bool(its - mine) or _other_rows(label, prediction)
+
+
+def _other_rows(label: Node, prediction: Node) -> bool:
+    """Are they other rows of one answer? Several views went through the network as one batch."""
+    mine, its = _rows_of(label), _rows_of(prediction)
+    return any(mine[whole].isdisjoint(its[whole]) for whole in mine.keys() & its.keys())
+
+
+def _rows_of(node: Node) -> dict[Node, set[str]]:
+    """What a value is taken out of, along the first axis, and which rows of it."""
+    found: dict[Node, set[str]] = {}
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < MOST_ROWS:
+        current = waiting.pop()
+        if _takes_rows(current):
+            found.setdefault(current.inputs[0].source, set()).add(current.detail)
+        elif current.op not in ON_THE_WAY | NORMALISED | {"log_softmax"}:
+            continue
+        sources = [edge.source for edge in current.inputs if edge.kind == DATA and edge.source not in seen]
+        seen.update(sources)
+        waiting += sources
+    return found
+
+
+def _takes_rows(node: Node) -> bool:
+    """A slice of the first axis, or one of the parts that an array is cut into along it."""
+    if node.op != "getitem" or not node.inputs or node.detail.startswith("[("):
+        return False
+    whole = node.inputs[0].source
+    cut = whole.op == "reshape" and "sections" in whole.detail and "axis" not in whole.detail
+    return cut or "slice" in node.detail or ":" in node.detail
 
 
 def _of_a_teacher(view: View, label: Node, prediction: Node) -> bool:
