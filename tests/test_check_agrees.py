@@ -36,6 +36,7 @@ RAISES = "the backward that would show it raises, and is no loss of the run"
 AVERAGED = "a run does not tell that data is averaged into a parameter"
 DIFFER = {
     "ga206/numbered_states_torch_carried": RAISES,
+    "ga301/one_batch_labels_torch_live": "a run does not tell which rows of one answer a value is of",
     "ga206/streams_torch_carried": RAISES,
     "ga206/truncated_torch_fires": RAISES,
     "ga101/popped_haiku_live": "in a run the rewritten bias of the last layer is one more summand of the prediction",
