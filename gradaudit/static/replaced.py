@@ -23,7 +23,7 @@ class Replaced(Machine):
         given = dict(zip(("where", "pytree", "replace", "replace_fn"), args, strict=False)) | keywords
         where, tree = given.get("where"), self.known_object(given.get("pytree"))
         if isinstance(tree, Transformed) and tree.how == "mask":
-            return self._masked_at(tree, where, given.get("replace"))
+            return self._masked_at(tree, where, given.get("replace"), given.get("replace_fn"))
         if where is None or not isinstance(tree, Instance):
             return Unknown("tree") if tree is None or self.differentiated_groups else tree
         old = self.call(where, [tree], {})
@@ -52,10 +52,13 @@ class Replaced(Machine):
             return Transformed(model, "part")
         return self._masked(model, spec.extra[0], chosen, 0)
 
-    def _masked_at(self, mask: Transformed, where: Any, new: Any) -> Any:
+    def _masked_at(self, mask: Transformed, where: Any, new: Any, function: Any) -> Any:
         """`eqx.tree_at(lambda m: m.head, mask, True)`: these parts, or not these."""
         base, chosen = mask.extra
-        pairs = _pairs(self._known_parts(self.call(where, [mask.function], {})), new) if where is not None else []
+        old = self._known_parts(self.call(where, [mask.function], {})) if where is not None else NONE
+        if function is not None and (new is None or isinstance(new, Const) and new.value is None):
+            new = self._changed(function, old)
+        pairs = _pairs(old, new)
         taken = [(_layer_of(mask.function, part, 0) or part, _takes(one)) for part, one in pairs]
         if not pairs or any(takes is None for _, takes in taken):
             return Unknown("mask")
