@@ -81,8 +81,9 @@ def _replacements(node: ast.AST) -> list[tuple[str, ast.expr]]:
     if called != "tree_at" or len(node.args) != 3 or not isinstance(node.args[0], ast.Lambda):
         return []
     where, value = node.args[0].body, node.args[2]
-    both = isinstance(where, ast.Tuple) and isinstance(value, ast.Tuple) and len(where.elts) == len(value.elts)
-    pairs = zip(where.elts, value.elts, strict=True) if both else [(where, value)]  # type: ignore[union-attr]
+    pairs = [(where, value)]
+    if isinstance(where, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = list(zip(where.elts, value.elts, strict=False))
     return [(place.attr, new) for place, new in pairs if isinstance(place, ast.Attribute)]
 
 
