@@ -47,9 +47,23 @@ def _measured(analysis: Analysis, loss: Node, own: int) -> Iterator[Node]:
         parts = node.arguments()
         trained = [part for part in parts if analysis.alive(part) or analysis.dep(part) & own]
         if node.op in ("mul", "div") and len(trained) > 1:
+            if not any(analysis.alive(part) for part in trained) and all(map(_is_scalar, trained)):
+                yield node  # measured, and scaled with its own size
             continue
         waiting += [part for part in parts if part not in seen]
         seen.update(parts)
+
+
+def _is_scalar(node: Node) -> bool:
+    """Is it a mean or a sum over a batch, or a number made of such?"""
+    for _ in range(6):
+        if node.op in REDUCED:
+            return True
+        parts = [part for part in node.arguments() if part.op != "const"]
+        if node.op not in ("neg", "mul", "div", "add", "stop") or len(parts) != 1:
+            return False
+        node = parts[0]
+    return False
 
 
 def _of_this_alone(view: View, event: Node, term: Node) -> bool:

@@ -228,13 +228,19 @@ def _is_exponent(view: View, node: Node, ways: frozenset[str]) -> bool:
     """Whether the value is exponentiated, by way of these operations: the ratio of two probabilities."""
     seen, waiting = {node}, [node]
     while waiting and len(seen) < 40:
-        for user, _ in view.consumers(waiting.pop()):
+        current = waiting.pop()
+        for user, _ in view.consumers(current):
             if user.op == "exp":
                 return True
-            if user.op in ways and user not in seen:
+            if (user.op in ways or _is_multiple(user, current)) and user not in seen:
                 seen.add(user)
                 waiting.append(user)
     return False
+
+
+def _is_multiple(product: Node, value: Node) -> bool:
+    """`2 * x`, where the divergence of two Gaussians is written out."""
+    return product.op == "mul" and all(one is value or one.op == "const" for one in product.arguments())
 
 
 def _is_expected(view: View, node: Node) -> bool:
