@@ -134,7 +134,7 @@ class Conditions(Machine):
             return (not deciding), ALWAYS, ALWAYS
         if len(open_ones) == 1:
             return open_ones[0]
-        together = [frozenset().union(*(condition[arm] for condition in open_ones)) for arm in (1, 2)]
+        together = [frozenset(literal for _, *arms in open_ones for literal in arms[number]) for number in range(2)]
         key = f"{kind} {sorted(together[kind == 'or'])}"
         if not all(condition[1] and condition[2] for condition in open_ones):
             return (None, together[0], ALWAYS) if kind == "and" else (None, ALWAYS, together[1])
