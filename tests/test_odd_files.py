@@ -45,6 +45,9 @@ TEXTS = {
     "odd arithmetic": (HEAD + "x = 'a' * 10 ** 9\ny = 2 ** 10 ** 10\nz = 1 << 10 ** 9\n").encode(),
     "odd indices": (HEAD + "x = {}\nx[[]] = 1\ny = x[{}]\nx[slice(1)] = y\nd = {[]: 1, **x}\nprint(d[x])\n").encode(),
     "odd calls": (HEAD + "torch.max()\ntorch.where(1)\nisinstance()\nsuper()\ngetattr(1)\ndict(1)\nzip(*3)\n").encode(),
+    "a network that is differentiated": (
+        HEAD + "def run(network, data):\n    loss = network(data).sum()\n    network.backward()\n    return loss\n"
+    ).encode(),
     "odd targets": (HEAD + "*a, b = torch.ones(3)\n(a[0], b.c), *d = a\nfor x.y, z[0] in a: pass\ndel x\n").encode(),
 }
 DEEP = {"deep parentheses", "a long sum", "a long chain"}

@@ -329,8 +329,9 @@ class Methods(Machine):
 
     def _on_engine(self, network: Any, name: str, args: Args) -> Any:
         if name == "backward":
-            self.engines[id(network)] = network
-            self.backward(args[0])
+            if args:  # `value.backward()` is no engine's
+                self.engines[id(network)] = network
+                self.backward(args[0])
         else:
             leaves = tuple(self.parameters_of(network))
             self.event("step", leaves=leaves)
