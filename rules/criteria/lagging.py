@@ -162,7 +162,7 @@ class Lagging:
         A restart from initial weights stands outside of the loop that trains.
         """
         written, read = self.analysis.mask(set(event.leaves)), self.analysis.mask(set(event.sources))
-        return any(
+        return bool(read) and any(
             view.sink.kind != "library"
             and view.sink.time < event.time
             and set(view.sink.loops) <= set(event.loops)
