@@ -35,6 +35,7 @@ OTHER_NAMES = {
 RAISES = "the backward that would show it raises, and is no loss of the run"
 AVERAGED = "a run does not tell that data is averaged into a parameter"
 DIFFER = {
+    "ga201/preference_torch_live_reference": "a run shows a network that nobody steps, and calls it a teacher (GA302)",
     "ga206/numbered_states_torch_carried": RAISES,
     "ga301/one_batch_labels_torch_live": "a run does not tell which rows of one answer a value is of",
     "ga206/streams_torch_carried": RAISES,
