@@ -58,14 +58,15 @@ def check(analysis: Analysis) -> Iterator[Finding]:
 
 def _told(analysis: Analysis, event: Event) -> tuple[str, str, str] | None:
     """Message, severity and fix of an event that makes one network out of two."""
-    mine = called(analysis, event.leaves)
     if event.kind == "alias":
+        mine = called(analysis, event.leaves)
         message = f"this is a second name for {mine}, no copy: its updates copy it into itself"
         return message, "error", MAKE_A_COPY
     if event.kind == "second_name" and _is_trained(analysis, event):
+        mine = called(analysis, event.leaves)
         return f"this is a second name for {mine}, no copy: it moves as that one does", "warning", MAKE_A_COPY
     if event.storage == SHARED and _is_to_lag(analysis, event):
-        theirs = called(analysis, event.sources)
+        mine, theirs = called(analysis, event.leaves), called(analysis, event.sources)
         message = f"this gives {mine} the storage of {theirs}, no copy: every step of the optimizer changes both"
         return message, "error", "copy the values: `target.data.copy_(online.data)`, or `online.data.clone()`"
     return None

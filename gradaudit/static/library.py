@@ -15,6 +15,7 @@ from gradaudit.static.standard import STANDARD
 from gradaudit.static.state import GRAPHLESS
 from gradaudit.static.successions import INTEGERS
 from gradaudit.static.transforms import TRANSFORMS
+from gradaudit.static.trees import ZERO
 from gradaudit.static.updates import IN_PLACE
 from gradaudit.static.values import (
     NONE,
@@ -40,7 +41,6 @@ SELECTIVE = frozenset({
 })  # fmt: skip
 """Transformations that need not touch everything in a tree."""
 
-ZERO = "set_to_zero"
 SIZES = {"zeros": 0, "ones": 0, "empty": 0, "rand": 0, "randn": 0, "full": 0, "normal": 0, "uniform": 0}
 """Where the size is given, by the name of what allocates; in `jax.random` after a key."""
 

@@ -28,7 +28,7 @@ class Replaced(Machine):
             return Unknown("tree") if tree is None or self.differentiated_groups else tree
         old = self.call(where, [tree], {})
         new = given.get("replace")
-        if new is None or isinstance(new, Const) and new.value is None:
+        if _is_left_out(new):
             function = given.get("replace_fn")
             if function is None:
                 return tree
@@ -56,7 +56,7 @@ class Replaced(Machine):
         """`eqx.tree_at(lambda m: m.head, mask, True)`: these parts, or not these."""
         base, chosen = mask.extra
         old = self._known_parts(self.call(where, [mask.function], {})) if where is not None else NONE
-        if function is not None and (new is None or isinstance(new, Const) and new.value is None):
+        if function is not None and _is_left_out(new):
             new = self._changed(function, old)
         pairs = _pairs(old, new)
         taken = [(_layer_of(mask.function, part, 0) or part, _takes(one)) for part, one in pairs]
@@ -117,6 +117,10 @@ class Replaced(Machine):
             and (trained or _with(tree, [(new, old)], 0) is not tree)
         ):
             self.event("copy", leaves=tuple(leaves), sources=tuple(sources))
+
+
+def _is_left_out(argument: Any) -> bool:
+    return argument is None or isinstance(argument, Const) and argument.value is None
 
 
 def _pairs(old: Any, new: Any) -> list[tuple[Any, Any]]:

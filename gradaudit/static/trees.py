@@ -11,7 +11,6 @@ from itertools import permutations
 from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
-from gradaudit.static.updates import Mix
 from gradaudit.static.values import MISSING, External, Function, Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import DATA, Edge, Node, Optimizer
 
@@ -187,8 +186,9 @@ class Trees(Machine):
         if not any(trained) or set(both[0]) & set(both[1]):
             return result
         old = self._follower(both) if all(trained) else trained.index(False)
-        weight = self._average(function, old or 0).weight
-        if weight is None and self._is_blend(function):  # by a number that is not known: a schedule
+        arrays, made = self._of_two(function)
+        weight = self.mix_of(made, frozenset((arrays[old or 0],))).weight if made is not None else None
+        if weight is None and made is not None and is_blend(made, *arrays):  # by a number that is not known: a schedule
             if old is not None:
                 return self.follow(trees[1 - old], trees[old], "soft_update", None)
             self.blends.update((node, (trees[0], trees[1])) for node in self.nodes_of(result)[:1])
@@ -205,20 +205,11 @@ class Trees(Machine):
                 return old
         return None
 
-    def _average(self, function: Function, old: int) -> Mix:
-        """The weights that a function of two arrays gives them."""
-        arrays, made = self._of_two(function)
-        return self.mix_of(made[0], frozenset((arrays[old],))) if len(made) == 1 else Mix(number=float("nan"))
-
-    def _is_blend(self, function: Function) -> bool:
-        """Are the weights some number and what it lacks of one?"""
-        arrays, made = self._of_two(function)
-        return len(made) == 1 and is_blend(made[0], arrays[0], arrays[1])
-
-    def _of_two(self, function: Function) -> tuple[list[Node], list[Node]]:
-        """Two arrays, and what the function makes of them."""
-        arrays = [self.leaf("param", name) for name in ("first", "second")]
-        return arrays, self.nodes_of(self.call(function, list(arrays), {}))
+    def _of_two(self, function: Function) -> tuple[tuple[Node, Node], Node | None]:
+        """Two arrays, and what the function makes of them, if that is one value."""
+        arrays = self.leaf("param", "first"), self.leaf("param", "second")
+        made = self.nodes_of(self.call(function, list(arrays), {}))
+        return arrays, made[0] if len(made) == 1 else None
 
     def took_place(self, old: Any, new: Any) -> bool:
         """Is it an average with `old` that takes its place, by which `old` is the one of the two that follows?"""

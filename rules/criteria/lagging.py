@@ -11,7 +11,7 @@ from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import names
-from gradaudit.rules.criteria.report import label, listed, part_name, wholes
+from gradaudit.rules.criteria.report import names_of_leaves
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import INDEX, PARAMETER, Event, Node
 
@@ -259,7 +259,4 @@ def lagging(analysis: Analysis) -> Lagging:
 
 def called(analysis: Analysis, leaves: Iterable[Node]) -> str:
     """What a reader calls the networks of these leaves; of a network with other parts, the part: `agent.critic`."""
-    mine = set(leaves)
-    whole = wholes(analysis, mine)
-    in_order = sorted(mine, key=lambda leaf: leaf.time)
-    return listed(dict.fromkeys(f"`{part_name(leaf, whole) or label(leaf)}`" for leaf in in_order))
+    return names_of_leaves(analysis, sorted(leaves, key=lambda leaf: leaf.time))

@@ -105,12 +105,16 @@ def label(leaf: Node) -> str:
 
 def names_of(analysis: Analysis, leaves: int) -> str:
     """`critic and actor`, at most three of them, quoted; of a network with other parts, the parts: `agent.critic`."""
-    found = analysis.leaves(leaves)
-    whole = wholes(analysis, set(found))
-    return listed(dict.fromkeys(f"`{part_name(leaf, whole) or label(leaf)}`" for leaf in found))
+    return names_of_leaves(analysis, analysis.leaves(leaves))
 
 
-def wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
+def names_of_leaves(analysis: Analysis, leaves: Sequence[Node]) -> str:
+    """The same, of parameters that no loss may be made of."""
+    whole = _wholes(analysis, set(leaves))
+    return listed(dict.fromkeys(f"`{_part(leaf, whole) or label(leaf)}`" for leaf in leaves))
+
+
+def _wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
     """The outermost networks of which no loss has anything but these leaves."""
     known = analysis.cache.get("owners")
     if known is None:
@@ -123,7 +127,7 @@ def wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
     return {network for network, owned in known.items() if owned <= leaves}
 
 
-def part_name(leaf: Node, wholes: set[Network]) -> str:
+def _part(leaf: Node, wholes: set[Network]) -> str:
     """The outermost named part of a network that is not meant as a whole."""
     if leaf.leaf is None or leaf.leaf.kind != "param" or leaf.leaf.owner is None:
         return ""
