@@ -6,17 +6,20 @@ import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gradaudit import dynamic, suppress
 from gradaudit.dynamic import collect
+from gradaudit.dynamic import from_text as text_of
 from gradaudit.dynamic import target as targets
 from gradaudit.dynamic.case import Case, cases_of, numbers, words
 from gradaudit.dynamic.inputs import gather
 from gradaudit.dynamic.judgement import Judgement
 from gradaudit.dynamic.judging import judge
+from gradaudit.dynamic.module_text import file_of
 from gradaudit.dynamic.proof import prove
 from gradaudit.dynamic.recording import NONZERO, STATES, Group, LossCall, Proof, Recorder, Recording
 from gradaudit.dynamic.roles import Roles
@@ -80,6 +83,8 @@ class Options:
     app_dir: str = ""
     factory: str = ""
     seed: int | None = None
+    text: bool = True
+    """Whether what lint says of the loss's file is tried on the run, too."""
 
 
 def check_target(text: str, options: Options) -> list[CheckReport]:
@@ -114,16 +119,20 @@ def check_case(target: targets.Target, case: Case, options: Options) -> CheckRep
         framework=framework,
         seed=seed,
     )
-    return audit(call, Roles(options.frozen or case.frozen, options.trained or case.trained), recorder)
+    return audit(call, Roles(options.frozen or case.frozen, options.trained or case.trained), recorder, options.text)
 
 
-def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None) -> CheckReport:
-    """Record, judge, prove. A function that differentiates several losses itself has a part for each in its report."""
+def audit(call: LossCall, roles: Roles, recorder: Recorder | None = None, text: bool = True) -> CheckReport:
+    """Record, judge, prove. A function that differentiates several losses itself has a part for each in its report.
+
+    `text`: whether what lint says of the loss's file is tried on the run, too."""
     recorder = recorder or dynamic.choose(call)
     every = getattr(recorder, "record_all", None)
     recordings = every(call, roles) if every is not None else [recorder.record(call, roles)]
     trained = {group.name for one in recordings for group in one.groups if group.state == NONZERO or one.trains(group)}
-    parts = [_report(recorder, recording, trained) for recording in recordings]
+    file = file_of(call.function) if text else ""
+    said = told_of(file) if file.startswith(call.roots) and file else ()
+    parts = [_report(recorder, recording, trained, said) for recording in recordings]
     if len(parts) == 1:
         return parts[0]
     told = _told(parts)
@@ -166,9 +175,9 @@ def _joined(parts: list[CheckReport]) -> CheckReport:
     )
 
 
-def _report(recorder: Recorder, recording: Recording, trained: set[str]) -> CheckReport:
+def _report(recorder: Recorder, recording: Recording, trained: set[str], said: Sequence[text_of.Told]) -> CheckReport:
     """The report of one loss; a group that another part of the update trains is not starved."""
-    judgements = [one for one in judge(recording, trained) if not one.starved or not set(one.starved) <= trained]
+    judgements = [one for one in judge(recording, trained, said) if not one.starved or not set(one.starved) <= trained]
     judgements, suppressed = _suppress(judgements)
     proved = _proved(recorder, recording, judgements)
     return CheckReport(
@@ -184,6 +193,22 @@ def _report(recorder: Recorder, recording: Recording, trained: set[str]) -> Chec
         recording=recording,
         judgements=[judgement for judgement, _ in proved],
     )
+
+
+@lru_cache(maxsize=16)
+def told_of(file: str) -> tuple[text_of.Told, ...]:
+    """What lint says of a file, but for what it only mentions."""
+    from gradaudit.config import Config
+    from gradaudit.lint import lint_paths
+
+    found = lint_paths([Path(file)], Config(), jobs=1).findings
+    return tuple(text_of.Told(one, _leaves(one)) for one in found if one.severity != "info")
+
+
+def _leaves(finding: Finding) -> tuple[tuple[str, ...], ...]:
+    """The names of the parameters that a finding of a rule is about."""
+    roots = getattr(finding, "roots", ())
+    return tuple(sorted({text_of.words(leaf.leaf.path) for leaf in roots if leaf.leaf is not None}))
 
 
 def _proved(

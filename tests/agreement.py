@@ -162,7 +162,7 @@ def checked(fixture: Fixture) -> list[Finding]:
     """check's findings, each line and code once."""
     with _forgotten(), mock.patch.dict(os.environ, SETTINGS.get(fixture.name, {})):
         if offers_cases(fixture):
-            reports = [check_case(target, case, Options()) for target, case in collect_file(fixture.path)]
+            reports = [check_case(target, case, Options(text=False)) for target, case in collect_file(fixture.path)]
         else:
             reports = [_loss(fixture) if offers_loss(fixture) else _program(fixture)]
     findings = [one for report in reports for one in report.findings]
@@ -195,7 +195,7 @@ def _named(findings: Iterable[Finding]) -> dict[tuple[str, int, str], set[str]]:
 
 
 def _loss(fixture: Fixture) -> CheckReport:
-    (report,) = check_target(f"{fixture.path.relative_to(ROOT)}:loss_fn", Options(app_dir=str(ROOT)))
+    (report,) = check_target(f"{fixture.path.relative_to(ROOT)}:loss_fn", Options(app_dir=str(ROOT), text=False))
     return report
 
 
@@ -215,7 +215,7 @@ def _program(fixture: Fixture) -> CheckReport:
         torch.manual_seed(0)
         target = programs.load(main, fixture.files)
     target.roots = (*target.roots, str(fixture.path.parent))
-    return check_case(target, Case(inputs=()), Options(framework=framework(fixture)))
+    return check_case(target, Case(inputs=()), Options(framework=framework(fixture), text=False))
 
 
 def _import(name: str, path: Path) -> None:

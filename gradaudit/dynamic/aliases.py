@@ -21,15 +21,15 @@ def aliases(case: Case) -> Iterator[Judgement]:
     """Names that the user gave different roles; without roles those that tell by themselves, and those of which the
     text copies one into the other; whole networks only."""
     recording = case.recording
-    stated = _networks(recording.claimed)
+    stated = networks_of(recording.claimed)
     for pair, leaves in stated.items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
     claimed = _claimed_storage(case)
-    for pair, leaves in _networks(claimed).items():
+    for pair, leaves in networks_of(claimed).items():
         yield _judged(case, pair, leaves, "error", ", stated as frozen,", ", stated as trained,")
     passing = recording.one_storage if recording.one_storage and _is_replaced(case) else frozenset()
     compared = {} if claimed or passing else _compared_storage(case)
-    for pair, leaves in _networks(compared).items():
+    for pair, leaves in networks_of(compared).items():
         yield _judged(case, pair, leaves, "error", ", which this loss does not train,", ", which it trains,")
     several = {leaf: names for leaf, names in recording.spellings.items() if len(names) > 1 and leaf not in passing}
     copies = _copies(case) if several else []  # the user's files are parsed for it
@@ -37,7 +37,7 @@ def aliases(case: Case) -> Iterator[Judgement]:
     loops, given = _passing_names(case) if telling else (set(), set())
     spelled = {leaf: _meant(case, names, loops, given) for leaf, names in telling.items()}
     named = {leaf: told for leaf, names in spelled.items() if (told := _told(names, copies)) is not None}
-    for pair, leaves in _networks(named).items():
+    for pair, leaves in networks_of(named).items():
         whole = [leaf for leaf, names in recording.spellings.items() if any(_within(name, pair[0]) for name in names)]
         used = case.analysis.mask(leaves) & case.analysis.dep(case.view.sink.loss)
         if (
@@ -58,7 +58,7 @@ def _part(case: Case, name: str, leaves: list[Node]) -> bool:
     )
 
 
-def _networks(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:
+def networks_of(pairs: Mapping[Node, Pair]) -> dict[Pair, list[Node]]:
     """The pairs without what their names end in alike: the networks, and their leaves."""
     found: dict[Pair, list[Node]] = {}
     for leaf, (one, other) in pairs.items():

@@ -54,7 +54,7 @@ def by_rules(case: Case, rules: Sequence[Rule] | None = None) -> Iterator[Judgem
             continue
         roots = roots_of(case, finding)
         cut = find_cut(case, finding, roots)
-        moved, lost = _moved(case, _placed(finding), cut), _lost_groups(case, cut)
+        moved, lost = _moved(case, placed(finding), cut), lost_groups(case, cut)
         yield Judgement(moved, cut, lost, starved=_starved(case, finding, roots), nodes=tuple(_nodes(cut)))
 
 
@@ -110,7 +110,7 @@ def whole_update(case: Case) -> bool:
     return any(event.kind == "step" and event.location.line for event in case.recording.tape.events)
 
 
-def _placed(finding: Finding) -> Finding:
+def placed(finding: Finding) -> Finding:
     """The finding with every step of its trace on a line: a parameter stands where it was last used."""
     steps: list[Step] = []
     for step in finding.trace:
@@ -161,7 +161,7 @@ def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
     Where one operand is the defect, everything that learns must go on to learn.
     """
     tried = list(islice(_candidates(case, finding, roots), MOST_TRIED))
-    tried.sort(key=lambda cut: _stopped(case, cut) & ~roots != 0)
+    tried.sort(key=lambda cut: stopped_leaves(case, cut) & ~roots != 0)
     losses = [_lost(case, cut) for cut in tried]
     everything = case.view.live(case.view.sink.loss)
     if finding.code in OPERAND_CODES and _is_fixed(case, roots):
@@ -184,7 +184,7 @@ def _is_fixed(case: Case, roots: int) -> bool:
     return bool(leaves) and all(facts.is_copy(leaf) or facts.stated(leaf) == FROZEN for leaf in leaves)
 
 
-def _stopped(case: Case, cut: Cut) -> int:
+def stopped_leaves(case: Case, cut: Cut) -> int:
     """The leaves whose gradient goes through a stopped value."""
     live = 0
     for value in (*cut.values, *(node.inputs[index].source for node, index in cut.operands)):
@@ -283,7 +283,7 @@ def reached_past(case: Case, cuts: Sequence[Cut]) -> set[Node]:
     return seen
 
 
-def _lost_groups(case: Case, cut: Cut | None) -> tuple[str, ...]:
+def lost_groups(case: Case, cut: Cut | None) -> tuple[str, ...]:
     if cut is None:
         return ()
     lost = _lost(case, cut)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from gradaudit.dynamic import environment
@@ -12,6 +12,7 @@ from gradaudit.dynamic.arguments import name_arguments
 from gradaudit.dynamic.beside import held_copies, place_optimizers
 from gradaudit.dynamic.broadcast import broadcasts
 from gradaudit.dynamic.by_rules import STARVING, by_rules, learns_elsewhere, reached_past, roots_of, whole_update
+from gradaudit.dynamic.from_text import Told, from_text
 from gradaudit.dynamic.judge import by_names, by_roles, predicting, verb
 from gradaudit.dynamic.judgement import NAMES, Case, Judgement, finding, names, trace
 from gradaudit.dynamic.owner import own
@@ -37,8 +38,9 @@ NOTHING = (
 )
 
 
-def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement]:
-    """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains."""
+def judge(recording: Recording, trained: Collection[str] = (), told: Sequence[Told] = ()) -> list[Judgement]:
+    """Everything that check says of a recording, not yet proved. `trained`: groups that another loss of it trains;
+    `told`: what lint says of the text."""
     name_arguments(recording.tape)
     environment.mark(recording.tape)
     own(recording)
@@ -47,13 +49,14 @@ def judge(recording: Recording, trained: Collection[str] = ()) -> list[Judgement
     stated = list(by_roles(case))
     nothing = [] if stated else list(_untrained(case))
     shared = [one for one in by_rules(case) if not nothing or one.finding.code not in STARVING]
-    told = any(one.finding.code == "GA303" for one in shared)  # it says which side nothing trains
-    stated += nothing or ([] if told else _left_out(case, trained))
+    sided = any(one.finding.code == "GA303" for one in shared)  # it says which side nothing trains
+    stated += nothing or ([] if sided else _left_out(case, trained))
     merged = [_shaped(judgement, shared) for judgement in stated]
     leaking = case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     merged += [judgement for judgement in shared if not _said(case, judgement, merged, leaking)]
     merged += [judgement for judgement in by_names(case) if not _known(case, judgement, merged)]
     merged += [judgement for judgement in unowned(case) if not _known(case, judgement, merged)]
+    merged += [judgement for judgement in from_text(case, told) if not _known(case, judgement, merged)]
     merged = _uncured(case, merged)
     for one in merged:
         one.finding = replace(one.finding, location=outside(case, one))

@@ -21,6 +21,11 @@ def module_of(function: Callable[..., Any]) -> ModuleType | None:
     return sys.modules.get(getattr(inspect.unwrap(function), "__module__", "") or "")
 
 
+def file_of(function: Callable[..., Any]) -> str:
+    """The file of the module of a function; "" where there is none."""
+    return getattr(module_of(function), "__file__", None) or ""
+
+
 def module_tree(function: Callable[..., Any]) -> ast.Module:
     """The text of the module of a function, parsed once; empty where there is none."""
     module = module_of(function)
