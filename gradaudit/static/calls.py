@@ -78,7 +78,7 @@ class Calls(Machine):
 
     def _call_class(self, cls: ClassValue, args: Args, keywords: Keywords, extra: Any) -> Any:
         if is_named_tuple(cls, self):
-            return self._named_tuple(cls, args, keywords)
+            return self._named_tuple(cls, args, keywords, extra)
         if len(self.stack) > DEPTH or self.stack.count(cls.node) >= RECURSION:
             return Unknown(cls.name, annotation=None)
         self.stack.append(cls.node)
@@ -87,14 +87,27 @@ class Calls(Machine):
         finally:
             self.stack.pop()
 
-    def _named_tuple(self, cls: ClassValue, args: Args, keywords: Keywords) -> Any:
+    def _named_tuple(self, cls: ClassValue, args: Args, keywords: Keywords, extra: Any = None) -> Any:
         names = [name for name, _, _ in self.fields(cls)]
-        items = [args[i] if i < len(args) else keywords.get(name, NONE) for i, name in enumerate(names)]
-        made = Sequence(self.distinct(items))
+        made = Sequence(self.distinct(self._fields_of_tuple(names, args, keywords, extra)))
         for name, item in zip(names, made.items, strict=True) if self.originals else ():
             self.named_tree(item, name)
         made.names = tuple(names)
         return made
+
+    def _fields_of_tuple(self, names: Iterable[str], args: Args, keywords: Keywords, extra: Any) -> list[Any]:
+        """What is given for each field: one by one, by name, or out of what was unpacked, whose length is not known."""
+        return [
+            args[i] if i < len(args) else keywords[name] if name in keywords else self._unpacked(extra, name, i)
+            for i, name in enumerate(names)
+        ]
+
+    def _unpacked(self, extra: Any, name: str, index: int) -> Any:
+        if extra is None:
+            return NONE
+        if isinstance(extra, Unknown):
+            return self.get_attribute(extra, name)
+        return self.one_of_any(extra, Const(index))
 
     def _call_instance(self, instance: Instance, args: Args, keywords: Keywords, extra: Any) -> Any:
         return self.call_module(instance, args, keywords)
@@ -137,6 +150,10 @@ class Calls(Machine):
         return NONE
 
     def _transformed(self, value: Transformed, args: Args, keywords: Keywords, extra: Any) -> Any:
+        if value.how == "namedtuple":
+            made = Sequence(self._fields_of_tuple(value.function.value, args, keywords, extra))
+            made.names = value.function.value
+            return made
         return self.call_transformed(value, args, keywords)
 
     def _call_grad_mode(self, mode: GradMode, args: Args, keywords: Keywords, extra: Any) -> Any:

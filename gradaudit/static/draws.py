@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradaudit.static.machine import Args, Keywords, Machine
-from gradaudit.static.values import Const, Instance, Sequence, Union, Unknown
+from gradaudit.static.values import Const, Instance, Mapping, Sequence, Union, Unknown
 from gradaudit.tape import Node
 
 REPLACEMENT = "drawn-with-replacement"
@@ -22,9 +22,11 @@ class Draws(Machine):
     def draw(self, how: str, args: Args, keywords: Keywords, made: Any) -> Any:
         """What a library's drawing function gives, marked; `made` is what its model says."""
         kind, members = DRAWS[how](args, keywords)
+        population = args[0] if members and args else None
+        if isinstance(population, Sequence) and self._of_records(population):
+            return Sequence((), self.element(population), "list")
         if not kind:
             return made
-        population = args[0] if members and args else None
         if isinstance(population, Sequence) and any(
             self.is_module(part) for part in (*population.items, population.rest)
         ):
@@ -33,6 +35,11 @@ class Draws(Machine):
         if members and not (isinstance(population, Sequence) and _of_numbers(population)):
             return made
         return self._marked(made, kind)
+
+    def _of_records(self, population: Sequence) -> bool:
+        """Is what is drawn from a memory: of what was stored together, step by step?"""
+        parts = [*population.items, *([population.rest] if population.rest is not None else [])]
+        return bool(parts) and all(isinstance(part, (Sequence, Mapping)) for part in parts)
 
     def _marked(self, made: Any, kind: str) -> Node:
         node = made if isinstance(made, Node) and made.leaf is None else self.node("random", [], detail="draw")

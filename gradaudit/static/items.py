@@ -125,19 +125,19 @@ class Items(Machine):
             if _is_same_place(value.cell["at"], index):
                 return self.fetch(value.cell, "last")
             if not value.items and isinstance(value.rest, Node):
-                return self._one_of_any(self.fetch(value.cell, "rest"), index)
+                return self.one_of_any(self.fetch(value.cell, "rest"), index)
         found = self.element(value)
-        return self._one_of_any(found, index) if draw is None else self.drawn(found, draw)
+        return self.one_of_any(found, index) if draw is None else self.drawn(found, draw)
 
-    def _one_of_any(self, any_of_them: Any, index: Any) -> Any:
+    def one_of_any(self, any_of_them: Any, index: Any) -> Any:
         """What stands for all items, asked for by a constant: another one is another value."""
         if not isinstance(index, Const):
             return any_of_them
         if isinstance(any_of_them, Sequence):
-            items = [self._one_of_any(part, index) for part in any_of_them.items]
-            return Sequence(items, self._one_of_any(any_of_them.rest, index), any_of_them.kind)
+            items = [self.one_of_any(part, index) for part in any_of_them.items]
+            return Sequence(items, self.one_of_any(any_of_them.rest, index), any_of_them.kind)
         if isinstance(any_of_them, Union) and any(isinstance(part, Node) for part in any_of_them.alternatives):
-            parts = tuple(self._one_of_any(part, index) for part in any_of_them.alternatives)
+            parts = tuple(self.one_of_any(part, index) for part in any_of_them.alternatives)
             return Union(parts, any_of_them.guards)
         if not isinstance(any_of_them, Node):
             return any_of_them
@@ -155,7 +155,7 @@ class Items(Machine):
             if isinstance(rest, Unknown) and isinstance(index.value, str):
                 return self.get_attribute(rest, index.value)
             if rest is not None:
-                return self._one_of_any(rest, index)
+                return self.one_of_any(rest, index)
             return Unknown(str(index.value))
         if value.batch or isinstance(index, Node) and value.entries and all(map(_is_node, value.entries.values())):
             return Mapping(dict(value.entries), batch=True)  # no dictionary is asked for an array

@@ -474,6 +474,8 @@ class Methods(Machine):
             return self.initial_tree()
         if name in ("__call__", "apply"):
             return self.call(value, args, keywords)
+        if name == "_make" and args and isinstance(value, Transformed) and value.how == "namedtuple":
+            return self._made_of(value, args[0])
         return Unknown(name)
 
     def _on_tape(self, name: str, args: Args, keywords: Keywords) -> Any:
@@ -504,8 +506,14 @@ class Methods(Machine):
 
     def _on_class(self, cls: ClassValue, name: str, args: Args, keywords: Keywords) -> Any:
         if name == "_make" and args:
-            return self.call(cls, list(args[0].items) if isinstance(args[0], Sequence) else args, {})
+            return self._made_of(cls, args[0])
         return self.call(cls, args, keywords)
+
+    def _made_of(self, cls: Any, fields: Any) -> Any:
+        """`Step._make(columns)` is `Step(*columns)`."""
+        if isinstance(fields, Sequence):
+            return self.call(cls, list(fields.items), {}, fields.rest)
+        return self.call(cls, [], {}, self.element(fields))
 
     def _const(self, value: Const, name: str, args: Args, keywords: Keywords) -> Any:
         if isinstance(value.value, str):

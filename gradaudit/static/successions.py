@@ -19,7 +19,7 @@ from gradaudit.tape import DATA, Node
 
 INITIAL = frozenset({"initial"})
 DRAWN = frozenset({"random", "alloc"})
-FILLED = frozenset({"fill", "log", "exp", "sqrt", "full", "logit", "expm1", "log1p"})  # of a number
+NUMBERS = frozenset({"fill", "log", "exp", "sqrt", "full", "logit", "expm1", "log1p", "numpy"})  # computed of numbers
 INTEGERS = "integers"  # how an array of them is known
 CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
 CHOSEN = frozenset({"argmin", "argmax", "one_hot", "compare", "sign", "topk"})
@@ -292,6 +292,8 @@ def _with_parts(value: Any, depth: int) -> Iterable[Any]:
 def _arrays(value: Any, depth: int) -> list[Any]:
     if isinstance(value, Mapping) and depth < DEPTH:
         return [part for entry in value.entries.values() for part in _arrays(entry, depth + 1)]
+    if isinstance(value, Sequence) and value.rest is None and depth < DEPTH:  # layer by layer
+        return [part for item in value.items for part in _arrays(item, depth + 1)]
     return [value]
 
 
@@ -300,8 +302,8 @@ def _is_random(node: Node, depth: int) -> bool:
 
 
 def _drawn(node: Node, depth: int) -> bool:
-    """Drawn at random, or filled with a number, and scaled."""
-    if node.op in DRAWN or node.op == "const" or node.op in FILLED and not node.inputs:
+    """Drawn at random, or filled with a number, and scaled, say by `np.sqrt(width)`."""
+    if node.op in DRAWN or node.op == "const" or node.op in NUMBERS and not node.inputs:
         return True
     parts = [edge.source for edge in node.inputs]
     return depth < DEPTH and node.leaf is None and bool(parts) and all(_drawn(part, depth + 1) for part in parts)

@@ -286,11 +286,6 @@ class Transforms(Machine):
         if value.how == "option":
             add_option(self, value.function, args, keywords)
             return NONE
-        if value.how == "namedtuple":
-            names = value.function.value
-            made = Sequence([args[i] if i < len(args) else keywords.get(n, NONE) for i, n in enumerate(names)])
-            made.names = names
-            return made
         return self.call_unknown("transformed", args, keywords)
 
     def _autograd_function(self, cls: ClassValue, args: Args) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.expand import Atom, Sum
-from gradaudit.rules.criteria.marks import SHAPES, bare, marks
+from gradaudit.rules.criteria.marks import CHOICES, SHAPES, bare, marks
 from gradaudit.rules.criteria.roles import related, roles
 from gradaudit.tape import DATA, Node
 
@@ -55,9 +55,11 @@ def is_next(analysis: Analysis, atom: Atom, predicting: int) -> bool:
 
 
 def _behind(node: Node) -> set[Node]:
+    """What a value was computed of. What an environment answered to a chosen action is no value of the network."""
     seen, waiting = {node}, [node]
     while waiting and len(seen) < MOST_BEHIND:
-        for source in waiting.pop().arguments():
+        current = waiting.pop()
+        for source in current.arguments() if current.op not in CHOICES else ():
             if source not in seen:
                 seen.add(source)
                 waiting.append(source)
