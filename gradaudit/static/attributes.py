@@ -103,7 +103,10 @@ class Attributes(Machine):
         if name == "data":
             if self._is_packed(node):
                 return self.node("reshape", [Edge(node)], detail=".data")
-            return self.stop(self.current(node), ".data")
+            made = self.stop(self.current(node), ".data")
+            if made is not node and not self.storage_of(node) and not self.reaches_parameters(node):
+                self.bases[made] = self.bases.get(node, node)  # what is written there is written in the tensor
+            return made
         if name == "grad":
             return plain("grad")
         if name in ANSWERS and node.op == "call":

@@ -258,6 +258,8 @@ class Expressions(Machine):
                 return Sequence(left.items + right.items, self.join(rests) if rests else None, left.kind)
             if op == "mul" and not isinstance(right, Node):
                 return self._repeat(left, right)
+        if op == "or" and isinstance(left, Mapping) and isinstance(right, Mapping):
+            return Mapping({**left.entries, **right.entries})
         if op == "add" and (isinstance(left, Parameters) or isinstance(right, Parameters)):
             return Parameters(tuple(dict.fromkeys([*self.held_by(left), *self.held_by(right)])))
         if isinstance(left, Instance) and left.cls is not None and op in OPERATOR_METHODS:

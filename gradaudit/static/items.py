@@ -237,6 +237,8 @@ class Items(Machine):
                     self.adopt(value, index.value, new)
                 if index.value in value.entries:
                     self.took_place(value.entries[index.value], new)
+                    if self.current_framework == "jax":
+                        self.replaced_entry(value.entries[index.value], new)
                 self.put(value.entries, index.value, new)
             else:
                 old = value.rest

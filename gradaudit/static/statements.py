@@ -35,6 +35,7 @@ from gradaudit.static.values import (
 from gradaudit.tape import ALWAYS, Edge, Guard, Node
 
 MOST_NAMED = 8
+RECORDS = (Mapping, Sequence, Instance)
 IN_PLACE_OPERATORS: dict[type, str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
 
 
@@ -174,6 +175,8 @@ class Statements(Machine):
             self.named_tree(value, name)
             if name in home.vars:
                 self.succeeded(home.vars[name], value)
+        if self.current_framework == "jax" and isinstance(value, RECORDS) and name in home.vars:
+            self.replaced_parts(home.vars[name], value)
         self.put(home.vars, name, value)
 
     def _unpack(self, targets: list[ast.expr], value: Any, scope: Scope) -> None:

@@ -15,7 +15,7 @@ from gradaudit.static.machine import Keywords, Machine
 from gradaudit.static.state import Scope
 from gradaudit.static.syntax import read_whole
 from gradaudit.static.values import External, Instance, Mapping, Sequence, Union, Unknown
-from gradaudit.tape import DATA, Node
+from gradaudit.tape import DATA, INDEX, Node
 
 INITIAL = frozenset({"initial"})
 DRAWN = frozenset({"random", "alloc"})
@@ -23,6 +23,7 @@ NUMBERS = frozenset({"fill", "log", "exp", "sqrt", "full", "logit", "expm1", "lo
 INTEGERS = "integers"  # how an array of them is known
 CHOICES = frozenset({"phi", "where", "call", "stop", "identity"})
 CHOSEN = frozenset({"argmin", "argmax", "one_hot", "compare", "sign", "topk"})
+ROWS = frozenset({"getitem", "gather", "index_select", "where"})
 TREES = (Node, Unknown, Mapping, Union, Instance)
 DEPTH = 4
 MOST = 40
@@ -199,17 +200,39 @@ class Successions(Machine):
         """`state.replace(target_params=...)`."""
         for name, new in changed.items() if self.originals or self.blends else ():
             self.succeeded(self.get_attribute(holder, name), new)
+        for name, new in changed.items() if self.current_framework == "jax" else ():
+            if isinstance(new, Node) and new.leaf is None:
+                self.replaced_entry(self.get_attribute(holder, name), new)
 
     def replaced_entry(self, old: Any, new: Any) -> None:
         """`{**variables, "codebook": sums / counts}`: an entry that is made of data, and learns from no gradient."""
         if not isinstance(new, Node) or new.leaf is not None or _drawn(new, 0) or self.took_place(old, new):
             return
+        if self.differentiated_groups:
+            return  # inside of a loss a part is computed for it, and nothing is updated
         leaves, made_of = self.trees_of(old), self.trees_of(new)
         learnt = all(tree in self.differentiated_trees or tree.leaf is not None for tree in leaves)
         foreign = all(tree.leaf is None and tree not in self.originals for tree in made_of)
-        followed = not _is_made_of(new, frozenset(self.nodes_of(old))) or _is_assigned(new)
-        if leaves and learnt and foreign and followed:
+        if leaves and learnt and foreign and _follows_data(new, frozenset(self.nodes_of(old))):
             self.event("average", leaves=leaves)
+
+    def replaced_parts(self, old: Any, new: Any, depth: int = 0, same: bool = False) -> None:
+        """What held the tree `old` holds `new`: the same entries, but for some that are replaced."""
+        if depth > DEPTH or old is new or self.differentiated_groups:
+            return
+        pairs = [(before, after) for before, after in _fields(old, new) if before is not after]
+        same = same or any(self._is_version(before, after) for before, after in _fields(old, new))
+        for before, after in pairs if same else ():
+            if isinstance(after, Node) and isinstance(before, (Node, Unknown)):
+                self.replaced_entry(before, after)
+            self.replaced_parts(before, after, depth + 1, same)
+
+    differentiated_groups: list[set[Node]]
+
+    def _is_version(self, before: Any, after: Any) -> bool:
+        """Is it the same tree, or what it became by a step?"""
+        trees = self.trees_of(before) if isinstance(before, TREES) and isinstance(after, TREES) else ()
+        return bool(trees) and trees == self.trees_of(after)
 
     def _behind(self, value: Any) -> dict[Node, None]:
         return dict.fromkeys(tree for node in self.trees_of(value) for tree in self._chosen(node))
@@ -229,6 +252,21 @@ class Successions(Machine):
             else:
                 found.append(tree)
         return found
+
+
+def _follows_data(new: Node, entry: frozenset[Node]) -> bool:
+    """Is it made of data: of sums that are kept beside the entry, or of the entry and what was assigned to its rows?
+
+    `where(counts > 0, new, entry)` keeps the rows that nothing is assigned to. Rows that are merely drawn anew, as
+    those of dead codes are, go on to learn as before.
+    """
+    arms = new.arguments() if new.op == "where" else [new]
+    written = [arm for arm in arms if arm not in entry]
+    if len(written) != 1:
+        return False
+    if len(arms) > 1 or _is_made_of(written[0], entry):
+        return _is_assigned(written[0])
+    return True
 
 
 def _is_made_of(value: Node, entry: frozenset[Node]) -> bool:
@@ -252,7 +290,8 @@ def _is_assigned(value: Node) -> bool:
         if node.op == "gradient" or "gradient" in node.marks:
             return False
         assigned = assigned or node.op in CHOSEN
-        fresh = [edge.source for edge in node.inputs if edge.source not in seen]
+        chosen = node.op in ROWS  # rows that are taken of a value are no sum of what was assigned
+        fresh = [edge.source for edge in node.inputs if edge.source not in seen and not (chosen and edge.kind == INDEX)]
         seen.update(fresh)
         waiting += fresh
     return assigned

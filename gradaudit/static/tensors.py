@@ -24,7 +24,7 @@ from gradaudit.static.values import (
     Unknown,
     plain,
 )
-from gradaudit.tape import ALWAYS, Edge, Leaf, Node
+from gradaudit.tape import ALWAYS, INDEX, Edge, Leaf, Node
 
 KEEPS_CONSTANTS = frozenset({"pow", "mul", "add", "sub", "div", "where", "maximum", "minimum", "clamp"})
 GRADIENT_FREE_TYPES = ("int", "long", "bool", "short", "byte", "char")
@@ -181,7 +181,8 @@ class Tensors(Machine):
             return self.node("getitem", [Edge(array)], detail=node.detail)
         written = [part for value in (*args, *keywords.values()) for part in self.nodes_of(value)]
         op = "store" if name == "set" else name
-        return self.node(op, [Edge(array)] + [Edge(part) for part in written[:8]], detail=node.detail)
+        where = [edge for edge in node.inputs if edge.kind == INDEX] if name == "add" else []  # a sum for each index
+        return self.node(op, [Edge(array)] + [Edge(part) for part in written[:8]] + where, detail=node.detail)
 
     def framework(self) -> str:
         return self.current_framework
@@ -330,7 +331,8 @@ class Tensors(Machine):
         before = self.current(base)
         edges = [Edge(before)] + [Edge(node) for node in written[:24] if node is not before]
         made = self.node("store" if op in ("store", "copy") else op, edges, name=base.name)
-        if base.detail == GRAPHLESS:
+        unrecorded = view is not base and view.op == "stop"  # `x.data.copy_(y)`
+        if base.detail == GRAPHLESS or unrecorded:
             made.inputs[1:] = [edge._replace(passes=False) for edge in made.inputs[1:]]
         if op in ("store", "copy"):
             # the old contents keep the gradient they have, whatever the mode of this write
@@ -338,6 +340,8 @@ class Tensors(Machine):
         self._set_version(base, made)
         if view is not base and view.op == "getitem":  # what it is a view of has changed, and so has the view
             self.put(self.versions, view, self.node("getitem", [Edge(made)], detail=view.detail, name=view.name))
+        elif unrecorded:
+            self.put(self.versions, view, self.node("stop", [Edge(made, False)], detail=view.detail, name=view.name))
         return made
 
     def _set_version(self, base: Node, made: Node) -> None:

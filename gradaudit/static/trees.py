@@ -16,6 +16,7 @@ from gradaudit.tape import DATA, Edge, Node, Optimizer
 
 GRADIENT = frozenset({"gradient"})
 THROUGH = frozenset({"stop", "identity", "cast", "copy", "clone"})
+HOLD_ARRAYS = (Node, Unknown, Mapping, Sequence)
 COPIES = ("copy", "array", "asarray", "copy_", "deepcopy")
 MOST = 24
 DEPTH = 4
@@ -71,6 +72,13 @@ class Trees(Machine):
             made_list = Sequence([self.version(part, depth + 1) for part in value.items], rest, value.kind)
             made_list.names = value.names
             return made_list
+        if depth < DEPTH and isinstance(value, Instance) and value.cls is not None and value.attrs:
+            made_record = Instance(value.cls, value.external, value.network.name)  # a dataclass of arrays
+            made_record.attrs = {
+                key: self.version(part, depth + 1) if isinstance(part, (*HOLD_ARRAYS, Instance)) else part
+                for key, part in value.attrs.items()
+            }
+            return made_record
         made = Unknown("params")
         made.call = True
         return made

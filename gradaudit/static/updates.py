@@ -123,21 +123,7 @@ class Updates(Machine):
 
     def statistic_write(self, leaves: list[Node], new: Node) -> None:
         """Are parameters set to a running average of data that is kept beside them: `codes.copy_(sums / counts)`?"""
-        node = self.current(new)
-        for _ in range(8):
-            if node.op == "store":  # what was written last into the storage of the average
-                node = node.inputs[-1].source
-            elif node.op in SCALED and node.inputs:
-                node = node.inputs[0].source
-            else:
-                break
-        parts = [edge.source for edge in node.inputs if edge.kind == DATA][:2]
-        if node.op not in ("add", "lerp") or len(parts) < 2 or _is_of_gradient(new):
-            return
-        decayed = [part.arguments() if part.op == "mul" else [] for part in parts]
-        groups = [parts[:1], parts[1:]] if node.op == "lerp" else decayed
-        kept = [any(_is_state(factor, node) for factor in group) for group in groups]
-        if kept == [True, False] or kept == [False, True] and node.op == "add":
+        if any(_is_running_average(node) for node in _scaled(self.current(new))) and not _is_of_gradient(new):
             self.event("average", leaves=tuple(leaves))
 
     def _is_decayed(self, node: Node, leaves: list[Node]) -> bool:
@@ -168,6 +154,9 @@ class Updates(Machine):
             self._write(leaves, base.times(mix) if name == "mul_" else base.over(mix))
         elif name == "lerp_":
             weight = self.number(values[1] if len(values) > 1 else keywords.get("weight"))
+            if isinstance(values[0], Node) and values[0].leaf is None and not mix.sources and math.isnan(mix.number):
+                self.event("average", leaves=tuple(leaves))  # of what is computed of data
+                return
             self._write(leaves, base.scaled(1 - weight).plus(mix.scaled(weight)))
         elif name in ("add_", "sub_", "assign_add", "assign_sub"):
             alpha = self.number(keywords.get("alpha", Const(1)))
@@ -183,16 +172,16 @@ class Updates(Machine):
         if self.current_framework == "tensorflow":
             return  # `variable.assign(x)` passes no gradient to x
         if self.grad_on and not self.grad_guard and all(self.is_frozen(leaf) for leaf in leaves):
-            if any(self._carries_gradient(value) for value in args):
+            if any(self.reaches_parameters(value) for value in args):
                 for event in self.events[before:]:
                     event.tracked = event.kind in ("copy", "soft_update")
 
-    def _carries_gradient(self, value: Any) -> bool:
+    def reaches_parameters(self, value: Any) -> bool:
         """Does gradient go from this value to a parameter that is not frozen, a few steps back?"""
         if isinstance(value, Parameters):
             return any(not self.is_frozen(leaf) for leaf in value.leaves)
         if isinstance(value, Sequence):
-            return any(self._carries_gradient(part) for part in (*value.items, value.rest) if part is not None)
+            return any(self.reaches_parameters(part) for part in (*value.items, value.rest) if part is not None)
         if not isinstance(value, Node):
             return False
         todo, seen = [value], {value}
@@ -428,6 +417,35 @@ def _is_storage(value: Any) -> bool:
     while value.op == "stop" and value.detail in (".data", "stop_gradient") and value.inputs:
         value = value.inputs[0].source
     return value.leaf is not None and value.leaf.kind == "param"
+
+
+def _scaled(node: Node) -> Iterable[Node]:
+    """What a value is but for its scale, of each branch in which it may have been made."""
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < MOST:
+        node = waiting.pop()
+        parts: list[Node] = []
+        if node.op == "store":  # what was written last into the storage of the average
+            parts = [node.inputs[-1].source]
+        elif node.op in SCALED and node.inputs:
+            parts = [node.inputs[0].source]
+        elif node.op in ("phi", "where"):  # `if self.training: sums.lerp_(...)`, dead codes that are drawn anew
+            parts = node.arguments()
+        else:
+            yield node
+        waiting += [part for part in parts if part not in seen]
+        seen.update(parts)
+
+
+def _is_running_average(node: Node) -> bool:
+    """Is it a sum of what is kept from call to call, decayed, and of something else?"""
+    parts = [edge.source for edge in node.inputs if edge.kind == DATA][:2]
+    if node.op not in ("add", "lerp", "index_add", "scatter_add") or len(parts) < 2:
+        return False
+    decayed = [part.arguments() if part.op == "mul" else [] for part in parts]
+    groups = [parts[:1], parts[1:]] if node.op == "lerp" else decayed
+    kept = [any(_is_state(factor, node) for factor in group) for group in groups]
+    return kept == [True, False] or kept == [False, True] and node.op == "add"
 
 
 def _is_state(node: Node, average: Node) -> bool:

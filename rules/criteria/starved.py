@@ -184,7 +184,9 @@ def _in_view(view: View) -> Iterator[Starved]:
         return
     fed = fed_leaves(view.analysis)
     told: set[Node] = set()
-    for meeting in _reached(view):
+    reached = list(_reached(view))
+    ends = frozenset(meeting.node for meeting in reached)
+    for meeting in reached:
         if any(edge.passes and view.analysis.alive(edge.source) for edge in meeting.sides):
             yield from _in_part(view, meeting, own & ~fed, told)
             yield from _swapped(view, meeting, own, told)
@@ -195,7 +197,7 @@ def _in_view(view: View) -> Iterator[Starved]:
         leaves = view.analysis.dep(prediction.source) & own
         leaves = leaves & ~fed or leaves  # what data were collected with may be trained by another term
         for event in events_of(view.analysis, prediction, leaves):
-            if event not in told:
+            if event not in told and not _is_base(view, event, ends):
                 told.add(event)
                 yield Starved(view, meeting.node, event, leaves)
 
@@ -229,6 +231,27 @@ def _keeps_parameters(analysis: Analysis, event: Node) -> bool:
     In torch whoever wants that takes their `requires_grad` away."""
     arguments = event.arguments() if analysis.tape.framework == "jax" and event.op == "stop" else []
     return bool(arguments) and all(one.leaf is not None for one in arguments)
+
+
+def _is_base(view: View, event: Node, ends: frozenset[Node]) -> bool:
+    """Is what is kept the base of something that learns, which is compared with the base alone? A value that learns is
+    computed with the same parameters, stopped as well, before it meets anything (at one of `ends`)."""
+    analysis, graph = view.analysis, view.analysis.graph
+    if not _keeps_parameters(analysis, event):
+        return False
+    kept = set(event.arguments())
+    around = (graph.nodes[position] for leaf in kept for position in graph.users[graph.index[leaf]])
+    waiting = [node for node in around if node.op == "stop" and kept.issuperset(node.arguments())]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if view.live(node):
+            return True
+        users = (graph.nodes[position] for position in graph.users[graph.index[node]]) if node not in ends else ()
+        fresh = [user for user in users if user not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return False
 
 
 def _swapped(view: View, meeting: Discrepancy, own: int, told: set[Node]) -> Iterator[Starved]:
