@@ -108,6 +108,7 @@ class Interpreter(
         self.named = set()
         self.successions = set()
         self.pending = []
+        self.renewals = {}
         self.stands_for = {}
         self.differentiated_trees = {}
         self.draws = []

@@ -1,7 +1,8 @@
 """JAX: an update gives a new tree and changes nothing. Where nobody keeps the new one, the old one goes on.
 
 An update is lost where its result is a statement of its own, where the name that it gets is read nowhere, and where
-the function that makes it gives back the old tree and nothing of the new one.
+the function that makes it gives back the old tree and nothing of the new one. So it is where it was put into a state
+that does not change (`state.replace(target_params=...)`), and nobody keeps the new state.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import ast
 from typing import Any, NamedTuple
 
 from gradaudit.static.joins import MAX_ALTERNATIVES
-from gradaudit.static.machine import Machine
+from gradaudit.static.machine import Keywords, Machine
 from gradaudit.static.state import Scope
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import Instance, Mapping, Sequence, Union, Unknown
@@ -30,6 +31,11 @@ class Pending(NamedTuple):
 
 class Kept(Machine):
     pending: list[Pending]
+    renewals: dict[ast.AST | None, Keywords]  # the call that gives a new state -> what is new in it
+
+    def renews(self, changed: Keywords) -> None:
+        """The call that is evaluated gives a state with these in the place of the old ones."""
+        self.renewals[self.line_node] = changed
 
     def awaits(self, event: Event, made: Any) -> None:
         """Somebody has to keep what this update made."""
@@ -41,9 +47,21 @@ class Kept(Machine):
         """A statement whose value nobody gets, or gets under a name that is read nowhere: the update itself, and no
         call that is given it."""
         found = [one for one in self.pending if _is_at(one.event, statement.value, self.file, self.function)]
+        if isinstance(statement.value, ast.Call) and statement.value in self.renewals:
+            found += self._put_into(statement.value, scope)
         if not found or self._used(found) or name and _is_read(self.around(scope), name, scope):
             return
         self._lose(found, statement)
+
+    def _put_into(self, call: ast.Call, scope: Scope) -> list[Pending]:
+        """The updates that are in the new state which this call gives, and in nothing else."""
+        given = dict(enumerate(call.args)) | {word.arg: word.value for word in call.keywords}
+        around = self.around(scope)
+        own = [value for key, value in self.renewals[call].items() if _is_given_once(given.get(key), around)]
+        nodes = {node for value in own for node in self.nodes_of(value)}
+        copied = [event for event in self.events if event.kind == "copy" and event.sources]
+        here = [Pending(event, frozenset()) for event in copied if _is_at(event, call, self.file, self.function)]
+        return [one for one in self.pending if one.made & nodes] + here
 
     def left_behind(self, mark: int, body: list[ast.stmt], scope: Scope) -> None:
         """What the function that ends here made since `mark`, and does not give back: it gives back the old one."""
@@ -78,6 +96,14 @@ class Kept(Machine):
                     return True
                 known.add(node)
         return False
+
+
+def _is_given_once(expression: ast.expr | None, around: ast.AST) -> bool:
+    """Is it made where it is given, or under a name that nobody else reads?"""
+    if not isinstance(expression, ast.Name):
+        return isinstance(expression, ast.Call)
+    reads = [one for one in walk(around) if isinstance(one, ast.Name) and one.id == expression.id]
+    return sum(isinstance(one.ctx, ast.Load) for one in reads) == 1
 
 
 def _is_cut_short(value: Any, depth: int = 0) -> bool:

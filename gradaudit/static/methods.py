@@ -94,6 +94,7 @@ class Methods(Machine):
             return self.get_item(seq, args[0] if args else Const(-1 if name == "pop" else 0))
         if name == "_replace":
             self.succeeded_in(seq, keywords)
+            self.renews(keywords)
             made = Sequence(
                 [keywords.get(n, v) for n, v in zip(seq.names or (), seq.items, strict=False)] or seq.items, seq.rest
             )
@@ -223,6 +224,7 @@ class Methods(Machine):
             return self.declared_parameter(instance, args)
         if name in ("_replace", "replace"):
             self.succeeded_in(instance, keywords)
+            self.renews(keywords)
             made = self._of_its_own(instance)
             made.attrs.update(keywords)
             return made

@@ -37,6 +37,7 @@ class Replaced(Machine):
         pairs = _pairs(old, new)
         if self.differentiated_groups:
             return _with(tree, [(before, after) for before, after in pairs if before is not after], 0)
+        self.renews({2: new, "replace": new})
         for before, after in pairs:
             self.replaced_entry(before, after)
             if isinstance(before, Instance) and isinstance(after, Instance):

@@ -60,7 +60,7 @@ class Statements(Machine):
                 self.switch_grad(value)  # torch.set_grad_enabled(False) as a statement
             elif isinstance(value, Node) and value.op == "stop" and _is_stop_call(statement.value):
                 value.marks = value.marks | {"discarded"}
-            elif self.pending:
+            elif self.pending or self.renewals:
                 self.dropped(statement, scope)
         return GOES_ON
 
@@ -82,7 +82,7 @@ class Statements(Machine):
     def _loses_an_average(self, statement: ast.Assign, value: Any, scope: Scope) -> None:
         """`for p, t in zip(online.parameters(), target.parameters()): t = tau * p + (1 - tau) * t` writes a name."""
         target = statement.targets[0]
-        if self.pending and isinstance(target, ast.Name):
+        if (self.pending or self.renewals) and isinstance(target, ast.Name):
             self.dropped(statement, scope, target.id)
         if not isinstance(target, ast.Name) or not isinstance(value, Node) or self.current_framework != "torch":
             return

@@ -93,6 +93,8 @@ class Trees(Machine):
         self.succeeded_in(state, changed)
         if name == "apply_gradients":
             changed = {"params": self.version(self.get_attribute(state, "params"))}
+        else:
+            self.renews(changed)
         if isinstance(state, Instance):
             made = Instance(state.cls, state.external, state.network.name)
             made.attrs = {**state.attrs, **changed}
