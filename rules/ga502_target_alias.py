@@ -23,7 +23,7 @@ self.q_net_target = copy.deepcopy(self.q_net)
 
 ## When it is all right
 Under a switch that asks for it (`use_target=False`), and in JAX, where arrays do not change and a second name is as
-good as a copy.
+good as a copy. A module of flax nnx is an object, though, and needs `nnx.clone`.
 
 ## References
 - Mnih et al., Human-level control through deep reinforcement learning, 2015
