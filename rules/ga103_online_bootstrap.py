@@ -38,7 +38,7 @@ from typing import NamedTuple
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
-from gradaudit.rules.criteria.discrepancy import discrepancies
+from gradaudit.rules.criteria.discrepancy import DIVERGENCES, discrepancies
 from gradaudit.rules.criteria.expand import Sum, expand, summands
 from gradaudit.rules.criteria.lagging import lagging
 from gradaudit.rules.criteria.marks import SHAPES
@@ -46,7 +46,7 @@ from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import sites
 from gradaudit.rules.criteria.trees import backs_up, marks_of_trees, passed
-from gradaudit.tape import PARAMETER, Edge, Node, join_guards
+from gradaudit.tape import PARAMETER, Edge, Network, Node, join_guards
 
 CODE, NAME = "GA103", "online-bootstrap"
 RANK = 95
@@ -112,20 +112,43 @@ def _bootstraps_itself(view: View, edge: Edge, other: Edge, entropy: bool, copie
 
 
 def _is_explained(view: View, leaves: int, copies: dict[Node, Copy]) -> bool:
-    """Does the copy have another part in this loss (a policy that is kept near its average), does it act (a worker's
-    copy of the learner), or is this one of several losses that a setting chooses among, another of which does ask it?
+    """Does the copy have another part, in this loss or in another (a policy that is kept near its average), does it act
+    (a worker's copy of the learner), or is this one of several losses that a setting chooses among, another of which
+    does ask it?
     """
     analysis = view.analysis
     lag = analysis.mask(leaf for leaf, copy in copies.items() if copy.originals & leaves)
-    own = analysis.mask(leaf for leaf, copy in copies.items() if copy.own & leaves)
+    kept = [leaf for leaf, copy in copies.items() if copy.own & leaves]
+    own = analysis.mask(kept)
     return (
         bool(analysis.dep(view.sink.loss) & own)
+        or _is_reference(analysis, own | _beside(analysis, kept))
         or _acts(analysis, own)
         or any(
             join_guards(view.sink.guard, other.sink.guard) is None and analysis.dep(other.sink.loss) & lag
             for other in analysis.every_view
         )
     )
+
+
+def _is_reference(analysis: Analysis, copy: int) -> bool:
+    """Is some loss a divergence from what the copy, as a whole, answers (the auxiliary phase of PPG)?"""
+    return any(
+        meeting.node.op in DIVERGENCES and any(analysis.dep(side.source) & copy for side in meeting.sides)
+        for view in analysis.every_view
+        if analysis.dep(view.sink.loss) & copy
+        for meeting in discrepancies(view)
+    )
+
+
+def _beside(analysis: Analysis, leaves: Iterable[Node]) -> int:
+    """All that belongs to the networks that were copied as a whole when these parameters were."""
+    copied = {one for leaf in leaves for one in _owners(leaf) if one.copied_from is not None}
+    return analysis.mask(leaf for leaf in analysis.graph.leaves if copied and copied.intersection(_owners(leaf)))
+
+
+def _owners(leaf: Node) -> Iterable[Network]:
+    return leaf.leaf.owner.chain() if leaf.leaf is not None and leaf.leaf.owner is not None else ()
 
 
 def _acts(analysis: Analysis, copy: int) -> bool:

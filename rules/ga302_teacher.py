@@ -40,6 +40,7 @@ from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.branches import is_teacher
 from gradaudit.rules.criteria.exits import Exit, taught_by_itself
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.mutual import Mutual, unbalanced_peers
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
@@ -80,6 +81,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             places.add(finding.location)
             told.add(teacher.leaves)
             yield finding
+    yield from map(_peer, unbalanced_peers(analysis))
     yield from map(_by_itself, taught_by_itself(analysis))
     for beside in fixed_beside_learners(analysis):
         if not any(beside.leaves & leaves for leaves in [*flows, *told]):
@@ -126,6 +128,23 @@ def _labels(teacher: Teacher) -> Finding:
         fix=f"make the labels constants: {stop_call(analysis)}",
         leaves=teacher.leaves,
         through=(teacher.node, teacher.labels),
+    )
+
+
+def _peer(found: Mutual) -> Finding:
+    analysis = found.view.analysis
+    location, other = found.lines
+    who = names_of(analysis, found.leaves)
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"the labels that {who} makes here are live; those that it is taught with on line {other.line} are stopped",
+        "warning",
+        location,
+        fix=f"make the labels constants: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.node,),
     )
 
 

@@ -158,13 +158,13 @@ def differences(fixture: Fixture, findings: list[Finding]) -> list[str]:
     return disagreements([one for one in wanted if not one.codes <= ELSEWHERE.keys()], found)
 
 
-def checked(fixture: Fixture) -> list[Finding]:
-    """check's findings, each line and code once."""
+def checked(fixture: Fixture, text: bool = False) -> list[Finding]:
+    """check's findings, each line and code once; with `text`, with what it takes from lint and bears out."""
     with _forgotten(), mock.patch.dict(os.environ, SETTINGS.get(fixture.name, {})):
         if offers_cases(fixture):
-            reports = [check_case(target, case, Options(text=False)) for target, case in collect_file(fixture.path)]
+            reports = [check_case(target, case, Options(text=text)) for target, case in collect_file(fixture.path)]
         else:
-            reports = [_loss(fixture) if offers_loss(fixture) else _program(fixture)]
+            reports = [_loss(fixture, text) if offers_loss(fixture) else _program(fixture, text)]
     findings = [one for report in reports for one in report.findings]
     found = {(one.location.path, one.location.line, one.code): one for one in findings}
     return [one for one in found.values() if (one.code, one.severity) != ("GA102", "info")]
@@ -194,12 +194,12 @@ def _named(findings: Iterable[Finding]) -> dict[tuple[str, int, str], set[str]]:
     return words
 
 
-def _loss(fixture: Fixture) -> CheckReport:
-    (report,) = check_target(f"{fixture.path.relative_to(ROOT)}:loss_fn", Options(app_dir=str(ROOT), text=False))
+def _loss(fixture: Fixture, text: bool) -> CheckReport:
+    (report,) = check_target(f"{fixture.path.relative_to(ROOT)}:loss_fn", Options(app_dir=str(ROOT), text=text))
     return report
 
 
-def _program(fixture: Fixture) -> CheckReport:
+def _program(fixture: Fixture, text: bool) -> CheckReport:
     main = fixture.path / "main.py" if fixture.path.is_dir() else fixture.path
     if (driver := DRIVERS.get(fixture.name)) is not None:
         main = Path(__file__).parent / "drivers" / f"{driver}.py"
@@ -215,7 +215,7 @@ def _program(fixture: Fixture) -> CheckReport:
         torch.manual_seed(0)
         target = programs.load(main, fixture.files)
     target.roots = (*target.roots, str(fixture.path.parent))
-    return check_case(target, Case(inputs=()), Options(framework=framework(fixture), text=False))
+    return check_case(target, Case(inputs=()), Options(framework=framework(fixture), text=text))
 
 
 def _import(name: str, path: Path) -> None:

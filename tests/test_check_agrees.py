@@ -3,6 +3,7 @@
 check runs a fixture's loss on its inputs, or the whole program, without being told any role. What a run cannot show is
 listed in `agreement`, with its reason; what the halves call by different names here.
 
+Each half finds out by itself; with GRADAUDIT_TEXT set, check also tries what lint says of the text, as users see it.
 Short torch programs are always compared and some that use jax, which takes seconds to compile; the others are where
 GRADAUDIT_ALL is set.
 """
@@ -83,7 +84,7 @@ def quiet(fixture: Fixture, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("fixture", [marked(each) for each in COMPARED], ids=lambda one: one.name)
 def test_agreement(fixture: Fixture, request: pytest.FixtureRequest) -> None:
     quiet(fixture, request)
-    findings = checked(fixture)
+    findings = checked(fixture, text=bool(os.environ.get("GRADAUDIT_TEXT")))
     problems = differences(fixture, findings)
     assert not problems, "\n".join([*problems, *map(str, findings)])
     if findings:

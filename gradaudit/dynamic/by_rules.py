@@ -155,8 +155,9 @@ def roots_of(case: Case, finding: Finding) -> int:
     return roots or case.view.live(case.view.sink.loss)
 
 
-def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
-    """A stop at the finding's place that takes all gradient from none but its roots; None where there is none.
+def find_cut(case: Case, finding: Finding, roots: int, all_of: int = 0) -> Cut | None:
+    """A stop at the finding's place that takes all gradient from none but its roots, and from `all_of`; None where
+    there is none.
 
     Where one operand is the defect, everything that learns must go on to learn.
     """
@@ -173,6 +174,7 @@ def find_cut(case: Case, finding: Finding, roots: int) -> Cut | None:
             if not lost:
                 return cut
     found = [(cut, lost) for cut, lost in zip(tried, losses, strict=True) if not lost & ~roots and lost != everything]
+    found = [(cut, lost) for cut, lost in found if not all_of & ~lost]
     frozen = roots & case.mask(group for group in case.groups if group.stated and group.role == FROZEN)
     kept = (cut for cut, lost in found if not frozen & ~lost)
     return next(kept, found[0][0] if found else None)

@@ -20,6 +20,7 @@ from gradaudit.dynamic.by_rules import STARVING, find_cut, lost_groups, placed, 
 from gradaudit.dynamic.cuts import chain
 from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.lines import display_path, parsed
+from gradaudit.dynamic.recording import Cut
 from gradaudit.finding import Finding
 from gradaudit.tape import Location, Node
 
@@ -92,18 +93,16 @@ class Passed:
         self.lines = {_line(at) for node in _behind(case) for at in chain(node) if at.line}
         self.functions = {self._function(line) for line in self.lines}
         self.asked = _extent(case)
+        self.last = {self._function(_line(at)) for at in chain(case.view.sink.loss) if at.line}
 
     def along(self, found: Finding) -> bool:
-        """Whether the run went the way of the finding: through the function that was called, by more than a line, and
+        """Whether the run went the way of the finding: through the function that was called or that gave the loss, and
         by no other function in between. A loss that is handed what was made before goes a part of that way."""
         way = list(dict.fromkeys(_line(step.location) for step in found.trace[1:]))
         gone = [number for number, line in enumerate(way) if line in self.lines]
         if not any(self._is_asked(way[number]) for number in gone):
             return False
-        between = way[gone[0] : gone[-1]]
-        if any(self._function(line) not in self.functions for line in between):
-            return False
-        return len(gone) > 1 or 2 * len(gone) >= len(way)
+        return all(self._function(line) in self.functions for line in way[gone[0] : gone[-1]])
 
     def _function(self, line: Line) -> Span:
         path, number = line
@@ -112,7 +111,7 @@ class Passed:
 
     def _is_asked(self, line: Line) -> bool:
         path, first, last = self.asked
-        return not path or (line[0] == path and first <= line[1] <= last)
+        return not path or (line[0] == path and first <= line[1] <= last) or self._function(line) in self.last
 
 
 @lru_cache(maxsize=64)
@@ -167,9 +166,18 @@ def _leaking(case: Case, found: Finding, leaves: int, passed: Passed) -> Iterato
     tried = [(place, cut) for place in places if (cut := find_cut(case, replace(found, location=place), roots))]
     pure = [(place, cut) for place, cut in tried if not stopped_leaves(case, cut) & ~roots]
     own = [(place, cut) for place, cut in tried if place is found.location]
-    place, cut = next(iter((*own, *pure, *tried)), (places[0], None))
+    place, cut = next(iter((*own, *_wider(case, found, roots, passed), *pure, *tried)), (places[0], None))
     nodes = sorted(cut.values if cut is not None else (), key=lambda node: node.time)
     yield Judgement(replace(found, location=place), cut, lost_groups(case, cut), nodes=tuple(nodes))
+
+
+def _wider(case: Case, found: Finding, roots: int, passed: Passed) -> Iterator[tuple[Location, Cut]]:
+    """At the finding's own place a stop that takes all gradient from what it is about, and from more: what the text
+    knows to be switched off may be live in a run of this loss alone."""
+    if _line(found.location) in passed.lines:
+        cut = find_cut(case, found, case.view.live(case.view.sink.loss), roots)
+        if cut is not None:
+            yield found.location, cut
 
 
 def _live_at(case: Case, place: Location, roots: int) -> bool:

@@ -58,9 +58,19 @@ def _siblings(analysis: Analysis) -> Iterator[Shared]:
         for entry in (one for one in found if one.view.sink in analysis.tape.sinks):
             other = stopped.get(entry.behind)
             trained = entry.live & entry.behind
-            if other is not None and trained and other.view.own == entry.view.own and _in_one_run(entry, other):
+            if other is None or _chosen(entry, other):
+                continue
+            if trained and other.view.own == entry.view.own and _in_one_run(entry, other):
                 where = sites(analysis).beside(entry.node, analysis.leaves(entry.behind)).location
                 yield Shared(entry.view, trained, entry.node, where, "sibling")
+
+
+def _chosen(entry: _Prediction, other: _Prediction) -> bool:
+    """Is it one line that predicts with the stop and without it, as its caller wishes (the phases of PPG)?"""
+    return entry.node.location == other.node.location and any(
+        edge.source.op in ("stop", "phi") and edge.source.location.function == other.node.location.function
+        for edge in other.node.inputs
+    )
 
 
 def _in_one_run(entry: _Prediction, other: _Prediction) -> bool:

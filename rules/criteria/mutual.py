@@ -9,6 +9,7 @@ same side they are one term, written twice.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies, first_order
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
 
 CALLS = frozenset({"module_call", "call", "custom"})
+SOFT = frozenset({"softmax", "log_softmax", "sigmoid", "logsigmoid"})
 
 
 class Mutual(NamedTuple):
@@ -70,6 +72,35 @@ def unbalanced_terms(analysis: Analysis) -> Iterator[Mutual]:
                     told.add(term.node)
                     yield Mutual(view, term.node, other.node, term.live[0] | term.live[1])
                     break
+
+
+def unbalanced_peers(analysis: Analysis) -> Iterator[Mutual]:
+    """Of two networks that make soft labels for each other, the term with live labels, if the other stops its own."""
+    told: set[Node] = set()
+    for view in analysis.views if SOFT & analysis.graph.ops else ():
+        terms = [*_soft_terms(view)]
+        for term, other in permutations(terms, 2):
+            swapped = other.sides == term.sides[::-1] and all(term.live) and bool(other.live[0]) and not other.live[1]
+            if swapped and term.node not in told and _together(view, term.node, other.node):
+                told.add(term.node)
+                yield Mutual(view, term.node, other.node, term.live[1] & ~term.live[0])
+
+
+def _soft_terms(view: View) -> Iterator[_Term]:
+    """Predictions and labels by the logits that they are made of."""
+    number = view.analysis.algebra.vn
+    for meeting in discrepancies(view):
+        if len(meeting.sides) == 2 and _logits(meeting.labelled[0].source) is not meeting.labelled[0].source:
+            label, guess = meeting.labelled
+            live = (view.live(guess.source) if guess.passes else 0), (view.live(label.source) if label.passes else 0)
+            yield _Term(meeting.node, (number(_logits(guess.source)), number(_logits(label.source))), live)
+
+
+def _logits(node: Node) -> Node:
+    below = node
+    while below.op == "stop" and below.arguments():
+        below = below.arguments()[0]
+    return below.arguments()[0] if below.op in SOFT and below.arguments() else node
 
 
 def _terms(view: View) -> list[_Term]:
