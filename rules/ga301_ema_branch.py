@@ -41,6 +41,7 @@ from gradaudit.paths import Analysis
 from gradaudit.rules.criteria.branches import Twin, is_branch, twins
 from gradaudit.rules.criteria.collapse import Collapse, collapses
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.hints import half_stopped
 from gradaudit.rules.criteria.labels import OwnLabel, own_labels
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.roles import parameters
@@ -65,8 +66,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
     for one in self_predictions(analysis):
         if (one.view, one.node) not in told:
             yield _encoding(one)
+    taught = {(teacher.view, teacher.node) for teacher in half_stopped(analysis)}  # GA302's
     for found in collapses(analysis):
-        yield _collapse(found)
+        if (found.view, found.node) not in taught:
+            yield _collapse(found)
 
 
 def _copy(flow: Foreign) -> Finding:

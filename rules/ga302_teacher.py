@@ -20,6 +20,8 @@ with torch.no_grad():
 loss = F.kl_div(student(x).log_softmax(-1), labels, reduction="batchmean")
 ```
 
+A teacher whose labels are stopped while its features, which a pupil's are drawn to, are not, is reported at the latter.
+
 An answer of the network itself that teaches another one of its answers (a deep exit and the shallow ones) is a warning:
 both learn from the data, and the teacher is drawn to its pupils.
 
@@ -40,6 +42,7 @@ from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.branches import is_teacher
 from gradaudit.rules.criteria.exits import Exit, taught_by_itself
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.hints import half_stopped
 from gradaudit.rules.criteria.mutual import Mutual, unbalanced_peers
 from gradaudit.rules.criteria.place import place
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
@@ -81,6 +84,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
             places.add(finding.location)
             told.add(teacher.leaves)
             yield finding
+    for teacher in half_stopped(analysis):
+        if not any(teacher.leaves & leaves for leaves in [*flows, *told]):
+            told.add(teacher.leaves)
+            yield _half(teacher)
     yield from map(_peer, unbalanced_peers(analysis))
     yield from map(_by_itself, taught_by_itself(analysis))
     for beside in fixed_beside_learners(analysis):
@@ -145,6 +152,22 @@ def _peer(found: Mutual) -> Finding:
         fix=f"make the labels constants: {stop_call(analysis)}",
         leaves=found.leaves,
         through=(found.node,),
+    )
+
+
+def _half(teacher: Teacher) -> Finding:
+    view, analysis = teacher.view, teacher.view.analysis
+    who = names_of(analysis, teacher.leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"one answer of {who} teaches another network as a constant; this one is drawn to its pupil",
+        severity(view, teacher.leaves),
+        stop_at(view, teacher.node, teacher.labels, teacher.leaves),
+        fix=f"make all that the teacher says a constant: {stop_call(analysis)}",
+        leaves=teacher.leaves,
+        through=(teacher.node, teacher.labels),
     )
 
 

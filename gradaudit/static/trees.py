@@ -90,7 +90,7 @@ class Trees(Machine):
     def next_state(self, state: Any, name: str, keywords: Keywords) -> Any:
         """`state.apply_gradients(grads=...)`, `state.replace(target_params=...)`: the same but for what is named."""
         changed = dict(keywords)
-        self.succeeded_in(state, changed)
+        self.succeeded_in(state, {key: new for key, new in changed.items() if key != "grads"})
         if name == "apply_gradients":
             changed = {"params": self.version(self.get_attribute(state, "params"))}
         else:

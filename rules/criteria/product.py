@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit import ownership
 from gradaudit.algebra import Linear, number
+from gradaudit.rules.criteria.soft_dual import is_soft_dual
 from gradaudit.tape import PARAMETER, Node
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ def _by_terms(view: View, node: Node, multiplier: Node, factor: Node, term: Node
         return None
     sibling = stopped_sibling(view, node, multiplier, others)
     if sibling is None:
-        if view.sink.kind == "library" or not has_constant(view, term) or not pushed_up(view, node, factor, term):
+        asked = has_constant(view, term) and pushed_up(view, node, factor, term)
+        if view.sink.kind == "library" or not (asked or is_soft_dual(view, node, multiplier, term, others)):
             return None
     wrong = factor if sibling == "term" else term
     leaked = others if wrong is term else view.analysis.bit(multiplier)

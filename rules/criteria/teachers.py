@@ -148,7 +148,7 @@ def trained_labels(analysis: Analysis) -> Iterator[Teacher]:
                     and ours
                     and not theirs & (ours | held)
                     and is_answer(analysis, label)
-                    and _only_here(view, node, theirs)
+                    and only_here(view, node, theirs)
                 ):
                     yield Teacher(view, node, label.source, theirs)
 
@@ -179,7 +179,7 @@ def _whole(node: Node) -> bool:
     return False
 
 
-def _only_here(view: View, node: Node, leaves: int) -> bool:
+def only_here(view: View, node: Node, leaves: int) -> bool:
     """Whether what is made of these leaves alone meets others on this line, and nowhere else."""
     for one in view.slice:
         mine = view.live(one)
