@@ -11,7 +11,7 @@ import ast
 from typing import Any, NamedTuple
 
 from gradaudit.static.joins import MAX_ALTERNATIVES
-from gradaudit.static.machine import Keywords, Machine
+from gradaudit.static.machine import Given, Machine
 from gradaudit.static.state import Scope
 from gradaudit.static.syntax import walk
 from gradaudit.static.values import Instance, Mapping, Sequence, Union, Unknown
@@ -31,9 +31,9 @@ class Pending(NamedTuple):
 
 class Kept(Machine):
     pending: list[Pending]
-    renewals: dict[ast.AST | None, Keywords]  # the call that gives a new state -> what is new in it
+    renewals: dict[ast.AST | None, Given]  # the call that gives a new state -> what is new in it
 
-    def renews(self, changed: Keywords) -> None:
+    def renews(self, changed: Given) -> None:
         """The call that is evaluated gives a state with these in the place of the old ones."""
         self.renewals[self.line_node] = changed
 

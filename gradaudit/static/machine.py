@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradaudit.models import Row
@@ -15,6 +15,8 @@ from gradaudit.tape import Guard, Network, Node, Symbol
 
 Args = list[Any]
 Keywords = dict[str, Any]
+Given = Mapping[Any, Any]
+"""Arguments by name, or by position."""
 
 
 class Machine(State):
@@ -228,10 +230,10 @@ class Machine(State):
     # kept.py
     pending: list[Any]
 
-    renewals: dict[ast.AST | None, Keywords]
+    renewals: dict[ast.AST | None, Given]
 
     def awaits(self, event: Any, made: Any) -> None: ...
-    def renews(self, changed: Keywords) -> None: ...
+    def renews(self, changed: Given) -> None: ...
     def dropped(self, statement: ast.Expr | ast.Assign, scope: Scope, name: str = "") -> None: ...
     def left_behind(self, mark: int, body: list[ast.stmt], scope: Scope) -> None: ...
 
