@@ -324,3 +324,23 @@ def test_state_carried_with_its_graph() -> None:
     agent = Recurrent()
     assert [one.code for one in gradaudit.check(agent.loss, (torch.ones(1, 3),)).findings] == ["GA206"]
     assert gradaudit.check(agent.right, (torch.ones(1, 3),)).ok
+
+
+def test_a_backward_for_some_of_the_parameters() -> None:
+    """The policy goes through the critic, and `inputs=` leaves the critic alone."""
+    torch.manual_seed(0)
+    policy, critic = nn.Linear(3, 2), nn.Linear(5, 1)
+    steps = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (critic, policy)]
+
+    def update(seen: Any, action: Any, returns: Any) -> None:
+        error = F.mse_loss(critic(torch.cat([seen, action], 1)), returns)
+        rated = -critic(torch.cat([seen, policy(seen)], 1)).mean()
+        for one in steps:
+            one.zero_grad()
+        error.backward()
+        rated.backward(inputs=list(policy.parameters()))
+        for one in steps:
+            one.step()
+
+    report = gradaudit.check(update, (torch.randn(7, 3), torch.randn(7, 2), torch.randn(7, 1)))
+    assert report.findings == []

@@ -94,7 +94,7 @@ def _in_text(text: Text, leaves: Mapping[int, Node], nowhere: Location) -> list[
 
 
 def _events(entry: Entry, time: int, of: Mapping[int, Optimizer], leaves: Mapping[int, Node]) -> list[Event]:
-    touched = tuple(leaves[id(one)] for one in entry.tensors if id(one) in leaves)
+    touched = tuple(leaves[id(one)] for one in entry.tensors if id(one) in leaves and entry.kind != BACKWARD)
     sources = tuple(leaves[id(one)] for one in entry.sources if id(one) in leaves)
     optimizer = of.get(id(entry.optimizer))
     if entry.kind == GRADIENT or (entry.kind != BACKWARD and not touched):

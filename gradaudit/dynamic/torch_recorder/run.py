@@ -203,7 +203,9 @@ class Run:
         sink = Sink(loss, "backward", location, self.tracer.tick(), function=self.call.target)
         tape.sinks.append(sink)
         if backward is not None and backward.kind == GRADIENT:
-            sink.kind, sink.differentiated = "grad", self._asked(backward)
+            sink.kind = "grad"
+        if backward is not None and (backward.kind == GRADIENT or backward.tensors):
+            sink.differentiated = self._asked(backward)
         if backward is not None:
             how = "calls backward()" if backward.kind == BACKWARD else "takes its gradient"
             self.notes.append(f"the loss of {location.path}:{location.line}, where the function {how}")
@@ -257,7 +259,7 @@ class Run:
         )
 
     def _asked(self, entry: Entry) -> frozenset[Node]:
-        """The leaves for which `torch.autograd.grad` is asked, and what the user states a role for."""
+        """The leaves for which `torch.autograd.grad` or `backward(inputs=...)` is asked, and what has a stated role."""
         asked = {self.leaf_nodes[id(one)] for one in entry.tensors if id(one) in self.leaf_nodes}
         return frozenset(asked | {self.leaf_nodes[key] for key in self._with_role()})
 
@@ -266,7 +268,7 @@ class Run:
 
     def _is_differentiated(self, tensor: torch.Tensor) -> bool:
         entry = self.tracer.updates.entries[-1] if self.part is not None else None
-        if entry is None or entry.kind != GRADIENT or id(tensor) in self._with_role():
+        if entry is None or not (entry.kind == GRADIENT or entry.tensors) or id(tensor) in self._with_role():
             return True
         return any(one is tensor for one in entry.tensors)
 

@@ -85,9 +85,9 @@ class Differentiated(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """backward of `loss`; gradient for `tensors`, the parameters, step or clear of them; copy or soft_update of
-    `sources` into them, which keeps `weight` of what was there. `form`: the kinds of operations that a loss is made of,
-    and the sizes of its parameters; `trains`: the identities of these."""
+    """backward of `loss` (for `tensors`, where it is asked for some); gradient for `tensors`, the parameters, step or
+    clear of them; copy or soft_update of `sources` into them, which keeps `weight` of what was there. `form`: the kinds
+    of operations that a loss is made of, and the sizes of its parameters; `trains`: the identities of these."""
 
     kind: str
     time: int
@@ -142,7 +142,12 @@ class Updates:
         location, call = self.lines.here(2)
         loss = self.node_of(args[0]) if self.node_of is not None and args[0].requires_grad else None
         behind = _behind(args[0]) if self.part is None else set()
-        entry = Entry(BACKWARD, self.now(), location, call=call, loss=loss, form=_form(behind), trains=_reached(behind))
+        if isinstance(kwargs.get("inputs"), Iterator):  # `model.parameters()`: gone once it has been looked at
+            kwargs = {**kwargs, "inputs": tuple(kwargs["inputs"])}
+        asked = tuple(_flat(kwargs["inputs"])) if kwargs.get("inputs") is not None else ()
+        reached = _reached(behind)
+        trains = reached & {id(one) for one in asked} if asked else reached
+        entry = Entry(BACKWARD, self.now(), location, asked, call=call, loss=loss, form=_form(behind), trains=trains)
         self._reach(entry, args[0])
         if self.part is not None and not args[0].requires_grad:
             return None  # a loss before the one that is asked for, and nothing to differentiate in it
