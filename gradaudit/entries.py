@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import ast
 
+ENTRIES = (ast.Subscript, ast.Attribute)
+OF_ARRAYS = frozenset("shape dtype size ndim T at mean sum items keys values copy astype reshape ravel flatten".split())
+"""What is asked of one array, or of a dictionary as a whole."""
+
 
 def entries_taken(call: ast.Call, around: ast.AST, with_value: bool, has_aux: bool) -> frozenset[str] | None:
     """The keys by which all of the text of `around` takes the gradient that `call` returns; None where it is taken as
     a whole, or where that cannot be told."""
     for node in ast.walk(around):
-        if isinstance(node, ast.Subscript) and node.value is call and not with_value and not has_aux:
+        if isinstance(node, ENTRIES) and node.value is call and not with_value and not has_aux:
             key = _key(node)
             return None if key is None else frozenset([key])
         if isinstance(node, ast.Assign) and node.value is call and len(node.targets) == 1:
@@ -34,7 +38,7 @@ def _keys_of(name: str, around: ast.AST) -> frozenset[str] | None:
     entries = {
         node.value: _key(node)
         for node in ast.walk(around)
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == name
+        if isinstance(node, ENTRIES) and isinstance(node.value, ast.Name) and node.value.id == name
     }
     reads = [node for node in ast.walk(around) if isinstance(node, ast.Name) and node.id == name]
     keys = {entries.get(node) for node in reads if isinstance(node.ctx, ast.Load)}
@@ -42,7 +46,10 @@ def _keys_of(name: str, around: ast.AST) -> frozenset[str] | None:
     return found if found and len(found) == len(keys) else None
 
 
-def _key(node: ast.Subscript) -> str | None:
+def _key(node: ast.Subscript | ast.Attribute) -> str | None:
+    """`grads["actor"]`, and of a named tuple or a module `grads.actor`."""
+    if isinstance(node, ast.Attribute):
+        return node.attr if isinstance(node.ctx, ast.Load) and node.attr not in OF_ARRAYS else None
     known = node.slice.value if isinstance(node.slice, ast.Constant) else None
     return known if isinstance(known, str) and isinstance(node.ctx, ast.Load) else None
 

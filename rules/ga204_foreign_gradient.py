@@ -5,7 +5,8 @@ Compares the parameters that a loss reaches with those that are stepped with its
 parameters of another optimizer, unless the loss goes *through* their network on purpose (`critic(obs, actor(obs))`).
 Where one optimizer holds all, and the losses are added up, it reports terms that are one network's and train another:
 an actor's term that raises the critic, a critic's conservative term that trains the actor, a critic's regression that
-trains the policy whose return it is to predict.
+trains the policy whose return it is to predict, a judge's loss that trains the generator whose own loss asks the
+frozen judge for the opposite.
 
 ## Why is this bad?
 The gradient stays in the other parameters' `.grad`. If their optimizer steps before it is cleared, they are trained by
@@ -42,6 +43,7 @@ from collections.abc import Iterator
 
 from gradaudit.finding import Finding
 from gradaudit.paths import Analysis, View
+from gradaudit.rules.criteria.adversary import adversaries
 from gradaudit.rules.criteria.conservative import Conservative, conservative_terms
 from gradaudit.rules.criteria.encoder import Shared, shared_encoders
 from gradaudit.rules.criteria.expected import Expected, expected_values
@@ -79,6 +81,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _own_return(regressed)
     for idle in idle_terms(analysis):
         yield _idle(idle)
+    for flow in adversaries(analysis):
+        yield _adversary(flow)
 
 
 def _finding(flow: Foreign) -> Finding | None:
@@ -98,6 +102,23 @@ def _finding(flow: Foreign) -> Finding | None:
         level,
         flow.location,
         fix=f"stop the gradient before it joins {own}: {stop_call(analysis)}",
+        leaves=flow.leaves,
+        through=(flow.joint, flow.value),
+    )
+
+
+def _adversary(flow: Foreign) -> Finding:
+    view, analysis = flow.view, flow.view.analysis
+    who = names_of(analysis, flow.leaves)
+    judge = names_of(analysis, view.live(view.sink.loss) & ~flow.leaves)
+    return make_finding(
+        view,
+        CODE,
+        NAME,
+        f"the loss of {judge} also trains {who}, whose own loss asks for the opposite and holds {judge} constant",
+        severity(view, flow.leaves),
+        flow.location,
+        fix=f"make what {who} gives a constant here: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=(flow.joint, flow.value),
     )

@@ -290,7 +290,7 @@ class Differentiation(Machine):
 def stepped_entries(group: set[Node], entries: frozenset[str] | None) -> frozenset[Node] | None:
     """Of what is differentiated, these entries and their parts. None where all of it is meant, or where some of it has
     a name of its own. Of a whole, nobody knows its entries."""
-    names = {leaf: re.split(r"[.\[]", leaf.leaf.name) for leaf in group if leaf.leaf is not None}
+    names = {leaf: re.split(r"[.\[]", leaf.leaf.path) for leaf in group if leaf.leaf is not None}
     if entries is None or len({parts[0] for parts in names.values()}) != 1:
         return None
     return frozenset(leaf for leaf, parts in names.items() if len(parts) == 1 or parts[1] in entries) or None

@@ -13,7 +13,7 @@ from typing import Any
 from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.values import Const, External, Function, Instance, Mapping, Sequence, Transformed, Unknown
-from gradaudit.tape import Edge, Frame, Network, Node
+from gradaudit.tape import Call, Edge, Frame, Network, Node
 
 NOT_PASSED = frozenset({"method", "rngs", "mutable", "variables", "capture_intermediates"})
 
@@ -190,13 +190,15 @@ class Functional(Machine):
         result: Any = None
         if isinstance(value.function, Function) and not how.many and not is_stub(value.function.node):
             inputs = args[1 + how.state + how.rng :]
-            saved, frame = self.applied, self.frame
+            saved, frame, site = self.applied, self.frame, self.call_site
             self.applied = tree
+            if value.function.name == "<lambda>":  # a transformed network is called like one that has a name
+                self.call_site = Call(self.location(), value.function.name, site)
             self.frame = Frame(how.network, tuple(self.argument_nodes(inputs, keywords)), frame)
             try:
                 result = self.call(value.function, inputs, keywords)
             finally:
-                self.applied, self.frame = saved, frame
+                self.applied, self.frame, self.call_site = saved, frame, site
         if result is None or not self.nodes_of(result):
             return self.module_call(tree, how.network, args[1:], keywords)
         return Sequence([result, Unknown("state")]) if how.state else result

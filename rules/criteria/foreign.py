@@ -64,6 +64,13 @@ def foreign_flows(analysis: Analysis) -> list[Foreign]:
     return known
 
 
+def flows_of(view: View, leaves: int, own: int) -> list[Foreign]:
+    """Where `leaves` join what the loss is to train, for those who know which of it that is."""
+    foreign_flows(view.analysis)
+    own_values = view.forward(view.analysis.leaves(own))
+    return _together(list(_joints(view, leaves, own, own_values, covered(view))))
+
+
 def _wrong(analysis: Analysis) -> frozenset[Node]:
     """Everything that some loss differentiates and should not: it claims no line as rightly its own."""
     known = analysis.cache.get("foreign wrong")

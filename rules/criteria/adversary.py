@@ -1,0 +1,111 @@
+"""Two players and one gradient: the judge's loss trains the one who is judged, too.
+
+A generator raises what a judge says of its output, the judge lowers it; each loss has to leave the other player alone.
+Where one tree holds both players, or one backward serves both, nothing but a stop tells them apart. The one who is
+judged is known by a loss that holds the judge constant: a loss that trains the judge on the same output, with the other
+sign, undoes what that one asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from gradaudit.rules.criteria.expand import constant
+from gradaudit.rules.criteria.foreign import Foreign, flows_of
+from gradaudit.rules.criteria.marks import SUMS
+from gradaudit.rules.criteria.roles import roles
+from gradaudit.tape import DATA, Edge, Node
+
+if TYPE_CHECKING:
+    from gradaudit.paths import Analysis, View
+
+LAYERS = frozenset({"module_call", "matmul", "add", "call"})
+RISING = SUMS | {"stack", "cat", "phi", "activation", "softplus", "relu", "logsigmoid", "sigmoid", "log", "exp", "tanh"}
+MOST = 400
+
+
+class Judged(NamedTuple):
+    """What a network says of values, as the loss of `view` has it: raised (-1) or lowered (1)."""
+
+    view: View
+    node: Node
+    sign: int
+    trained: frozenset[Node]
+    """The trees that the loss trains by it."""
+    constant: frozenset[Node]
+    """Those that it takes as they are."""
+
+
+def adversaries(analysis: Analysis) -> Iterator[Foreign]:
+    """Gradient of a judge's loss into the one who is judged, where the judge is trained by that loss as well."""
+    said = [one for view in analysis.views if view.sink.kind != "library" for one in _judged(view)]
+    for view in dict.fromkeys(one.view for one in said):
+        mine = [one for one in said if one.view is view]
+        found: set[Node] = set()
+        for one in mine:
+            found |= {tree for other in said if other.sign == -one.sign for tree in _undone(one, other)}
+        if found and not _both_ways(mine, found):
+            leaves = view.live(view.sink.loss)
+            players = analysis.mask(leaf for leaf in analysis.leaves(leaves) if _tree(analysis, leaf) in found)
+            yield from flows_of(view, players, leaves & ~players)
+
+
+def _undone(one: Judged, other: Judged) -> frozenset[Node]:
+    """What `other` trains by a judge that it holds constant, and `one` trains along with this judge."""
+    judge = one.trained & other.constant
+    return one.trained & other.trained if judge else frozenset()
+
+
+def _both_ways(said: list[Judged], players: set[Node]) -> bool:
+    """Does the loss lower some of what they make and raise some, as a comparison of features does?"""
+    return len({one.sign for one in said if one.trained & players and one.trained - players}) > 1
+
+
+def _judged(view: View) -> Iterator[Judged]:
+    """The networks' answers that are summands of the loss, behind functions that rise."""
+    analysis = view.analysis
+    waiting = [(view.sink.loss, 1)]
+    seen = set(waiting)
+    while waiting and len(seen) < MOST:
+        node, sign = waiting.pop()
+        if node.op in LAYERS and _is_layer(analysis, node):
+            trained = view.live(node) & (view.own if view.own is not None else ~0)
+            rest = analysis.dep(node) & ~trained
+            yield Judged(view, node, sign, _trees(analysis, trained), _trees(analysis, rest))
+            continue
+        for edge in node.inputs:
+            item = (edge.source, sign * _sign(node, edge))
+            if item[1] and edge.passes and view.live(edge.source) and item not in seen:
+                seen.add(item)
+                waiting.append(item)
+
+
+def _is_layer(analysis: Analysis, node: Node) -> bool:
+    """Does it take parameters itself? A bias that is added to a product does."""
+    return node.op != "add" or any(
+        edge.source.leaf is not None and edge.source.leaf.kind in ("param", "arg") for edge in node.inputs
+    )
+
+
+def _sign(user: Node, edge: Edge) -> int:
+    data = [each for each in user.inputs if each.kind == DATA]
+    if user.op == "neg" or user.op == "sub" and len(data) == 2 and edge is data[1]:
+        return -1
+    if user.op in ("mul", "div"):
+        others = [each.source for each in data if each is not edge]
+        known = [constant(other) for other in others]
+        if any(value is None and other.op != "const" for value, other in zip(known, others, strict=True)):
+            return 0
+        return -1 if sum(value is not None and value < 0 for value in known) % 2 else 1
+    return 1 if user.op in RISING and edge.kind == DATA else 0
+
+
+def _trees(analysis: Analysis, leaves: int) -> frozenset[Node]:
+    return frozenset(_tree(analysis, leaf) for leaf in analysis.leaves(leaves) if leaf.leaf is not None)
+
+
+def _tree(analysis: Analysis, leaf: Node) -> Node:
+    """What stands for the parameters in every loss that differentiates them."""
+    tree: Node = roles(analysis).versions.get(leaf, leaf)
+    return tree
