@@ -6,6 +6,7 @@ What is computed for the other entries is thrown away: to the program the loss i
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 ENTRIES = (ast.Subscript, ast.Attribute)
 OF_ARRAYS = frozenset("shape dtype size ndim T at mean sum items keys values copy astype reshape ravel flatten".split())
@@ -21,7 +22,7 @@ def entries_taken(call: ast.Call, around: ast.AST, with_value: bool, has_aux: bo
             return None if key is None else frozenset([key])
         if isinstance(node, ast.Assign) and node.value is call and len(node.targets) == 1:
             name = _gradient_name(node.targets[0], with_value, has_aux)
-            return None if name is None else _keys_of(name, around)
+            return None if name is None else _keys_of(name, _read_in(node, name, around))
     return None
 
 
@@ -34,13 +35,29 @@ def _gradient_name(target: ast.expr, with_value: bool, has_aux: bool) -> str | N
     return target.id if isinstance(target, ast.Name) else None
 
 
-def _keys_of(name: str, around: ast.AST) -> frozenset[str] | None:
+def _read_in(assign: ast.Assign, name: str, around: ast.AST) -> Iterable[ast.AST]:
+    """Where what is assigned here may be read: up to where the function gives the name to something else."""
+    body = getattr(around, "body", None)
+    if not isinstance(body, list) or assign not in body:
+        return [around]
+    after = body[body.index(assign) + 1 :]
+    again = (index for index, statement in enumerate(after) if _binds(statement, name))
+    return after[: next(again, len(after)) + 1]
+
+
+def _binds(statement: ast.stmt, name: str) -> bool:
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(part, ast.Name) and part.id == name for target in targets for part in ast.walk(target))
+
+
+def _keys_of(name: str, places: Iterable[ast.AST]) -> frozenset[str] | None:
+    read = [node for place in places for node in ast.walk(place)]
     entries = {
         node.value: _key(node)
-        for node in ast.walk(around)
+        for node in read
         if isinstance(node, ENTRIES) and isinstance(node.value, ast.Name) and node.value.id == name
     }
-    reads = [node for node in ast.walk(around) if isinstance(node, ast.Name) and node.id == name]
+    reads = [node for node in read if isinstance(node, ast.Name) and node.id == name]
     keys = {entries.get(node) for node in reads if isinstance(node.ctx, ast.Load)}
     found = frozenset(key for key in keys if key is not None)
     return found if found and len(found) == len(keys) else None

@@ -3,7 +3,7 @@
 sibling   one head on one encoder is the prediction of two regressions of one optimizer; before one of them the encoder
           is stopped, before the other it is not
 path      an actor's objective that goes through the critic and the critic's own regression both step one encoder; in
-          one tree of parameters: the actor's term applies the critic with a copy that is not differentiated
+          one tree of parameters: the actor's term, or loss, applies the critic with a copy that is not differentiated
 head      the critic's own regression does not train the encoder before its head; an actor's objective that goes through
           this head does, by what the critic sees and not by the action
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
+from gradaudit.rules.criteria.followed import followed_encoders
 from gradaudit.rules.criteria.foreign import through_makers
 from gradaudit.rules.criteria.sites import frames, made_at, sites, takers
 from gradaudit.tape import PARAMETER, Frame, Location, Network, Node, join_guards
@@ -44,6 +45,7 @@ def shared_encoders(analysis: Analysis) -> Iterator[Shared]:
     yield from _siblings(analysis)
     yield from _paths(analysis)
     yield from _joint_paths(analysis)
+    yield from _apart(analysis)
     yield from _heads(analysis)
 
 
@@ -128,6 +130,16 @@ def _joint_paths(analysis: Analysis) -> Iterator[Shared]:
             if node is not None and node.location not in told:
                 told.add(node.location)
                 yield Shared(view, both, node, node.location, "path")
+
+
+def _apart(analysis: Analysis) -> Iterator[Shared]:
+    """The same of two losses of one tree."""
+    told = set()
+    for view, leaves, origin in followed_encoders(analysis):
+        spots = made_at(view, origin, view.sink.loss)
+        if spots and spots[-1].location not in told:
+            told.add(spots[-1].location)
+            yield Shared(view, leaves, origin[-1], spots[-1].location, "path")
 
 
 def _live(view: View, nodes: list[Node]) -> int:

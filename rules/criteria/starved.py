@@ -87,11 +87,11 @@ def _in_trees(analysis: Analysis, fed: int) -> int:
 def _same_places(analysis: Analysis, fed: int) -> int:
     """JAX: what stands in another loss for the same parameters, as their leaves are made anew for each."""
     versions = roles(analysis).versions
-    places = {_place(versions[leaf], leaf) for leaf in analysis.leaves(fed) if leaf in versions}
-    return analysis.mask(leaf for leaf, tree in versions.items() if _place(tree, leaf) in places)
+    places = {place_in_tree(versions[leaf], leaf) for leaf in analysis.leaves(fed) if leaf in versions}
+    return analysis.mask(leaf for leaf, tree in versions.items() if place_in_tree(tree, leaf) in places)
 
 
-def _place(tree: Node, leaf: Node) -> tuple[Node, str]:
+def place_in_tree(tree: Node, leaf: Node) -> tuple[Node, str]:
     """A tree, and which of its entries: the argument's own name in front is left out."""
     known = leaf.leaf
     return tree, known.path.partition(".")[2] if known is not None and known.owner is None else ""
