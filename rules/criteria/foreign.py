@@ -213,12 +213,22 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
                 if user not in seen:
                     seen.add(user)
                     waiting.append(user)
+            elif node.leaf is not None and _is_unread(view, user):
+                continue  # a loss that is given the parameters, and of which nothing else is known
             elif view.sink.kind == "library" and user.op not in MEETINGS:
                 continue  # both are handed out: nobody says that they are compared
             elif not _own_term(view, node, user):
                 there = view.live(node) & leaves
                 if there:  # under conditions that fit those of the loss
                     yield Foreign(view, there, node, user, held)
+
+
+def _is_unread(view: View, call: Node) -> bool:
+    """Does this call of something that is not understood give the loss?"""
+    loss = view.sink.loss
+    while loss.op == "getitem" and loss.inputs:
+        loss = loss.inputs[0].source
+    return loss is call and call.op in ("call", "module_call")
 
 
 def _owners(leaf: Node) -> list[Network]:

@@ -168,9 +168,10 @@ def repeated_terms(analysis: Analysis) -> Iterator[Repeated]:
             for other in () if term in told or term in earlier else earlier:
                 first, second = sorted((term, other), key=lambda node: node.time)
                 leaves = _stopped_alike(view, first, second)
-                if leaves:
+                found = Repeated(view, second, first, leaves)
+                if leaves and found.lines[0] != found.lines[1]:  # one line that a loop goes over is written once
                     told |= _upstream(first) | _upstream(second)  # the outermost of what is written twice is told
-                    yield Repeated(view, second, first, leaves)
+                    yield found
                     break
             earlier.append(term)
 
