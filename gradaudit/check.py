@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -202,7 +202,12 @@ def told_of(file: str) -> tuple[text_of.Told, ...]:
     from gradaudit.lint import lint_paths
 
     found = lint_paths([Path(file)], Config(), jobs=1).findings
-    return tuple(text_of.Told(one, _leaves(one)) for one in found if one.severity != "info")
+    return tuple(text_of.Told(_alone(one), _leaves(one)) for one in found if one.severity != "info")
+
+
+def _alone(finding: Finding) -> Finding:
+    """The finding without the tape that it comes from."""
+    return Finding(**{each.name: getattr(finding, each.name) for each in fields(Finding)})
 
 
 def _leaves(finding: Finding) -> tuple[tuple[str, ...], ...]:
