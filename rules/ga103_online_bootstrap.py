@@ -40,13 +40,14 @@ from gradaudit.paths import Analysis, View
 from gradaudit.rules.criteria.bootstrap import is_bootstrap
 from gradaudit.rules.criteria.discrepancy import DIVERGENCES, discrepancies
 from gradaudit.rules.criteria.expand import Sum, expand, summands
+from gradaudit.rules.criteria.foreign import owners_of
 from gradaudit.rules.criteria.lagging import lagging
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import sites
 from gradaudit.rules.criteria.trees import backs_up, marks_of_trees, passed
-from gradaudit.tape import PARAMETER, Edge, Network, Node, join_guards
+from gradaudit.tape import PARAMETER, Edge, Node, join_guards
 
 CODE, NAME = "GA103", "online-bootstrap"
 RANK = 95
@@ -143,12 +144,8 @@ def _is_reference(analysis: Analysis, copy: int) -> bool:
 
 def _beside(analysis: Analysis, leaves: Iterable[Node]) -> int:
     """All that belongs to the networks that were copied as a whole when these parameters were."""
-    copied = {one for leaf in leaves for one in _owners(leaf) if one.copied_from is not None}
-    return analysis.mask(leaf for leaf in analysis.graph.leaves if copied and copied.intersection(_owners(leaf)))
-
-
-def _owners(leaf: Node) -> Iterable[Network]:
-    return leaf.leaf.owner.chain() if leaf.leaf is not None and leaf.leaf.owner is not None else ()
+    copied = {one for leaf in leaves for one in owners_of(leaf) if one.copied_from is not None}
+    return analysis.mask(leaf for leaf in analysis.graph.leaves if copied and copied.intersection(owners_of(leaf)))
 
 
 def _acts(analysis: Analysis, copy: int) -> bool:

@@ -22,6 +22,7 @@ from gradaudit.dynamic.judgement import Case, Judgement
 from gradaudit.dynamic.lines import display_path, parsed
 from gradaudit.dynamic.recording import Cut
 from gradaudit.finding import Finding
+from gradaudit.rules.criteria.mutual import upstream
 from gradaudit.tape import Location, Node
 
 Line = tuple[str, int]
@@ -61,25 +62,19 @@ def from_text(case: Case, told: Iterable[Told]) -> Iterator[Judgement]:
             yield from _second_name(case, found)
         elif found.code not in UPDATES and passed.along(found):
             leaves = _named(case, one.leaves)
-            judge = _starved if found.code in STARVING else _leaking
-            yield from judge(case, found, leaves, passed) if leaves else ()
+            if leaves and found.code in STARVING:
+                yield from _starved(case, found, leaves)
+            elif leaves:
+                yield from _leaking(case, found, leaves, passed)
 
 
 def _shown(location: Location) -> Location:
     return replace(location, path=display_path(os.path.abspath(location.path)))
 
 
-def _behind(case: Case) -> Iterator[Node]:
-    """All that the loss is made of, with gradient or without."""
-    seen, waiting = {case.view.sink.loss}, [case.view.sink.loss]
-    while waiting:
-        node = waiting.pop()
-        if node.leaf is None:
-            yield node
-        for edge in node.inputs:
-            if edge.source not in seen:
-                seen.add(edge.source)
-                waiting.append(edge.source)
+def _made(case: Case) -> Iterator[Node]:
+    """All that the loss is made of, but for parameters and data."""
+    return (node for node in upstream(case.view.sink.loss) if node.leaf is None)
 
 
 def _line(location: Location) -> Line:
@@ -90,7 +85,7 @@ class Passed:
     """The lines on which the loss was made, or from which what made it was called."""
 
     def __init__(self, case: Case) -> None:
-        self.lines = {_line(at) for node in _behind(case) for at in chain(node) if at.line}
+        self.lines = {_line(at) for node in _made(case) for at in chain(node) if at.line}
         self.functions = {self._function(line) for line in self.lines}
         self.asked = _extent(case)
         self.last = {self._function(_line(at)) for at in chain(case.view.sink.loss) if at.line}
@@ -193,7 +188,7 @@ def _places(found: Finding, passed: Passed) -> Iterator[Location]:
             yield place
 
 
-def _starved(case: Case, found: Finding, leaves: int, passed: Passed) -> Iterator[Judgement]:
+def _starved(case: Case, found: Finding, leaves: int) -> Iterator[Judgement]:
     """No gradient where the text says that some should be: the loss is made of these parameters, and trains none."""
     asked = case.mask(group for group in case.groups if group.differentiated and group.trainable and not group.stated)
     leaves &= asked & case.analysis.dep(case.view.sink.loss)
@@ -205,7 +200,7 @@ def _starved(case: Case, found: Finding, leaves: int, passed: Passed) -> Iterato
 def _stops_at(case: Case, found: Finding, leaves: int) -> bool:
     """Whether what carries gradient to these parameters ends on the finding's line."""
     place = _line(found.location)
-    here = (node for node in _behind(case) if place in map(_line, chain(node)))
+    here = (node for node in _made(case) if place in map(_line, chain(node)))
     return any(not edge.passes and case.analysis.alive(edge.source) & leaves for node in here for edge in node.inputs)
 
 

@@ -231,13 +231,13 @@ def _is_unread(view: View, call: Node) -> bool:
     return loss is call and call.op in ("call", "module_call")
 
 
-def _owners(leaf: Node) -> list[Network]:
+def owners_of(leaf: Node) -> list[Network]:
     return list(leaf.leaf.owner.chain()) if leaf.leaf is not None and leaf.leaf.owner is not None else []
 
 
 def _networks(view: View, leaves: int, own: int) -> set[Network]:
     """The networks that these leaves are in: their owners, and whatever is called around them and holds nothing own."""
-    found = {network for leaf in view.analysis.leaves(leaves) for network in _owners(leaf)}
+    found = {network for leaf in view.analysis.leaves(leaves) for network in owners_of(leaf)}
     others = {frame.network for node in takers(view, own, view.down) for frame in frames(node)}
     around = {frame.network for node in takers(view, leaves, view.down) for frame in frames(node)}
     return found | (around - others)

@@ -170,7 +170,7 @@ def repeated_terms(analysis: Analysis) -> Iterator[Repeated]:
                 leaves = _stopped_alike(view, first, second)
                 found = Repeated(view, second, first, leaves)
                 if leaves and found.lines[0] != found.lines[1]:  # one line that a loop goes over is written once
-                    told |= _upstream(first) | _upstream(second)  # the outermost of what is written twice is told
+                    told |= upstream(first) | upstream(second)  # the outermost of what is written twice is told
                     yield found
                     break
             earlier.append(term)
@@ -182,7 +182,7 @@ def _stopped_alike(view: View, one: Node, other: Node) -> int:
     Both measure what was computed before: of two calls of something that is not understood, nobody knows that they
     give one value.
     """
-    mine, its = _upstream(one), _upstream(other)
+    mine, its = upstream(one), upstream(other)
     alone = mine - its, its - mine
     if one in its or other in mine or any(node.op in CALLS for nodes in alone for node in nodes):
         return 0
@@ -202,7 +202,8 @@ def _stopped(view: View, nodes: set[Node]) -> int:
     return mask
 
 
-def _upstream(node: Node) -> set[Node]:
+def upstream(node: Node) -> set[Node]:
+    """All that a value is made of, with gradient or without."""
     seen, waiting = {node}, [node]
     while waiting:
         for edge in waiting.pop().inputs:
