@@ -53,11 +53,12 @@ class Successions(Machine):
         held, key = source.value, source.slice
         if not isinstance(key, ast.Constant) or key.value in COLLECTIONS:
             return False
+        beside = isinstance(target, ast.Subscript) and ast.dump(target.value) == ast.dump(held)
+        if isinstance(held, ast.Attribute):
+            return beside  # `self.params`: what is as it was initialised was made right before
         if not isinstance(held, ast.Name) or not self.is_whole(held, scope):
             return False
-        if isinstance(target, ast.Subscript):
-            return ast.dump(target.value) == ast.dump(held)
-        return isinstance(target, ast.Name) and read_whole(self.around(scope), held.id, statement.lineno)
+        return beside or isinstance(target, ast.Name) and read_whole(self.around(scope), held.id, statement.lineno)
 
     def around(self, scope: Scope) -> ast.AST:
         """The text of the function that is running, or of the whole module."""
