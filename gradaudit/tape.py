@@ -210,6 +210,7 @@ class Sink:
     differentiated  the leaf nodes the gradient is taken for; None: every leaf that requires gradient
     own             the leaf nodes stepped with this gradient before it is cleared; None: unknown.
                     `ownership.own_sets` fills it from the events.
+    applied         an optimizer gets this gradient as it is, alone or added to others (JAX): no entry of it is left out
     uses            of a library sink: says whether the project itself uses the function, and no package offers it to
                     others (`called`). It is asked when somebody wants to know: who uses what is found by reading.
     """
@@ -223,6 +224,7 @@ class Sink:
     loops: tuple[int, ...] = ()
     guard: Guard = ALWAYS
     function: str = ""
+    applied: bool = False
     uses: Callable[[], bool] | None = None
 
     @property

@@ -167,7 +167,7 @@ def _raised(raised: Maximised) -> Finding:
         raised.view,
         CODE,
         NAME,
-        f"this objective goes through {who} and trains it, too: the loss raises what {who} says of any action",
+        f"this objective goes through {who} and trains it, too: the loss raises what {who} says of anything",
         "error",
         raised.location,
         fix=f"apply {who} here with parameters that this loss does not train: {stop_call(analysis)}",

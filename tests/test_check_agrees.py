@@ -34,6 +34,7 @@ OTHER_NAMES = {
 """Fixtures on which both halves find the same at the same line, but call the network by different names."""
 
 RAISES = "the backward that would show it raises, and is no loss of the run"
+BESIDE = "what another loss trains, whose gradient changes the same tree, is in no run of this one"
 AVERAGED = "a run does not tell that data is averaged into a parameter"
 DIFFER = {
     "ga201/preference_torch_live_reference": "a run shows a network that nobody steps, and calls it a teacher (GA302)",
@@ -46,6 +47,8 @@ DIFFER = {
     "ga201/optimizer_given_torch_live": "rows are drawn: a run does not tell that both sides are of the same rows",
     "ga101/stop_switched_off_jax_live": "a function that gives back what it gets leaves nothing of itself in a run",
     "ga204/shared_encoder_flax_joint_live": "which layers of one module are whose is not told apart in a run of jax",
+    "ga204/two_gradients_flax_raised": BESIDE,
+    "ga204/one_tree_of_players_jax_raised": BESIDE,
     "ga101/successor_features_jax_live": "a run of the loss does not tell which network the lagged parameters follow",
     "ga401/truncated_torch_every_step": "a run has no loops: that one stop stands in every step is in the text only",
     "ga303/averaged_codebook_torch_live": AVERAGED,

@@ -50,6 +50,7 @@ class Callables(Machine):
     def call_object(self, function: Unknown, args: Args, keywords: Keywords) -> Any:
         """Something that is not understood is called: a network, an optimizer's constructor, an environment's step."""
         parent, name = function.parent, function.name
+        self.note_applied(name, args, keywords)
         if name in ("apply_gradients", "replace") and not args and isinstance(parent, (Unknown, Instance)):
             return self.next_state(parent, name, keywords)
         if name == "init" and len(args) == 1 and isinstance(parent, Unknown) and isinstance(parent.flag_of, tuple):

@@ -119,7 +119,7 @@ class Differentiation(Machine):
     def _gradient_result(
         self, gradient: Gradient, result: Any, group: set[Node], argnums: Any, behind: list[Node]
     ) -> Any:
-        loss, aux = result, None
+        loss, aux, sink = result, None, None
         if isinstance(result, Sequence) and result.items and (gradient.has_aux or len(result.items) == 2):
             loss, aux = result.items[0], result.items[1] if len(result.items) > 1 else NONE
         elif gradient.has_aux and isinstance(result, Node):
@@ -136,6 +136,8 @@ class Differentiation(Machine):
             ]
             self.event("backward", sink=sink, leaves=tuple(a for a, _ in given), sources=tuple(b for _, b in given))
         grads: Any = self._gradients(behind)
+        if sink is not None:
+            self.gradient_of_sink[grads] = sink
         if isinstance(argnums, tuple) and len(argnums) > 1:
             grads = Sequence([self._gradients(behind) for _ in argnums])
         # inside of another loss, its gradient goes on to what this one computes
@@ -151,6 +153,7 @@ class Differentiation(Machine):
         return Sequence([grads, extra]) if gradient.has_aux else grads
 
     gradient_sinks: list[tuple[Sink, set[Node], frozenset[str] | None]]
+    gradient_of_sink: dict[Unknown, Sink]
 
     def _entries_taken(self, gradient: Gradient, argnums: Any) -> frozenset[str] | None:
         if gradient.style != "grad" or len(argnums) != 1 or not isinstance(self.line_node, ast.Call):

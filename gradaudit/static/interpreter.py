@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradaudit.static.applied import Applied
 from gradaudit.static.attributes import Attributes
 from gradaudit.static.builtin import Builtin
 from gradaudit.static.callables import Callables
@@ -67,6 +68,7 @@ class Interpreter(
     Copies,
     Updates,
     Trees,
+    Applied,
     Successions,
     Kept,
     Offers,
@@ -122,6 +124,7 @@ class Interpreter(
         self.differentiated_groups: list[set[Node]] = []
         self.gradient_sinks: list[tuple[Sink, set[Node], frozenset[str] | None]] = []
         self.gradients: list[Gradient] = []
+        self.gradient_of_sink = {}
         self.made_inside = {}
         self.declared = {}
         self.uncalled = {}

@@ -15,7 +15,7 @@ from gradaudit.rules.criteria.expand import constant
 from gradaudit.rules.criteria.foreign import Foreign, flows_of
 from gradaudit.rules.criteria.marks import SUMS
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.tape import DATA, Edge, Node
+from gradaudit.tape import DATA, PARAMETER, Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -35,11 +35,13 @@ class Judged(NamedTuple):
     """The trees that the loss trains by it."""
     constant: frozenset[Node]
     """Those that it takes as they are."""
+    head: frozenset[Node]
+    """Those of the layer that says it."""
 
 
 def adversaries(analysis: Analysis) -> Iterator[Foreign]:
     """Gradient of a judge's loss into the one who is judged, where the judge is trained by that loss as well."""
-    said = [one for view in analysis.views if view.sink.kind != "library" for one in _judged(view)]
+    said = [one for view in analysis.views if view.sink.kind != "library" for one in judged(view)]
     for view in dict.fromkeys(one.view for one in said):
         mine = [one for one in said if one.view is view]
         found: set[Node] = set()
@@ -53,7 +55,7 @@ def adversaries(analysis: Analysis) -> Iterator[Foreign]:
 
 def _undone(one: Judged, other: Judged) -> frozenset[Node]:
     """What `other` trains by a judge that it holds constant, and `one` trains along with this judge."""
-    judge = one.trained & other.constant
+    judge = one.trained & one.head & other.constant
     return one.trained & other.trained if judge else frozenset()
 
 
@@ -62,7 +64,7 @@ def _both_ways(said: list[Judged], players: set[Node]) -> bool:
     return len({one.sign for one in said if one.trained & players and one.trained - players}) > 1
 
 
-def _judged(view: View) -> Iterator[Judged]:
+def judged(view: View) -> Iterator[Judged]:
     """The networks' answers that are summands of the loss, behind functions that rise."""
     analysis = view.analysis
     waiting = [(view.sink.loss, 1)]
@@ -72,7 +74,8 @@ def _judged(view: View) -> Iterator[Judged]:
         if node.op in LAYERS and _is_layer(analysis, node):
             trained = view.live(node) & (view.own if view.own is not None else ~0)
             rest = analysis.dep(node) & ~trained
-            yield Judged(view, node, sign, _trees(analysis, trained), _trees(analysis, rest))
+            head = _trees(analysis, weights(view, node))
+            yield Judged(view, node, sign, _trees(analysis, trained), _trees(analysis, rest), head)
             continue
         for edge in node.inputs:
             item = (edge.source, sign * _sign(node, edge))
@@ -86,6 +89,14 @@ def _is_layer(analysis: Analysis, node: Node) -> bool:
     return node.op != "add" or any(
         edge.source.leaf is not None and edge.source.leaf.kind in ("param", "arg") for edge in node.inputs
     )
+
+
+def weights(view: View, node: Node) -> int:
+    """The parameters of the layer that makes a value: a call, or a product and the bias that is added to it."""
+    near = node.arguments() if node.op == "add" else []
+    parts = [source for source in near if source.op in ("matmul", "module_call", "reshape") and source.leaf is None]
+    edges = [edge for one in (node, *parts) for edge in one.inputs]
+    return view.analysis.mask(edge.source for edge in edges if edge.kind == PARAMETER or edge.source.leaf is not None)
 
 
 def _sign(user: Node, edge: Edge) -> int:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import frames, takers
-from gradaudit.rules.criteria.starved import place_in_tree
+from gradaudit.rules.criteria.trees import Place, places
 from gradaudit.tape import PARAMETER, Frame, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
-
-Place = tuple[Node, str]
 
 
 def followed_encoders(analysis: Analysis) -> Iterator[tuple[View, int, list[Node]]]:
@@ -37,7 +35,7 @@ def followed_encoders(analysis: Analysis) -> Iterator[tuple[View, int, list[Node
             reached = 0
             for mask in live:
                 reached |= mask
-            both = analysis.mask(leaf for leaf, place in _places(analysis, reached) if place in before)
+            both = analysis.mask(leaf for leaf, place in places(analysis, reached) if place in before)
             others = reached & ~both  # what the critic is applied to is an action of somebody's as well
             if both and others and _stepped_together(analysis, both, others):
                 yield view, both, takers(view, both, view.down)
@@ -66,8 +64,8 @@ def _regressed(view: View) -> Iterator[tuple[Network, set[Place]]]:
     for node, frame, trained in _calls(view):
         if trained and node in predicting:
             for argument in frame.arguments:
-                places = (place for _, place in _places(view.analysis, view.live(argument)))
-                found.setdefault(frame.network, set()).update(places)
+                entries = (place for _, place in places(view.analysis, view.live(argument)))
+                found.setdefault(frame.network, set()).update(entries)
     yield from found.items()
 
 
@@ -87,11 +85,3 @@ def _calls(view: View) -> Iterator[tuple[Node, Frame, bool]]:
             trained = any(edge.passes and view.live(edge.source) for edge in weights)
             for frame in frames(node):
                 yield node, frame, trained
-
-
-def _places(analysis: Analysis, leaves: int) -> Iterator[tuple[Node, Place]]:
-    """Where in which tree these leaves are."""
-    versions = roles(analysis).versions
-    for leaf in analysis.leaves(leaves):
-        if leaf in versions:
-            yield leaf, place_in_tree(versions[leaf], leaf)

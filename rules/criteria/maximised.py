@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import taken_by
+from gradaudit.rules.criteria.adversary import judged, weights
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.sites import made_at, takers
-from gradaudit.tape import DATA, PARAMETER, Edge, Location, Node
+from gradaudit.rules.criteria.trees import Place, places
+from gradaudit.tape import DATA, Edge, Location, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -56,9 +58,11 @@ def maximised_critics(analysis: Analysis) -> Iterator[Maximised]:
         if not view.own or view.sink.kind == "library":
             continue
         critic, before, fitted = fitted_critic(view)
-        critic = critic or _fitted_beside(view)
+        if not critic:
+            critic, before = _applied_beside(view) if view.sink.kind == "grad" else (_fitted_beside(view), before)
         for maker in takers(view, critic, view.down) if critic else ():
-            if maker not in fitted and acts_on(view, maker, critic | before) and _is_raised(view, maker):
+            acts = maker not in fitted and acts_on(view, maker, critic | before)
+            if acts and (_is_raised(view, maker) or any(one.node is maker and one.sign < 0 for one in judged(view))):
                 where = made_at(view, [maker], view.sink.loss)[0].location
                 if where not in told:
                     told.add(where)
@@ -82,6 +86,30 @@ def _fitted_beside(view: View) -> int:
     return found
 
 
+def _applied_beside(view: View) -> tuple[int, int]:
+    """What another loss fits, or judges with, of a tree that both gradients change as a whole (JAX), and all that it
+    trains."""
+    analysis = view.analysis
+    heads: set[Place] = set()
+    trained: set[Place] = set()
+    for other in analysis.every_view if view.sink.applied else ():
+        fitted = fitted_critic(other)[0] or _judge_of(other) if other is not view and other.sink.applied else 0
+        if fitted:
+            heads |= {place for _, place in places(analysis, fitted)}
+            trained |= {place for _, place in places(analysis, other.live(other.sink.loss))}
+    mine = list(places(analysis, view.live(view.sink.loss) & (view.own or 0))) if heads else []
+    critic, before = (analysis.mask(leaf for leaf, place in mine if place in known) for known in (heads, trained))
+    return critic, before
+
+
+def _judge_of(view: View) -> int:
+    """The heads of networks whose answers the loss lowers: what they say of a fake."""
+    found = 0
+    for one in judged(view):
+        found |= view.live(one.node) & weights(view, one.node) if one.sign > 0 else 0
+    return found
+
+
 def fitted_critic(view: View) -> tuple[int, int, set[Node]]:
     """The heads that a regression on constants trains, all that it trains before them, and where it applies them."""
     critic, before = 0, 0
@@ -94,18 +122,10 @@ def fitted_critic(view: View) -> tuple[int, int, set[Node]]:
                 continue
             for atom in expand(view.analysis, prediction.source).network():
                 if atom.node.op in LAYERS and view.reaches(atom.node):
-                    critic |= view.live(atom.node) & _weights(view, atom.node)
+                    critic |= view.live(atom.node) & weights(view, atom.node)
                     before |= view.live(atom.node)
                     fitted |= view.backward(atom.node)
     return critic & (view.own or 0), before, fitted
-
-
-def _weights(view: View, node: Node) -> int:
-    """The parameters of the layer that makes a value: a call, or a product and the bias that is added to it."""
-    near = node.arguments() if node.op == "add" else []
-    parts = [source for source in near if source.op in ("matmul", "module_call", "reshape") and source.leaf is None]
-    edges = [edge for one in (node, *parts) for edge in one.inputs]
-    return view.analysis.mask(edge.source for edge in edges if edge.kind == PARAMETER or edge.source.leaf is not None)
 
 
 def acts_on(view: View, maker: Node, known: int) -> int:

@@ -16,6 +16,7 @@ from gradaudit.rules.criteria.discrepancy import LOSSES, Discrepancy, meetings_a
 from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
 from gradaudit.rules.criteria.marks import marks
 from gradaudit.rules.criteria.roles import roles
+from gradaudit.rules.criteria.trees import place_in_tree, places
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Network, Node
 
 if TYPE_CHECKING:
@@ -87,14 +88,8 @@ def _in_trees(analysis: Analysis, fed: int) -> int:
 def _same_places(analysis: Analysis, fed: int) -> int:
     """JAX: what stands in another loss for the same parameters, as their leaves are made anew for each."""
     versions = roles(analysis).versions
-    places = {place_in_tree(versions[leaf], leaf) for leaf in analysis.leaves(fed) if leaf in versions}
-    return analysis.mask(leaf for leaf, tree in versions.items() if place_in_tree(tree, leaf) in places)
-
-
-def place_in_tree(tree: Node, leaf: Node) -> tuple[Node, str]:
-    """A tree, and which of its entries: the argument's own name in front is left out."""
-    known = leaf.leaf
-    return tree, known.path.partition(".")[2] if known is not None and known.owner is None else ""
+    known = {place for _, place in places(analysis, fed)}
+    return analysis.mask(leaf for leaf, tree in versions.items() if place_in_tree(tree, leaf) in known)
 
 
 def starved_predictions(analysis: Analysis) -> list[Starved]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.dead_term import REDUCED, dead_terms
 from gradaudit.rules.criteria.discrepancy import LOSSES, SQUARES
-from gradaudit.rules.criteria.marks import SUMS, bare, behind
+from gradaudit.rules.criteria.marks import SHAPES, SUMS, bare, behind
 from gradaudit.rules.criteria.score import swapped_products
 from gradaudit.rules.criteria.starved import Starved, events_of, fed_leaves, frozen_at, held_with, is_test, owned
 from gradaudit.tape import DATA, PARAMETER, Edge, Node
@@ -41,13 +41,18 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
             if analysis.alive(term):
                 yield from _without_choice(view, term)
                 continue
-            hungry = leaves & ~fed
+            hungry = leaves & ~fed if not _is_bias(term) else 0
             for event in events_of(analysis, Edge(term), hungry):
                 if event.op == "stop" or not event.grad_mode and term.grad_mode:
                     yield Starved(view, term, event, hungry)
             for event in _first_order(analysis, term) if leaves else ():
                 yield Starved(view, term, event, leaves)
         yield from dead_terms(view, own or held_with(view))
+
+
+def _is_bias(term: Node) -> bool:
+    """A parameter that is applied as a constant: of a layer that is written out, the last one is a summand."""
+    return behind(term, SHAPES | {"stop", "mean", "sum"}).leaf is not None
 
 
 def _is_out(term: Node) -> bool:

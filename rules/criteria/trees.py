@@ -6,11 +6,12 @@ for an argument holds the very parameters that the loss trains.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.marks import Marks
 from gradaudit.rules.criteria.roles import roles
-from gradaudit.tape import PARAMETER
+from gradaudit.tape import PARAMETER, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -21,6 +22,24 @@ def passed(view: View, arguments: int) -> int:
     """The trees that were passed for these arguments."""
     versions, analysis = roles(view.analysis).versions, view.analysis
     return analysis.mask(versions[leaf] for leaf in analysis.leaves(arguments) if leaf in versions) if versions else 0
+
+
+Place = tuple[Node, str]
+"""A tree, and which of its entries."""
+
+
+def place_in_tree(tree: Node, leaf: Node) -> Place:
+    """The argument's own name in front is left out."""
+    known = leaf.leaf
+    return tree, known.path.partition(".")[2] if known is not None and known.owner is None else ""
+
+
+def places(analysis: Analysis, leaves: int) -> Iterator[tuple[Node, Place]]:
+    """Where in which tree these leaves are."""
+    versions = roles(analysis).versions
+    for leaf in analysis.leaves(leaves):
+        if leaf in versions:
+            yield leaf, place_in_tree(versions[leaf], leaf)
 
 
 def marks_of_trees(analysis: Analysis) -> Marks:
