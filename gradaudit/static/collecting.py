@@ -61,17 +61,20 @@ def collectors(methods: Methods, roots: list[str], callers: Callers, file: str) 
     return [name for name in outer if not _asked_without_gradient(callers, name, file)]
 
 
-def given_later(methods: Methods, roots: list[str]) -> list[str]:
-    """The attributes that a method which the update does not call is there to set, to what it is given."""
+def given_later(methods: Methods, roots: list[str]) -> dict[str, tuple[str, ast.expr | None]]:
+    """The attributes that a method which the update does not call is there to set, to what it is given: the method, and
+    how it declares what it is given."""
     known = methods.reached(roots) | methods.reached(["__init__"])
-    found: dict[str, None] = {}
+    found: dict[str, tuple[str, ast.expr | None]] = {}
     for name, nodes in methods.nodes.items():
         for node in nodes[:1] if name not in known else ():
-            given = {argument.arg for argument in _arguments(node)}
+            given = {argument.arg: argument.annotation for argument in _arguments(node)}
             for statement in walk(node):
-                if isinstance(statement, ast.Assign) and getattr(statement.value, "id", "") in given:
-                    found.update(dict.fromkeys(filter(None, map(_attribute, statement.targets))))
-    return list(found)
+                value = getattr(statement.value, "id", "") if isinstance(statement, ast.Assign) else ""
+                if isinstance(statement, ast.Assign) and value in given:
+                    for attribute in filter(None, map(_attribute, statement.targets)):
+                        found.setdefault(attribute, (name, given[value]))
+    return found
 
 
 def returned(method: ast.AST) -> tuple[str, ...]:

@@ -174,10 +174,12 @@ class Entries(Reach, LibraryFunctions):
     def _alone(self, cls: ClassValue, roots: list[str], returned: list[str]) -> None:
         instance = self.run.instantiate(cls, [], {}, entry=True)
         if isinstance(instance, Instance):
-            for name in given_later(self.methods(cls), [*roots, *returned]):
+            for name, (setter, declared) in given_later(self.methods(cls), [*roots, *returned]).items():
                 value = instance.attrs.get(name)
                 if isinstance(value, Const) and value.value is None:
-                    instance.attrs[name] = Unknown(name, instance)
+                    method, _ = self.run.member(cls, setter)
+                    scope = method.scope if isinstance(method, Function) else cls.scope
+                    instance.attrs[name] = Unknown(name, instance, self.run.class_from_annotation(declared, scope))
         self._drive(cls, roots, returned, instance)
 
     def _losses(self, cls: ClassValue, names: list[str]) -> None:

@@ -18,6 +18,8 @@ FORWARD = ("forward", "__call__", "call")
 NOT_CALLED = frozenset({"property", "cached_property", "staticmethod", "classmethod", "setter", "abstractmethod"})
 MOST_METHODS = 4
 OF_DISTRIBUTIONS = frozenset({"sample", "log_prob"})
+STEPS = frozenset({"training_step", "validation_step", "test_step", "predict_step"})
+"""What a trainer calls with a batch: data, whoever is asked."""
 DRAWS = re.compile(r"sample|mode|clamp|clip|straight|quanti|round")
 """Methods of a distribution that make a value of it, or bring one into its bounds."""
 COMPARES = re.compile(
@@ -46,7 +48,7 @@ def entry_methods(run: Interpreter, cls: ClassValue) -> list[str]:
     others = [
         name
         for name, method in methods.items()
-        if name not in used and name not in FORWARD and not name.startswith("_") and _computes(method)
+        if name not in used | STEPS and name not in FORWARD and not name.startswith("_") and _computes(method)
     ]
     return forward + others[:MOST_METHODS]
 

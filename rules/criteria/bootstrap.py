@@ -7,10 +7,11 @@ of a policy-gradient term. What is built on the way (n-step returns, GAE, clamps
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
+from gradaudit.rules.criteria.corrected import references
 from gradaudit.rules.criteria.discrepancy import Discrepancy, discrepancies
 from gradaudit.rules.criteria.encoded import encoded
 from gradaudit.rules.criteria.expand import Atom, Sum, expand, is_drawn
@@ -118,8 +119,13 @@ def _uses(view: View) -> Iterator[Use]:
             continue
         total = expand(view.analysis, product.weight)
         leaves = view.live(product.weight)
-        if leaves and is_return(view, total, leaves) and _is_told(view, leaves):
+        others = references(view, product.score, product.weight) if leaves else frozenset()
+        if leaves and is_return(view, _without(total, others), leaves) and _is_told(view, leaves):
             yield _use(view, product.node, product.weight, product.score, SCORE, leaves)
+
+
+def _without(total: Sum, nodes: Set[Node]) -> Sum:
+    return total._replace(atoms=tuple(atom for atom in total.atoms if atom.node not in nodes)) if nodes else total
 
 
 def _is_told(view: View, leaves: int) -> bool:

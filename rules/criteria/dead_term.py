@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.expand import WRITES
 from gradaudit.rules.criteria.marks import bare
-from gradaudit.rules.criteria.starved import Starved, events_of, starved_predictions
+from gradaudit.rules.criteria.product import is_multiplier
+from gradaudit.rules.criteria.starved import Starved, events_of, is_known, starved_predictions
 from gradaudit.tape import Edge, Node
 
 if TYPE_CHECKING:
@@ -28,10 +29,20 @@ def dead_terms(view: View, own: int) -> Iterator[Starved]:
         leaves = analysis.dep(term) & own
         if analysis.alive(term) or not leaves & view.live(view.sink.loss) or not told.isdisjoint(_made_of(term)):
             continue
-        events = events_of(analysis, Edge(term), leaves)
+        if not is_known(term):  # it may train what an object makes of which the text does not tell what it is
+            continue
+        events = [event for event in events_of(analysis, Edge(term), leaves) if not _is_penalty(view, event, own)]
         if events and all(_of_this_alone(view, event, term) for event in events):
             if not any(analysis.algebra.same(bare(term), bare(one)) for one in living):
                 yield from (Starved(view, term, event, leaves) for event in events)
+
+
+def _is_penalty(view: View, event: Node, own: int) -> bool:
+    """What is stopped is a multiplier, which its dual trains: whatever the penalty weighs, it is a constant there."""
+    analysis = view.analysis
+    stopped = analysis.dep(event) & own
+    trained = not stopped & ~view.live(view.sink.loss)
+    return trained and all(is_multiplier(analysis, leaf) for leaf in analysis.leaves(stopped))
 
 
 def _measured(analysis: Analysis, loss: Node, own: int) -> Iterator[Node]:

@@ -156,7 +156,7 @@ def _follows(view: View, leaf: Node, reached: int) -> bool:
         owned_too = any(source.leaf is not None and source.leaf.kind == "param" for source in facts.originals(leaf))
         if leaf not in facts.updated or not owned_too:
             return False
-    return copied_from(view.analysis, leaf, reached)
+    return copied_from(view.analysis, leaf, reached) and not facts.began_as(leaf)
 
 
 def copied_from(analysis: Analysis, leaf: Node, among: int) -> bool:

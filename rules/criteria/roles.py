@@ -10,6 +10,9 @@ from gradaudit.tape import Node, Tape
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis
 
+KEPT = ("target", "ema", "teacher")
+"""What is not to learn, as its name says."""
+
 
 class Roles:
     """Copies and holders of one tape's leaves."""
@@ -49,6 +52,8 @@ class Roles:
                 copies[leaf] = copies.get(leaf, 0) + 1
                 if event.kind == "soft_update" or event.loops or copies[leaf] > 1:
                     self.updated.add(leaf)
+        self.lagging = self.updated.union(*(one.leaves for one in tape.events if one.kind == "offer" and one.sources))
+        """What an update writes, or a method that updates it and that somebody may call."""
         self.versions: dict[Node, Node] = {}
         """JAX: a differentiated argument, or an entry of it -> the tree that was passed for it."""
         for event in tape.events:
@@ -84,6 +89,15 @@ class Roles:
         owner = known.owner
         copied = any(network.copied_from is not None for network in owner.chain()) if owner is not None else False
         return bool(self.originals(leaf)) or known.copied_from is not None or copied
+
+    def began_as(self, leaf: Node) -> bool:
+        """A copy that is left alone where another copy of the same original has its update: no target and, in training
+        mode, no reference either, but a network of its own that began with these weights.
+        """
+        if leaf in self.lagging or leaf in self.evaluated or any(self.named(leaf, role) for role in KEPT):
+            return False
+        mine = self.originals(leaf)
+        return any(mine & self.originals(other) for other in self.lagging)
 
     def named(self, leaf: Node, role: str) -> bool:
         """Does the name of the leaf or of a network that owns it suggest the role?"""

@@ -109,7 +109,7 @@ def starved_objectives(analysis: Analysis) -> Iterator[Starved]:
         hungry = own & analysis.dep(loss) & ~fed
         if not hungry or analysis.alive(loss) & own or view.sink.kind == "library" or is_test(view):
             continue
-        named = analysis.tape.framework == "jax" and not view.live(loss) & own and _is_known(loss)  # zeros
+        named = analysis.tape.framework == "jax" and not view.live(loss) & own and is_known(loss)  # zeros
         for event in events_of(analysis, Edge(loss), hungry):
             if event.op == "stop" if named else _enters_foreign(analysis, event, own):
                 yield Starved(view, loss, event, hungry)
@@ -141,7 +141,7 @@ def _network(leaf: Node) -> Network | None:
     return leaf.leaf.owner.outermost() if leaf.leaf is not None and leaf.leaf.owner is not None else None
 
 
-def _is_known(loss: Node) -> bool:
+def is_known(loss: Node) -> bool:
     """Whether nothing that gradient of the loss might reach is an object of which the text does not tell what it is."""
     seen, waiting = {loss}, [loss]
     while waiting:
