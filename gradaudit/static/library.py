@@ -8,6 +8,7 @@ from typing import Any
 from gradaudit.models import Row
 from gradaudit.static.calls import COMPARES, carries_gradient, is_computed
 from gradaudit.static.draws import DRAWS
+from gradaudit.static.fills import fill_of
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.networks import gives_parameters
 from gradaudit.static.shapes import sizes, width
@@ -187,6 +188,8 @@ class Library(Machine):
             made.detail = GRAPHLESS
         elif any(map(_is_integer, (*args, keywords.get("dtype")))):
             made.detail = INTEGERS
+        else:
+            made.detail = fill_of(row.path.rsplit(".", 1)[-1], args, keywords)
         wants = keywords.get("requires_grad")
         if wants is not None and (not isinstance(wants, Const) or wants.value):
             self.as_parameter(made)

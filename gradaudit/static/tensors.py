@@ -6,6 +6,7 @@ from typing import Any
 
 from gradaudit.models import Row
 from gradaudit.static.draws import DRAWS
+from gradaudit.static.fills import fill_of
 from gradaudit.static.machine import Args, Keywords, Machine
 from gradaudit.static.shapes import ASKED, asked
 from gradaudit.static.state import GRAPHLESS
@@ -210,7 +211,10 @@ class Tensors(Machine):
         if row.kind == "constant":
             return plain(name)
         if row.kind in ("alloc", "random"):
-            return self.allocate(row.op, [])
+            made = self.allocate(row.op, [])
+            if row.kind == "alloc":
+                made.detail = fill_of(name, args, keywords)
+            return made
         if row.kind in ("none", "raises", "grad_mode"):
             return NONE
         result = self.apply_row(row, [node, *args], keywords)
@@ -312,7 +316,7 @@ class Tensors(Machine):
         written = [part for value in (*args, *keywords.values()) for part in self._operand(value, row.op)]
         whole = row.op in ("fill", "zero", "normal", "uniform", "copy") and not row.path.endswith("fill_diagonal_")
         if whole and not written:
-            fresh = self.node("alloc")
+            fresh = self.node("alloc", detail=fill_of(row.path.rsplit(".", 1)[-1], args, keywords))
             self._set_version(receiver, fresh)
             return receiver
         self.write_in_place(receiver, row.op, written)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradaudit.rules.criteria.expand import constant
+from gradaudit.rules.criteria.expand import constant, filled
 from gradaudit.rules.criteria.foreign import Foreign, flows_of
-from gradaudit.rules.criteria.marks import SUMS
+from gradaudit.rules.criteria.marks import SUMS, bare
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.tape import DATA, PARAMETER, Edge, Node
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 LAYERS = frozenset({"module_call", "matmul", "add", "call"})
 RISING = SUMS | {"stack", "cat", "phi", "activation", "softplus", "relu", "logsigmoid", "sigmoid", "log", "exp", "tanh"}
+LABELLED = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"})
+"""Losses that bring an answer to its label: up to a one, down to a zero."""
 MOST = 400
+NEAR = 40
 
 
 class Judged(NamedTuple):
@@ -77,11 +80,52 @@ def judged(view: View) -> Iterator[Judged]:
             head = _trees(analysis, weights(view, node))
             yield Judged(view, node, sign, _trees(analysis, trained), _trees(analysis, rest), head)
             continue
-        for edge in node.inputs:
-            item = (edge.source, sign * _sign(node, edge))
+        steps = _answers(view, node) if node.op in LABELLED else [(edge, _sign(node, edge)) for edge in node.inputs]
+        for edge, its in steps:
+            item = (edge.source, sign * its)
             if item[1] and edge.passes and view.live(edge.source) and item not in seen:
                 seen.add(item)
                 waiting.append(item)
+
+
+def _answers(view: View, loss: Node) -> list[tuple[Edge, int]]:
+    """The answers that a loss compares with labels of one kind each: raised to a one, lowered to a zero."""
+    data = [edge for edge in loss.inputs if edge.kind == DATA]
+    if len(data) < 2:
+        return []
+    answer, label = data[:2]
+    labels = _parts(label.source)
+    if len(labels) < 2:
+        return [(answer, _direction(label))]
+    if len(answers := _parts(answer.source)) == len(labels):
+        return [(one, _direction(its)) for one, its in zip(answers, labels, strict=True)]
+    given = _joined(view, answer.source, len(labels))  # one call for a batch of both kinds
+    signs = {_direction(its) for one, its in zip(given, labels, strict=False) if one.passes and view.live(one.source)}
+    return [(answer, signs.pop())] if len(signs) == 1 else []
+
+
+def _direction(label: Edge) -> int:
+    number = filled(label.source)
+    return 0 if number in (None, 0.5) else 1 if number < 0.5 else -1
+
+
+def _parts(node: Node) -> list[Edge]:
+    """The parts of a batch that was put together."""
+    node = bare(node)
+    return [edge for edge in node.inputs if edge.kind == DATA] if node.op == "cat" else []
+
+
+def _joined(view: View, answer: Node, count: int) -> list[Edge]:
+    """The parts of the batch that the answer is of, if it was put together of so many."""
+    for _ in range(NEAR):
+        parts = _parts(answer)
+        if len(parts) == count:
+            return parts
+        before = [one for one in answer.arguments() if view.live(one)]
+        if not before:
+            break
+        answer = before[0]
+    return []
 
 
 def _is_layer(analysis: Analysis, node: Node) -> bool:

@@ -185,6 +185,17 @@ def constant(node: Node) -> float | None:
         return None
 
 
+def filled(node: Node) -> float | None:
+    """The one number that a whole array is made of, as labels are."""
+    bare = behind(node, SHAPES, 8)
+    if bare.op != "alloc":
+        return constant(bare)
+    try:
+        return float(bare.detail)
+    except ValueError:
+        return None
+
+
 def is_drawn(root: Node) -> bool:
     """A reparameterised draw `mean + std * noise`, shifted by others: where a walk goes, and nothing that is estimated
     of it. Discounted noise (a value that is drawn from its distribution) is a summand of a return like any other."""

@@ -442,11 +442,21 @@ def _detail(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         return kind.name
     if kind.subscript:
         return f"[{_text(args[1])}]"
+    if kind.op == "alloc":
+        return _filled(kind.name, args, kwargs)
     rest = [_text(value) for value in args if not isinstance(value, Tensor)]
     rest += [f"{name}={_text(value)}" for name, value in kwargs.items() if not isinstance(value, Tensor)]
     if kind.op in ("call", "reshape", "const") or kind.name == "lerp_":
         return kind.name + (f"({', '.join(rest)})" if rest else "")
     return ", ".join(rest) if kind.op != "store" else kind.name
+
+
+def _filled(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The number that a fresh array is full of."""
+    kind = name.removeprefix("new_").removesuffix("_like")
+    if kind == "full":
+        return _text(kwargs.get("fill_value", args[-1] if args else None))
+    return {"zeros": "0.0", "ones": "1.0"}.get(kind, "")
 
 
 def _text(value: Any) -> str:
