@@ -118,7 +118,7 @@ def _paths(analysis: Analysis) -> Iterator[Shared]:
 def _joint_paths(analysis: Analysis) -> Iterator[Shared]:
     """One tree: a term goes through a frozen copy of a network whose regression trains the encoder before it."""
     for view in analysis.views:
-        if view.sink.kind != "grad" or not view.own:
+        if view.sink.kind not in ("grad", "backward") or not view.own:
             continue
         told = set()
         for frozen, trained in _applications(view).values():
@@ -127,9 +127,22 @@ def _joint_paths(analysis: Analysis) -> Iterator[Shared]:
             encoder = _live(view, before)
             both = encoder & _live(view, actions) & view.own
             node = _branching(view, actions, encoder) if both else None
-            if node is not None and node.location not in told:
-                told.add(node.location)
-                yield Shared(view, both, node, node.location, "path")
+            where = (_of_actor_alone(view, actions, both, node) or node.location) if node is not None else None
+            if node is not None and where is not None and where not in told:
+                told.add(where)
+                yield Shared(view, both, node, where, "path")
+
+
+def _of_actor_alone(view: View, actions: list[Node], encoder: int, actor: Node) -> Location | None:
+    """torch: where the encoder is called for the actor, if it is called for nothing else there."""
+    if view.sink.kind != "backward":
+        return None
+    area = {node for action in actions for node in view.backward(action, encoder) if node.leaf is None}
+    makers = takers(view, encoder, area)
+    sides = [edge.source for meeting in discrepancies(view) for edge in meeting.sides]
+    if not makers or any(not area.isdisjoint(view.backward(side)) for side in sides):
+        return None
+    return sites(view.analysis).outside(makers[-1], actor).location
 
 
 def _apart(analysis: Analysis) -> Iterator[Shared]:

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 def followed_encoders(analysis: Analysis) -> Iterator[tuple[View, int, list[Node]]]:
     """(the actor's loss, the encoder's leaves in it, what takes them)"""
-    views = [view for view in analysis.views if view.sink.kind == "grad"]
-    if analysis.tape.framework != "jax" or len(views) < 2:
+    kind = "grad" if analysis.tape.framework == "jax" else "backward"
+    views = [view for view in analysis.views if view.sink.kind == kind]
+    if len(views) < 2:
         return
     regressed = {view: dict(_regressed(view)) for view in views}
     for view in views:
         for network, actions in _held_fixed(view).items():
+            if network in regressed[view] and kind == "backward":
+                continue  # one loss has both, and is judged by itself
             before: set[Place] = set()
             for other in views:
                 if other is not view and network in regressed[other]:
@@ -35,18 +38,23 @@ def followed_encoders(analysis: Analysis) -> Iterator[tuple[View, int, list[Node
             reached = 0
             for mask in live:
                 reached |= mask
-            both = analysis.mask(leaf for leaf, place in places(analysis, reached) if place in before)
+            both = analysis.mask(leaf for leaf, place in places(analysis, _stepped(view, reached)) if place in before)
             others = reached & ~both  # what the critic is applied to is an action of somebody's as well
             if both and others and _stepped_together(analysis, both, others):
                 yield view, both, takers(view, both, view.down)
                 break
 
 
+def _stepped(view: View, leaves: int) -> int:
+    """torch: what an optimizer takes this gradient for; what a gradient is taken of in jax is named."""
+    return leaves if view.sink.kind == "grad" else leaves & (view.own or 0)
+
+
 def _stepped_together(analysis: Analysis, encoder: int, actor: int) -> bool:
     """Does one optimizer hold both, as far as it is said who holds them? What else a gradient is taken of is left."""
     versions = roles(analysis).versions
     holders = [set(event.leaves) for event in analysis.tape.events if event.kind == "hold"]
-    sides = [{versions[leaf] for leaf in analysis.leaves(mask) if leaf in versions} for mask in (encoder, actor)]
+    sides = [{versions.get(leaf, leaf) for leaf in analysis.leaves(mask)} for mask in (encoder, actor)]
     known = all(any(held & side for held in holders) for side in sides)
     return not known or any(all(held & side for side in sides) for held in holders)
 

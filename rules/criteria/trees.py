@@ -35,11 +35,13 @@ def place_in_tree(tree: Node, leaf: Node) -> Place:
 
 
 def places(analysis: Analysis, leaves: int) -> Iterator[tuple[Node, Place]]:
-    """Where in which tree these leaves are."""
+    """Where in which tree these leaves are; in torch each is one wherever it is met."""
     versions = roles(analysis).versions
     for leaf in analysis.leaves(leaves):
         if leaf in versions:
             yield leaf, place_in_tree(versions[leaf], leaf)
+        elif analysis.tape.framework == "torch":
+            yield leaf, (leaf, "")
 
 
 def marks_of_trees(analysis: Analysis) -> Marks:
