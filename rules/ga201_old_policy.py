@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING
 
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
+from gradaudit.rules.criteria.moving import Moved, moving_references
 from gradaudit.rules.criteria.place import place, seen_from
 from gradaudit.rules.criteria.reference import is_reference, trained_references
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
@@ -71,6 +72,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         references = list(trained_references(view))
         for node, side in references:
             yield _trained(view, node, side, [other for other, _ in references])
+    yield from (_moving(moved) for moved in moving_references(analysis))
     for cancelled in cancellations(analysis):
         side = older_side(cancelled)
         behind = cancelled.view.backward(side, cancelled.leaves)
@@ -126,6 +128,22 @@ def _reference(flow: Foreign) -> Finding:
         fix=f"make what the reference says a constant: {stop_call(analysis)}",
         leaves=flow.leaves,
         through=[flow.joint, flow.value],
+    )
+
+
+def _moving(moved: Moved) -> Finding:
+    view, analysis = moved.view, moved.view.analysis
+    who = names_of(analysis, moved.leaves)
+    return make_finding(
+        view,
+        "GA201",
+        NAME,
+        f"this loss trains {who}, and the reference that the policy is compared with is computed with it",
+        "error",
+        moved.location,
+        fix=f"keep {who} as it is where the policy is computed: {stop_call(analysis)}",
+        leaves=moved.leaves,
+        through=[moved.node, moved.joint],
     )
 
 
