@@ -6,7 +6,8 @@ parameters of another optimizer, unless the loss goes *through* their network on
 Where one optimizer holds all, and the losses are added up, it reports terms that are one network's and train another:
 an actor's term that raises the critic, a critic's conservative term that trains the actor, a critic's regression that
 trains the policy whose return it is to predict, a judge's loss that trains the generator whose own loss asks the
-frozen judge for the opposite.
+frozen judge for the opposite. Of several losses that are stepped for the same parameters: a policy's objective that
+trains the model or the critic which it goes through, and which another one of them fits.
 
 ## Why is this bad?
 The gradient stays in the other parameters' `.grad`. If their optimizer steps before it is cleared, they are trained by
@@ -51,6 +52,7 @@ from gradaudit.rules.criteria.features import is_backbone
 from gradaudit.rules.criteria.foreign import Foreign, Forgotten, about_temperature, foreign_flows, forgotten
 from gradaudit.rules.criteria.idle import Idle, idle_terms
 from gradaudit.rules.criteria.maximised import Maximised, maximised_critics
+from gradaudit.rules.criteria.modelled import Modelled, trained_models
 from gradaudit.rules.criteria.own_return import OwnReturn, own_returns
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.severity import decided, severity
@@ -73,6 +75,8 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         yield _shared(shared)
     for raised in maximised_critics(analysis):
         yield _raised(raised)
+    for modelled in trained_models(analysis):
+        yield _modelled(modelled)
     for expected in expected_values(analysis):
         yield _expected(expected)
     for conservative in conservative_terms(analysis):
@@ -173,6 +177,22 @@ def _raised(raised: Maximised) -> Finding:
         fix=f"apply {who} here with parameters that this loss does not train: {stop_call(analysis)}",
         leaves=raised.leaves,
         through=(raised.maker,),
+    )
+
+
+def _modelled(found: Modelled) -> Finding:
+    analysis = found.view.analysis
+    who = names_of(analysis, found.leaves)
+    return make_finding(
+        found.view,
+        CODE,
+        NAME,
+        f"this objective goes through {who}, which another loss fits, and trains that, too",
+        "error",
+        found.location,
+        fix=f"apply {who} here with parameters that this loss does not train: {stop_call(analysis)}",
+        leaves=found.leaves,
+        through=(found.maker,),
     )
 
 

@@ -20,6 +20,8 @@ FROM_NAMES: dict[str, str] = {
     "ga104/gae_library_torch_off_by_default": LIBRARY_REWARD,
     "ga302/contrastive_memory_torch_live": "only its name tells that what is called there is a network",
     "ga105/loss_object_jax_live": "the method says by its name that it computes a loss",
+    "ga204/own_return_nnx_live": "a filter names the attribute that it takes",
+    "ga204/own_return_nnx_ok": "a filter names the attribute that it takes",
     "ga401/filtered_nnx_ok": "a filter names the attribute that it takes",
     "ga203/asked_score_jax_ok": "the flag says what it is for by its own name",
     "ga401/unasked_term_torch_asked": "the method says by its name that it computes a loss",

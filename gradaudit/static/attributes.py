@@ -96,6 +96,9 @@ class Attributes(Machine):
     def _of_external(self, value: External, name: str) -> External:
         return External(f"{value.path}.{name}")
 
+    def _of_transformed(self, value: Transformed, name: str) -> Any:
+        return self.attribute_of_transformed(value, name)
+
     # -- tensors -----------------------------------------------------------------------------------------------------
     def _of_tensor(self, node: Node, name: str) -> Any:
         if name in CONSTANT_ATTRIBUTES:
@@ -439,6 +442,7 @@ READERS: dict[type, Any] = {
     ModuleValue: Attributes._of_module,
     ClassValue: Attributes._of_class,
     Super: Attributes._of_super,
+    Transformed: Attributes._of_transformed,
     Union: Attributes._of_union,
 }
 

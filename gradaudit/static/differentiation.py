@@ -67,9 +67,12 @@ class Differentiation(Machine):
 
     # -- jax ---------------------------------------------------------------------------------------------------------
     def call_gradient(self, gradient: Gradient, args: Args, keywords: Keywords) -> Any:
-        """Enter the function with fresh leaves for the differentiated arguments; everything else is constant."""
+        """Enter the function with fresh leaves for the differentiated arguments; everything else is constant, but for
+        the loss around it, if there is one."""
         gradient.called = True
-        behind = self.nodes_of(Sequence([*args, *keywords.values()])) if self.differentiated_groups else []
+        inner, began = bool(self.differentiated_groups), self.tick()
+        constant = (lambda value: value) if inner else self.strip
+        moved: list[Node] = []
         function = gradient.function
         argnums = gradient.argnums if gradient.argnums is not None else (0,)
         group: set[Node] = set()
@@ -77,13 +80,15 @@ class Differentiation(Machine):
         for index, value in enumerate(args):
             if index in argnums or index - len(args) in argnums:
                 chosen = gradient.filters.get(index, gradient.filters.get(index - len(args)))
+                moved += self.nodes_of(value) if inner else ()
                 fresh.append(self._filtered(value, _parameter_name(function, index), group, chosen))
             else:
-                fresh.append(self.strip(value))
+                fresh.append(constant(value))
         passed = {}
         for key, value in keywords.items():
             named = key in argnums or any(_parameter_name(function, i) == key for i in argnums if isinstance(i, int))
-            passed[key] = self._differentiable(value, key, group) if named else self.strip(value)
+            moved += self.nodes_of(value) if inner and named else ()
+            passed[key] = self._differentiable(value, key, group) if named else constant(value)
         self.differentiated_groups.append(group)
         at = self.line_node
         saved, self.grad_on = self.grad_on, True
@@ -93,7 +98,19 @@ class Differentiation(Machine):
             self.grad_on = saved
             self.differentiated_groups.pop()
         self.line_node = at
-        return self._gradient_result(gradient, result, group, argnums, behind)
+        edges = self._moved_by(moved, _loss_of(gradient, result), group, began) if inner else []
+        return self._gradient_result(gradient, result, group, argnums, edges)
+
+    def _moved_by(self, moved: list[Node], loss: Any, group: set[Node], began: int) -> list[Edge]:
+        """What moves a gradient: what it is taken for (`moved`), and what was there before (`began`) that gradient of
+        its loss reaches. What enters the loss through stops alone is a part of it and does not."""
+        inside = self.nodes_of(loss)
+        reached = _reached(inside)
+        given = {edge.source for node in reached for edge in node.inputs if edge.passes and node.time >= began}
+        given.update(inside)
+        fresh = {node for node in given if node.time >= began and (node.leaf is None or node in group)}
+        others = sorted(given - fresh - set(moved), key=lambda node: node.time)
+        return [*map(Edge, (*moved, *others)), *(Edge(node, False) for node in inside if node not in others)]
 
     def differentiate_closure(self, function: Any, name: str) -> Any:
         """`state.apply_gradient(loss_fn)` of an object that is not known: the loss by its first argument."""
@@ -117,7 +134,7 @@ class Differentiation(Machine):
         return self.hints.gradient_helpers(self.main_file)
 
     def _gradient_result(
-        self, gradient: Gradient, result: Any, group: set[Node], argnums: Any, behind: list[Node]
+        self, gradient: Gradient, result: Any, group: set[Node], argnums: Any, behind: list[Edge]
     ) -> Any:
         loss, aux, sink = result, None, None
         if isinstance(result, Sequence) and result.items and (gradient.has_aux or len(result.items) == 2):
@@ -164,12 +181,12 @@ class Differentiation(Machine):
             return None
         return entries_taken(self.line_node, around, gradient.with_value, gradient.has_aux)
 
-    def _gradients(self, behind: list[Node]) -> Unknown:
+    def _gradients(self, behind: list[Edge]) -> Unknown:
         """What differentiating gives; inside of another loss it depends on what the inner one was given (`behind`)."""
         made = Unknown("grads")
         made.marks = GRADIENT
         if behind:
-            made.node = self.node("gradient", [Edge(node) for node in behind], name="grads", marks=GRADIENT)
+            made.node = self.node("gradient", list(behind), name="grads", marks=GRADIENT)
         return made
 
     def given_for(self, leaf: Node) -> Node | None:
@@ -311,14 +328,23 @@ def _any_of_several(loss: Any, group: set[Node]) -> bool:
     return len({frozenset(_learning(edge.source, group)) for edge in loss.inputs}) > 1
 
 
+def _loss_of(gradient: Gradient, result: Any) -> Any:
+    return result.items[0] if gradient.has_aux and isinstance(result, Sequence) and result.items else result
+
+
 def _learning(value: Node, group: set[Node]) -> set[Node]:
     """What of `group` gradient reaches from a value."""
-    seen, waiting = {value}, [value]
+    return _reached([value]) & group
+
+
+def _reached(values: list[Node]) -> set[Node]:
+    """Everything that gradient reaches from these values."""
+    seen, waiting = set(values), list(values)
     while waiting:
         fresh = [edge.source for edge in waiting.pop().inputs if edge.passes and edge.source not in seen]
         seen.update(fresh)
         waiting += fresh
-    return seen & group
+    return seen
 
 
 def _parameter_name(function: Any, index: Any) -> str:

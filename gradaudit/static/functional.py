@@ -1,4 +1,4 @@
-"""Networks whose parameters are an argument: flax's and haiku's `apply(params, x)`.
+"""Networks whose parameters are an argument: `apply(params, x)`.
 
 `applied` is the tree that the network at work was given. A module inside of it gets its part of the tree: by the
 attribute that it is kept in, or by its class and a number where it is made on the spot (`nn.Dense(64)(x)`), so that two
@@ -7,25 +7,13 @@ applications of one network with one tree meet the same leaves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
-from gradaudit.static.classes import is_stub
 from gradaudit.static.machine import Args, Keywords, Machine
-from gradaudit.static.values import Const, External, Function, Instance, Mapping, Sequence, Transformed, Unknown
-from gradaudit.tape import Call, Edge, Frame, Network, Node
+from gradaudit.static.values import Const, External, Function, Instance, Mapping, Sequence, Unknown
+from gradaudit.tape import Edge, Frame, Network, Node
 
 NOT_PASSED = frozenset({"method", "rngs", "mutable", "variables", "capture_intermediates"})
-
-
-@dataclass(frozen=True, slots=True)
-class Haiku:
-    """What `hk.transform` was given to do: its network, and what its `apply` takes between parameters and inputs."""
-
-    network: Network
-    state: bool = False
-    rng: bool = True
-    many: bool = False
 
 
 class Functional(Machine):
@@ -172,36 +160,6 @@ class Functional(Machine):
             found = function.attrs["network()"] = Network(function.name)
         assert isinstance(found, Network)
         return found
-
-    # -- haiku -------------------------------------------------------------------------------------------------------
-    def transform_haiku(self, function: Any, kind: str) -> Transformed:
-        network = Network(getattr(function, "name", "network"))
-        return Transformed(function, "haiku", Haiku(network, "with_state" in kind, many="multi" in kind))
-
-    def without_rng(self, value: Any) -> Any:
-        if isinstance(value, Transformed) and isinstance(value.extra, Haiku):
-            return Transformed(value.function, "haiku", replace(value.extra, rng=False))
-        return value
-
-    def apply_haiku(self, value: Transformed, args: Args, keywords: Keywords) -> Any:
-        """The transformed function with a tree of parameters; in one piece where it cannot be entered."""
-        how: Haiku = value.extra
-        tree = self.parameter_tree(args[0])
-        result: Any = None
-        if isinstance(value.function, Function) and not how.many and not is_stub(value.function.node):
-            inputs = args[1 + how.state + how.rng :]
-            saved, frame, site = self.applied, self.frame, self.call_site
-            self.applied = tree
-            if value.function.name == "<lambda>":  # a transformed network is called like one that has a name
-                self.call_site = Call(self.location(), value.function.name, site)
-            self.frame = Frame(how.network, tuple(self.argument_nodes(inputs, keywords)), frame)
-            try:
-                result = self.call(value.function, inputs, keywords)
-            finally:
-                self.applied, self.frame, self.call_site = saved, frame, site
-        if result is None or not self.nodes_of(result):
-            return self.module_call(tree, how.network, args[1:], keywords)
-        return Sequence([result, Unknown("state")]) if how.state else result
 
 
 def _is_argument(value: Any) -> bool:

@@ -22,6 +22,7 @@ from gradaudit.static.files import Files
 from gradaudit.static.filters import Filters
 from gradaudit.static.functional import Functional
 from gradaudit.static.graphs import Graphs
+from gradaudit.static.haiku import HaikuTransforms
 from gradaudit.static.hints import Hints
 from gradaudit.static.items import Items
 from gradaudit.static.joins import Joins
@@ -74,6 +75,7 @@ class Interpreter(
     Offers,
     Receivers,
     Functional,
+    HaikuTransforms,
     Nnx,
     Filters,
     Replaced,
@@ -126,6 +128,7 @@ class Interpreter(
         self.gradients: list[Gradient] = []
         self.gradient_of_sink = {}
         self.made_inside = {}
+        self.many_functions = {}
         self.declared = {}
         self.uncalled = {}
         self.in_vain = {}

@@ -281,6 +281,8 @@ class Transforms(Machine):
             return NONE
         if value.how == "autograd_function":
             return self._autograd_function(value.function, args)
+        if value.how == "haiku_part" and args:
+            return self.apply_haiku(value, args, keywords)
         if value.how == "constant":
             return value.function
         if value.how == "option":

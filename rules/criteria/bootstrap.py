@@ -7,6 +7,8 @@ of a policy-gradient term. What is built on the way (n-step returns, GAE, clamps
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Set
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
@@ -249,7 +251,22 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if named:
         return True
     mine, others = _depends(analysis, values), _depends(analysis, against.network())
-    return related(analysis, mine, others) or same_code(view, mine, others) or _follows_in_turn(analysis, mine, others)
+    if related(analysis, mine, others) or same_code(view, mine, others) or _of_lagged_tree(analysis, values, others):
+        return True
+    return _follows_in_turn(analysis, mine, others)
+
+
+def _of_lagged_tree(analysis: Analysis, values: list[Atom], predicting: int) -> bool:
+    """JAX: is a value made by what is a constant tree for the loss, and follows the tree that predicts, or is that one?
+    What is live in it then are the actions that it is the value of."""
+    facts = roles(analysis)
+    trees = {facts.versions.get(leaf) for leaf in analysis.leaves(predicting)} - {None}
+    made = (
+        analysis.leaves(functools.reduce(operator.or_, (analysis.dep(atom.node) for atom in values), 0))
+        if trees
+        else []
+    )
+    return any(leaf in trees or not trees.isdisjoint(facts.originals(leaf)) for leaf in made)
 
 
 def _uncancelled(rewards: list[Atom]) -> list[Atom]:

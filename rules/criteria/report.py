@@ -129,8 +129,11 @@ def _wholes(analysis: Analysis, leaves: set[Node]) -> set[Network]:
 
 def _part(leaf: Node, wholes: set[Network]) -> str:
     """The outermost named part of a network that is not meant as a whole."""
-    if leaf.leaf is None or leaf.leaf.kind != "param" or leaf.leaf.owner is None:
+    if leaf.leaf is None or leaf.leaf.kind not in ("param", "arg") or leaf.leaf.owner is None:
         return ""
+    if leaf.leaf.kind == "arg":  # an entry of a tree that is differentiated
+        tree = leaf.leaf.owner.outermost()
+        return "" if tree in wholes or not tree.name.isidentifier() else ".".join(leaf.leaf.path.split(".")[:2])
     outer, *inner = [network for network in leaf.leaf.owner.chain()][::-1]
     if outer in wholes or not inner or not inner[0].name.isidentifier() or outer.name in ("self", ""):
         return ""

@@ -44,6 +44,20 @@ def places(analysis: Analysis, leaves: int) -> Iterator[tuple[Node, Place]]:
             yield leaf, (leaf, "")
 
 
+def place_of(analysis: Analysis, leaf: Node) -> Place:
+    """Which parameter a leaf is, whichever loss it is differentiated for, layers inside of an applied network told
+    apart; itself, where no tree is differentiated."""
+    tree, known = roles(analysis).versions.get(leaf), leaf.leaf
+    if tree is None or known is None:
+        return leaf, ""
+    return tree, known.path.partition(".")[2] if known.kind == "arg" else ""
+
+
+def places_of(analysis: Analysis, leaves: int) -> set[Place]:
+    """The places of these leaves."""
+    return {place_of(analysis, leaf) for leaf in analysis.leaves(leaves)}
+
+
 def marks_of_trees(analysis: Analysis) -> Marks:
     """What values are made of, where all trees that are trained or follow another one are networks."""
     known = analysis.cache.get("marks of trees")
