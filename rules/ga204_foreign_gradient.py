@@ -264,6 +264,7 @@ def _idle(idle: Idle) -> Finding:
 SAYS = {
     "sibling": "this loss trains {who} through a head before which {who} is stopped elsewhere",
     "path": "the actor's loss trains {who}, which the critic's loss trains as well",
+    "phase": "this value trains {who} in the policy's phase, into which a phase of its own distils it",
     "head": "this loss trains {who} through a head whose own loss keeps {who} as it is",
 }
 

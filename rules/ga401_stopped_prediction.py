@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING
 from gradaudit.finding import Finding
 from gradaudit.rules.criteria.codebook import broken_codebooks
 from gradaudit.rules.criteria.dual import stopped_duals
+from gradaudit.rules.criteria.phasic import undistilled
 from gradaudit.rules.criteria.report import make_finding, names_of
 from gradaudit.rules.criteria.starved import Starved, starved_objectives, starved_predictions
 from gradaudit.rules.criteria.surrogate import broken_surrogates
@@ -80,6 +81,10 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         if found.event not in told and not found.leaves & quantised:
             told.add(found.event)
             yield _finding(found, "what the loss is to train is stopped")
+    for found in undistilled(analysis):
+        if found.event not in told:
+            told.add(found.event)
+            yield _finding(found, "the auxiliary head distils nothing")
     for found in stopped_states(analysis):
         if found.event not in told:
             told.add(found.event)

@@ -4,6 +4,7 @@ sibling   one head on one encoder is the prediction of two regressions of one op
           is stopped, before the other it is not
 path      an actor's objective that goes through the critic and the critic's own regression both step one encoder; in
           one tree of parameters: the actor's term, or loss, applies the critic with a copy that is not differentiated
+phase     a value trains the policy's trunk in the policy's own loss, although another loss is there to distil it
 head      the critic's own regression does not train the encoder before its head; an actor's objective that goes through
           this head does, by what the critic sees and not by the action
 """
@@ -13,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from gradaudit.rules.criteria.applied import is_followed
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import expand
 from gradaudit.rules.criteria.followed import followed_encoders
 from gradaudit.rules.criteria.foreign import through_makers
+from gradaudit.rules.criteria.phasic import live_values
 from gradaudit.rules.criteria.sites import frames, made_at, sites, takers
 from gradaudit.tape import PARAMETER, Frame, Location, Network, Node, join_guards
 
@@ -43,6 +46,10 @@ class _Prediction(NamedTuple):
 
 def shared_encoders(analysis: Analysis) -> Iterator[Shared]:
     yield from _siblings(analysis)
+    for fit, leaves in live_values(analysis):
+        trunk = takers(fit.view, leaves, fit.view.backward(fit.node))
+        where = sites(analysis).outside(fit.node, trunk[-1] if trunk else None).location
+        yield Shared(fit.view, leaves, fit.node, where, "phase")
     yield from _paths(analysis)
     yield from _joint_paths(analysis)
     yield from _apart(analysis)
@@ -178,6 +185,8 @@ def _applications(view: View) -> dict[Network, tuple[list[Frame], list[Frame]]]:
         weights = [edge for edge in node.inputs if edge.kind == PARAMETER]
         if node.op == "module_call" and weights:
             live = any(edge.passes and view.live(edge.source) for edge in weights)
+            if not live and view.sink.kind == "backward" and not (view.reaches(node) and is_followed(view, node)):
+                continue  # computed without gradient, or a reference: nothing that is raised
             for frame in frames(node):
                 trained[frame] = trained.get(frame, False) or live
                 if live and node in predicting:
