@@ -43,6 +43,7 @@ from gradaudit.rules.criteria.foreign import Foreign, foreign_flows
 from gradaudit.rules.criteria.moving import Moved, moving_references
 from gradaudit.rules.criteria.place import place, seen_from
 from gradaudit.rules.criteria.reference import is_reference, trained_references
+from gradaudit.rules.criteria.reference_point import Point, live_points
 from gradaudit.rules.criteria.report import make_finding, names_of, stop_call
 from gradaudit.rules.criteria.selfcancel import Cancellation, cancellations, older_side
 from gradaudit.rules.criteria.severity import decided, severity
@@ -73,6 +74,7 @@ def check(analysis: Analysis) -> Iterator[Finding]:
         for node, side in references:
             yield _trained(view, node, side, [other for other, _ in references])
     yield from (_moving(moved) for moved in moving_references(analysis))
+    yield from (_point(point) for point in live_points(analysis))
     for cancelled in cancellations(analysis):
         side = older_side(cancelled)
         behind = cancelled.view.backward(side, cancelled.leaves)
@@ -144,6 +146,22 @@ def _moving(moved: Moved) -> Finding:
         fix=f"keep {who} as it is where the policy is computed: {stop_call(analysis)}",
         leaves=moved.leaves,
         through=[moved.node, moved.joint],
+    )
+
+
+def _point(found: Point) -> Finding:
+    view, leaves = found.view, found.view.live(found.point)
+    who = names_of(view.analysis, leaves)
+    return make_finding(
+        view,
+        "GA201",
+        NAME,
+        f"the reference point carries gradient: {who} rates its answers by moving what they are measured against",
+        severity(view, leaves),
+        place(view, found.node, found.point, leaves, list(found.uses)),
+        fix=f"estimate the reference point as a constant: {stop_call(view.analysis)}",
+        leaves=leaves,
+        through=[found.node, found.point],
     )
 
 

@@ -30,10 +30,11 @@ def is_reference(flow: Foreign) -> bool:
             leaf in roles(analysis).updated for leaf in analysis.leaves(flow.leaves)
         )
     behind = flow.view.backward(flow.value, flow.leaves)
-    return any(_is_log_ratio(analysis, node) for node in (joint, *behind))
+    return any(is_log_ratio(analysis, node) for node in (joint, *behind))
 
 
-def _is_log_ratio(analysis: Analysis, node: Node) -> bool:
+def is_log_ratio(analysis: Analysis, node: Node) -> bool:
+    """A difference of two log-probabilities of chosen actions, or one that a preference is made of."""
     data = node.arguments()
     if node.op != "sub" or len(data) != 2:
         return False
@@ -71,7 +72,7 @@ def trained_references(view: View) -> Iterator[tuple[Node, Node]]:
         if not (first & own and second & own) or first & second:
             continue
         sides = [edge.source for edge in data]
-        if node.op == "sub" and not _is_log_ratio(view.analysis, node):
+        if node.op == "sub" and not is_log_ratio(view.analysis, node):
             continue
         if node.op in DIVERGENCES and not reinforcement(view.analysis) and not _policies(view):
             continue
