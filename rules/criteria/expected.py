@@ -50,6 +50,8 @@ def expected_values(analysis: Analysis) -> Iterator[Expected]:
                 leaves = view.live(values) & ~view.live(policy.source) if values is not None else 0
                 if values is None or not leaves:
                     continue
+                if not view.live(rated.source) & ~view.live(values):
+                    values = rated.source  # an advantage: all of it is to be a constant
                 where = stop_at(view, node, values, leaves)
                 if where not in told:
                     told.add(where)
@@ -77,19 +79,25 @@ def _fitted(view: View) -> tuple[_Fitted | None, set[Node]]:
         for prediction, target in zip(meeting.sides, meeting.sides[::-1], strict=True):
             constant_target = not (target.passes and view.live(target.source))
             if len(meeting.sides) == 2 and not meeting.entropy and prediction.passes and constant_target:
-                whole = _chosen_from(prediction.source)
+                whole = _chosen_from(view, prediction.source)
                 if whole is not None and view.live(whole):
                     numbers.add(view.analysis.algebra.vn(whole))
                     layers.update(last_layer(whole))
     return (_Fitted(frozenset(numbers), frozenset(layers)) if numbers else None), behind
 
 
-def _chosen_from(node: Node) -> Node | None:
-    """What the prediction is one entry of, for each example."""
+def _chosen_from(view: View, node: Node) -> Node | None:
+    """What the prediction is one entry of, for each example; a part of the label may be taken from it first."""
     chosen = False
-    while node.op in SHAPES and node.inputs:
-        chosen = chosen or node.op == "gather" or any(edge.kind == INDEX for edge in node.inputs)
-        node = node.inputs[0].source
+    for _ in range(MOST):
+        live = [edge.source for edge in node.inputs if _flows(view, edge)]
+        if node.op in ("add", "sub") and len(live) == 1:
+            node = live[0]
+        elif node.op in SHAPES and node.inputs:
+            chosen = chosen or node.op == "gather" or any(edge.kind == INDEX for edge in node.inputs)
+            node = node.inputs[0].source
+        else:
+            break
     return node if chosen else None
 
 
