@@ -14,6 +14,7 @@ from gradaudit.ownership import USED, deposit
 from gradaudit.rules.criteria.bootstrap import leaks
 from gradaudit.rules.criteria.discrepancy import LOSSES, discrepancies
 from gradaudit.rules.criteria.game import opposed
+from gradaudit.rules.criteria.magic import is_nothing
 from gradaudit.rules.criteria.marks import SHAPES
 from gradaudit.rules.criteria.place import private
 from gradaudit.rules.criteria.product import enters_layer
@@ -208,6 +209,8 @@ def _joints(view: View, leaves: int, own: int, own_values: set[Node], targets: s
         node = waiting.pop()
         for user, _ in view.consumers(node):
             if user in targets or user.op == "gradient" or _is_through(view, user, networks, own, through):
+                continue
+            if user.op == "mul" and any(is_nothing(analysis, other) for other in user.arguments() if other is not node):
                 continue
             if user not in own_values:
                 if user not in seen:
