@@ -57,6 +57,7 @@ DIFFER = {
     "ga303/averaged_sums_nnx_live": AVERAGED,
     "ga302/contrastive_memory_torch_live": "a run knows whom the optimizer leaves out: this is GA204 there",
     "ga201/agreement_jax_live": "in a run log(softmax(x)) and log_softmax(x) are two values",
+    "ga401/shared_bottom_flax_ok": "a run does not tell which parameters began as copies of others",
     "ga204/constant_critic_equinox_live": BESIDE,
     "ga204/followed_encoder_flax_live": BESIDE,
     "ga204/model_haiku_live": BESIDE,

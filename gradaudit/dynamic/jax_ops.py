@@ -8,11 +8,12 @@ from gradaudit.dynamic.jax_flatten import Step
 
 PLAIN = {
     "add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "div", "neg": "neg", "rem": "mod", "pow": "pow",
-    "square": "square", "sqrt": "sqrt", "abs": "abs", "exp": "exp", "exp2": "exp", "log": "log", "max": "maximum",
-    "min": "minimum", "reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
-    "cumsum": "cumsum", "dot_general": "matmul", "logistic": "sigmoid", "tanh": "tanh", "stop_gradient": "stop",
-    "gather": "gather", "dynamic_slice": "getitem", "slice": "getitem", "split": "getitem", "concatenate": "cat",
-    "stack": "stack", "scatter": "store", "dynamic_update_slice": "store", "scatter-add": "store", "iota": "const",
+    "square": "square", "sqrt": "sqrt", "rsqrt": "rsqrt", "abs": "abs", "exp": "exp", "exp2": "exp", "log": "log",
+    "max": "maximum", "min": "minimum", "reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min",
+    "reduce_prod": "prod", "cumsum": "cumsum", "dot_general": "matmul", "logistic": "sigmoid", "tanh": "tanh",
+    "stop_gradient": "stop", "gather": "gather", "dynamic_slice": "getitem", "slice": "getitem", "split": "getitem",
+    "concatenate": "cat", "stack": "stack", "scatter": "store", "dynamic_update_slice": "store", "scatter-add": "store",
+    "iota": "const",
     "argmax": "argmax", "argmin": "argmax", "sign": "sign", "round": "round", "floor": "floor", "ceil": "ceil",
     "phi": "phi", "getitem": "getitem", "optimization_barrier": "identity", "copy": "identity", "copy_p": "identity",
     "pure_callback": "stop", "io_callback": "stop",

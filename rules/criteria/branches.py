@@ -15,6 +15,7 @@ from gradaudit.rules.criteria.foreign import MEETINGS, Foreign, copied_from
 from gradaudit.rules.criteria.marks import SHAPES, marks
 from gradaudit.rules.criteria.roles import Roles, parameters, roles
 from gradaudit.rules.criteria.selfcancel import measured
+from gradaudit.rules.criteria.units import direction
 from gradaudit.tape import DATA, Edge, Node
 
 if TYPE_CHECKING:
@@ -217,9 +218,10 @@ def _pair(view: View, node: Node, value: Edge, other: Edge) -> _Pair:
 def _core(node: Node) -> Node:
     """The value behind normalisation and shapes."""
     for _ in range(12):
-        if not node.inputs or not (node.op in SHAPES or node.op in ("normalize", "div")):
+        vector = direction(node)
+        if not node.inputs or vector is None and node.op not in SHAPES and node.op not in ("normalize", "div"):
             break
-        node = node.inputs[0].source
+        node = vector or node.inputs[0].source
     return node
 
 

@@ -15,6 +15,7 @@ from gradaudit.rules.criteria.discrepancy import ENTROPIES, Discrepancy, discrep
 from gradaudit.rules.criteria.expand import constant, expand
 from gradaudit.rules.criteria.marks import SHAPES, behind
 from gradaudit.rules.criteria.place import private
+from gradaudit.rules.criteria.units import direction
 from gradaudit.tape import DATA, Node
 
 if TYPE_CHECKING:
@@ -54,16 +55,8 @@ def self_predictions(analysis: Analysis) -> Iterator[SelfPrediction]:
 def _cosines(view: View) -> Iterator[Discrepancy]:
     """`(normalize(f1) * normalize(f2)).sum(-1)`: a cosine that is written out."""
     for node in first_order(view):
-        if node.op == "mul" and len(node.inputs) == 2 and all(_is_unit(edge.source) for edge in node.inputs):
+        if node.op == "mul" and len(node.inputs) == 2 and all(direction(edge.source) for edge in node.inputs):
             yield Discrepancy(node, (node.inputs[0], node.inputs[1]))
-
-
-def _is_unit(node: Node) -> bool:
-    """A vector divided by its length."""
-    if node.op != "div" or len(node.inputs) != 2:
-        return node.op == "normalize"
-    length = behind(node.inputs[1].source, SHAPES | {"add", "maximum", "clamp"}, 5)
-    return length.op in ("norm", "sqrt", "rsqrt")
 
 
 def _encoding(view: View, meeting: Discrepancy) -> Iterator[SelfPrediction]:
@@ -123,6 +116,10 @@ def is_output(view: View, node: Node) -> bool:
     for _ in range(12):
         if node.frame is not None or node.op in OUTPUTS:
             return True
+        vector = direction(node)
+        if vector is not None:
+            node = vector
+            continue
         if node.op not in SHAPES | ACTIVATIONS | {"div"}:
             return node.op == "add" and any(part.op == "matmul" for part in node.arguments())
         if not node.inputs:

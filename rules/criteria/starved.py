@@ -15,6 +15,7 @@ from gradaudit.rules.criteria.bootstrap import is_bootstrap, is_made_of
 from gradaudit.rules.criteria.discrepancy import LOSSES, Discrepancy, meetings_at
 from gradaudit.rules.criteria.expand import Atom, Sum, constant, expand
 from gradaudit.rules.criteria.marks import marks
+from gradaudit.rules.criteria.references import copies_of, feeds_copy
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.trees import place_in_tree, places
 from gradaudit.tape import DATA, INDEX, PARAMETER, Edge, Network, Node
@@ -211,12 +212,12 @@ def _in_part(view: View, meeting: Discrepancy, hungry: int, told: set[Node]) -> 
     prediction = _prediction(view, meeting, hungry)
     if prediction is None or not hungry or not view.analysis.alive(prediction.source):
         return  # the other side is what is predicted
-    facts, learns = roles(view.analysis), view.live(prediction.source)
-    copies = (leaf for leaf in view.analysis.leaves(hungry) if view.analysis.mask(facts.originals(leaf)) & learns)
-    hungry &= ~view.analysis.mask(copies)  # a reference that what learns is compared with
+    learns = view.live(prediction.source)
+    hungry &= ~copies_of(view.analysis, hungry, learns)  # a reference that what learns is compared with
     leaves = view.analysis.dep(prediction.source) & hungry
     for event in events_of(view.analysis, prediction, leaves):
-        if event not in told and not _keeps_parameters(view.analysis, event):
+        kept = _keeps_parameters(view.analysis, event) or feeds_copy(view.analysis, event, view.live(view.sink.loss))
+        if event not in told and not kept:
             told.add(event)
             yield Starved(view, meeting.node, event, leaves, partly=not event.grad_mode)
 

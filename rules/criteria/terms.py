@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gradaudit.rules.criteria.dead_term import REDUCED, dead_terms
 from gradaudit.rules.criteria.discrepancy import LOSSES, SQUARES
 from gradaudit.rules.criteria.marks import SHAPES, SUMS, bare, behind
+from gradaudit.rules.criteria.references import copies_of, feeds_copy
 from gradaudit.rules.criteria.score import swapped_products
 from gradaudit.rules.criteria.starved import Starved, events_of, fed_leaves, frozen_at, held_with, is_test, owned
 from gradaudit.tape import DATA, PARAMETER, Edge, Node
@@ -42,7 +43,11 @@ def starved_terms(analysis: Analysis) -> Iterator[Starved]:
                 yield from _without_choice(view, term)
                 continue
             hungry = leaves & ~fed if not _is_bias(term) else 0
+            learning = view.live(view.sink.loss)
+            hungry &= ~copies_of(analysis, hungry, learning)
             for event in events_of(analysis, Edge(term), hungry):
+                if feeds_copy(analysis, event, learning):
+                    continue
                 if event.op == "stop" or not event.grad_mode and term.grad_mode:
                     yield Starved(view, term, event, hungry)
             for event in _first_order(analysis, term) if leaves else ():
