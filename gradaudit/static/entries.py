@@ -119,6 +119,8 @@ class Entries(Reach, LibraryFunctions):
                 f"{self.module.display}: {name} could not be followed ({type(error).__name__}: {error})"
             )
         run.reset_control()
+        if kind == "script":
+            run.frozen_globals.update(run.frozen)
         run.finish_sinks()
         run.second_names()
         if run.sinks or run.events:

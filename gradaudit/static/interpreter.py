@@ -97,7 +97,7 @@ class Interpreter(
         """Begin an entry: a fresh tape, a fresh heap of parameters."""
         self.begin_entry()
         self.current_framework = framework
-        self.frozen: dict[Any, Any] = {}
+        self.frozen: dict[Any, Any] = dict(self.frozen_globals)
         self.scaled: dict[Any, Any] = {}
         self.kept = {}
         self.doubled = {}

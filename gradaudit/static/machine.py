@@ -25,6 +25,7 @@ class Machine(State):
     def __init__(self, files: Files) -> None:
         self.symbols: dict[str, Symbol] = {}
         self.scopes: dict[Module, Scope] = {}
+        self.frozen_globals: dict[Any, Any] = {}  # what modules hold is there for every entry, and as frozen
         self.busy: set[tuple[Module, str]] = set()  # globals that are being evaluated
         self.called: set[ast.AST] = set()
         self.uncalled: dict[ast.AST, Function] = {}

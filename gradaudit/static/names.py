@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+from itertools import islice
 from typing import Any
 
 from gradaudit.static.files import Module
@@ -72,12 +73,13 @@ class Names(Machine):
         if (module, name) in self.busy:
             return MISSING
         self.busy.add((module, name))
-        saved = self._step_aside(module)
+        saved, so_far = self._step_aside(module), len(self.frozen)
         try:
             value = self._global_bind(entries[-1], name, module, scope)
         finally:
             self.busy.discard((module, name))
             self._step_back(saved)
+        self.frozen_globals.update(islice(self.frozen.items(), so_far, None))
         scope.vars[name] = value
         return value
 

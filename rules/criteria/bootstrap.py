@@ -246,7 +246,7 @@ def is_bootstrap(view: View, total: Sum, against: Sum, entropy: bool, by_hand: b
     if view.sink.kind == "library":  # an argument that is called a target was finished by the caller
         pattern = names("networks", "target")
         reached = [value for value in _estimates(values) if view.reaches(value.node) and view.live(value.node)]
-        live = [value for value in reached if not facts.named(value.node, "discount")]
+        live = [one for one in reached if not facts.named(one.node, "discount") and not _of_constants(view, one.node)]
         return not all(value.node.leaf and pattern.search(value.node.leaf.name.lower()) for value in live)
     if named:
         return True
@@ -273,6 +273,12 @@ def _uncancelled(rewards: list[Atom]) -> list[Atom]:
     """Those of which nothing is taken away again: an anchor, as in `old + clip(new - old)`, is no part of a return."""
     signs = {(one.node, one.sign) for one in rewards}
     return [one for one in rewards if (one.node, -one.sign) not in signs]
+
+
+def _of_constants(view: View, value: Node) -> bool:
+    """Does a network make it whose parameters are constants, of what the function is given? A state, that is."""
+    every = parameters(view.analysis)
+    return value.leaf is None and bool(view.analysis.dep(value) & every) and not view.live(value) & every
 
 
 def _estimates(values: list[Atom]) -> list[Atom]:
