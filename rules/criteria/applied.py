@@ -89,7 +89,8 @@ def _calls(view: View) -> Iterator[tuple[Node, Part, tuple[Node, ...], bool]]:
 def _origins(analysis: Analysis) -> dict[Network, Network]:
     """Of the copies that losses see: whose they are."""
     pairs = roles(analysis).versions.items()
-    owners = ((leaf.leaf and leaf.leaf.owner, tree.leaf and tree.leaf.owner) for leaf, tree in pairs)
+    known = ((leaf.leaf, tree.leaf) for leaf, tree in pairs)
+    owners = ((leaf.owner, tree.owner) for leaf, tree in known if leaf is not None and tree is not None)
     return {
         mine: its
         for copy, original in owners

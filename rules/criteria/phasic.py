@@ -75,12 +75,12 @@ def undistilled(analysis: Analysis) -> Iterator[Starved]:
     """Auxiliary heads that are given the features of the policy's trunk as constants."""
     views = _views(analysis)
     phases = [found for view in views if (found := _phase(view)) is not None]
-    scored = [found for view in views if (found := _scored(view))] if phases else []
+    acting = [places for view in views if (places := _scored(view))] if phases else []
     for phase in phases:
         used = [fit.head for view in views for fit in _fits(view)]
         for fit, other in (two for pair in phase.pairs for two in permutations(pair)):
             trunk = (fit.behind & phase.trains) - fit.trains - other.behind
-            if not trunk or used.count(fit.head) > 1 or not any(trunk <= mine for mine in scored):
+            if not trunk or used.count(fit.head) > 1 or not any(trunk <= mine for mine in acting):
                 continue
             leaves = _leaves(analysis, analysis.dep(fit.node), trunk)
             for event in events_of(analysis, Edge(fit.node), leaves):
