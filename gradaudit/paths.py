@@ -323,6 +323,13 @@ class View:
                         found.append(both)
         return [ALWAYS] if ALWAYS in found else found
 
+    def live_in(self, nodes: Iterable[Node]) -> int:
+        """The leaves that any of these values has."""
+        mask = 0
+        for node in nodes:
+            mask |= self.live(node)
+        return mask
+
     @cached_property
     def own(self) -> int | None:
         """The leaves stepped with this gradient; None where that is not known."""

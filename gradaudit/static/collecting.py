@@ -70,8 +70,7 @@ def given_later(methods: Methods, roots: list[str]) -> dict[str, tuple[str, ast.
         for node in nodes[:1] if name not in known else ():
             given = {argument.arg: argument.annotation for argument in _arguments(node)}
             for statement in walk(node):
-                value = getattr(statement.value, "id", "") if isinstance(statement, ast.Assign) else ""
-                if isinstance(statement, ast.Assign) and value in given:
+                if isinstance(statement, ast.Assign) and (value := getattr(statement.value, "id", "")) in given:
                     for attribute in filter(None, map(_attribute, statement.targets)):
                         found.setdefault(attribute, (name, given[value]))
     return found

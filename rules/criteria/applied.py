@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradaudit.rules.criteria.discrepancy import discrepancies
-from gradaudit.rules.criteria.maximised import LAYERS, LINEAR
+from gradaudit.rules.criteria.maximised import LAYERS, LINEAR, is_raised
 from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.sites import frames
 from gradaudit.rules.criteria.trees import Place, places_of
-from gradaudit.tape import DATA, PARAMETER, Network, Node
+from gradaudit.tape import PARAMETER, Network, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
@@ -53,26 +53,7 @@ def followed_parts(view: View) -> dict[Part, list[Node]]:
 
 def is_followed(view: View, maker: Node) -> bool:
     """Is there a way through layers, sums and means to the loss, in which a minus comes after the last layer?"""
-    seen, waiting = {(maker, 1)}, [(maker, 1)]
-    while waiting:
-        node, sign = waiting.pop()
-        if node is view.sink.loss and sign < 0:
-            return True
-        for user, edge in view.consumers(node):
-            data = [each for each in user.inputs if each.kind == DATA]
-            if user.op not in PASSES or user.op == "mul" and _is_product(view, user):
-                continue
-            turned = user.op == "neg" or user.op == "sub" and edge is data[-1]
-            kept = sign if user.op in LINEAR else 1
-            item = (user, -kept if turned else kept)
-            if item not in seen:
-                seen.add(item)
-                waiting.append(item)
-    return False
-
-
-def _is_product(view: View, node: Node) -> bool:
-    return sum(edge.passes and bool(view.live(edge.source)) for edge in node.inputs) > 1
+    return is_raised(view, maker, PASSES)
 
 
 def _calls(view: View) -> Iterator[tuple[Node, Part, tuple[Node, ...], bool]]:
@@ -88,6 +69,13 @@ def _calls(view: View) -> Iterator[tuple[Node, Part, tuple[Node, ...], bool]]:
 
 def _origins(analysis: Analysis) -> dict[Network, Network]:
     """Of the copies that losses see: whose they are."""
+    origins = analysis.cache.get("origins")
+    if not isinstance(origins, dict):
+        origins = analysis.cache["origins"] = _find_origins(analysis)
+    return origins
+
+
+def _find_origins(analysis: Analysis) -> dict[Network, Network]:
     pairs = roles(analysis).versions.items()
     known = ((leaf.leaf, tree.leaf) for leaf, tree in pairs)
     owners = ((leaf.owner, tree.owner) for leaf, tree in known if leaf is not None and tree is not None)

@@ -131,8 +131,8 @@ def _joint_paths(analysis: Analysis) -> Iterator[Shared]:
         for frozen, trained in _applications(view).values():
             before = [argument for frame in trained for argument in frame.arguments]
             actions = [node for frame in frozen for node in frame.arguments if view.reaches(node) and view.live(node)]
-            encoder = _live(view, before)
-            both = encoder & _live(view, actions) & view.own
+            encoder = view.live_in(before)
+            both = encoder & view.live_in(actions) & view.own
             node = _branching(view, actions, encoder) if both else None
             where = (_of_actor_alone(view, actions, both, node) or node.location) if node is not None else None
             if node is not None and where is not None and where not in told:
@@ -160,13 +160,6 @@ def _apart(analysis: Analysis) -> Iterator[Shared]:
         if spots and spots[-1].location not in told:
             told.add(spots[-1].location)
             yield Shared(view, leaves, origin[-1], spots[-1].location, "path")
-
-
-def _live(view: View, nodes: list[Node]) -> int:
-    mask = 0
-    for node in nodes:
-        mask |= view.live(node)
-    return mask
 
 
 def _applications(view: View) -> dict[Network, tuple[list[Frame], list[Frame]]]:

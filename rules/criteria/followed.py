@@ -1,7 +1,8 @@
-"""K9: an actor's loss in JAX that trains the encoder which the critic's loss trains, in a loss of its own.
+"""K9: an actor's loss that trains the encoder which the critic's loss trains, in a loss of its own.
 
-Two gradients are taken of one tree. One loss regresses the critic on what the encoder makes; the other one applies the
-critic as a constant to what encoder and actor make, and has the encoder follow the actor's objective.
+Two gradients are taken of the same parameters (in JAX, of one tree). One loss regresses the critic on what the encoder
+makes; the other one applies the critic as a constant to what encoder and actor make, and has the encoder follow the
+actor's objective.
 """
 
 from __future__ import annotations
@@ -34,10 +35,7 @@ def followed_encoders(analysis: Analysis) -> Iterator[tuple[View, int, list[Node
             for other in views:
                 if other is not view and network in fitted[other]:
                     before |= fitted[other][network]
-            live = [view.live(action) for action in actions]
-            reached = 0
-            for mask in live:
-                reached |= mask
+            reached = view.live_in(actions)
             stepped = analysis.leaves(_stepped(view, reached))
             both = analysis.mask(leaf for leaf in stepped if place_of(analysis, leaf) in before)
             others = reached & ~both  # what the critic is applied to is an action of somebody's as well

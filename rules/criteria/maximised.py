@@ -7,7 +7,7 @@ loss does not train.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradaudit.ownership import taken_by
@@ -60,9 +60,10 @@ def maximised_critics(analysis: Analysis) -> Iterator[Maximised]:
         critic, before, fitted = fitted_critic(view)
         if not critic:
             critic, before = _applied_beside(view) if view.sink.kind == "grad" else (_fitted_beside(view), before)
+        raised = {one.node for one in judged(view) if one.sign < 0} if critic else set()
         for maker in takers(view, critic, view.down) if critic else ():
             acts = maker not in fitted and acts_on(view, maker, critic | before)
-            if acts and (_is_raised(view, maker) or any(one.node is maker and one.sign < 0 for one in judged(view))):
+            if acts and (maker in raised or is_raised(view, maker)):
                 where = made_at(view, [maker], view.sink.loss)[0].location
                 if where not in told:
                     told.add(where)
@@ -133,8 +134,9 @@ def acts_on(view: View, maker: Node, known: int) -> int:
     return view.live(maker) & (view.own or 0) & ~known
 
 
-def _is_raised(view: View, maker: Node) -> bool:
-    """Is there a way of sums, means and constant factors to the loss, with a minus?"""
+def is_raised(view: View, maker: Node, ways: Set[str] = LINEAR) -> bool:
+    """Is there a way of sums, means and constant factors to the loss, with a minus? Where `ways` go through layers and
+    their like, a minus after the last of them."""
     seen, waiting = {(maker, 1)}, [(maker, 1)]
     while waiting:
         node, sign = waiting.pop()
@@ -142,10 +144,11 @@ def _is_raised(view: View, maker: Node) -> bool:
             return True
         for user, edge in view.consumers(node):
             data = [each for each in user.inputs if each.kind == DATA]
-            if user.op not in LINEAR or user.op == "mul" and _is_product(view, data):
+            if user.op not in ways or user.op == "mul" and _is_product(view, data):
                 continue
             turned = user.op == "neg" or user.op == "sub" and edge is data[-1]
-            item = (user, -sign if turned else sign)
+            kept = sign if user.op in LINEAR else 1
+            item = (user, -kept if turned else kept)
             if item not in seen:
                 seen.add(item)
                 waiting.append(item)

@@ -48,7 +48,7 @@ def trained_models(analysis: Analysis) -> Iterator[Modelled]:
         ]
         if makers:
             makers.sort(key=lambda maker: maker.time)
-            leaves = model & _together(view, makers)
+            leaves = model & view.live_in(makers)
             yield Modelled(view, leaves, makers[0], made_at(view, makers, view.sink.loss)[0].location)
 
 
@@ -67,10 +67,3 @@ def _fitted(view: View) -> int:
                 if learns and not (target.passes and view.live(target.source)):
                     fitted |= view.live(prediction.source)
     return fitted
-
-
-def _together(view: View, makers: list[Node]) -> int:
-    mask = 0
-    for maker in makers:
-        mask |= view.live(maker)
-    return mask

@@ -89,10 +89,7 @@ def _followed_apart(view: View, fits: list[_Fit]) -> Iterator[tuple[_Fit, int]]:
 
 def _by_others(view: View, fits: list[_Fit], fit: _Fit) -> int:
     """What learns by the errors of another prediction."""
-    learning = 0
-    for other in fits:
-        learning |= view.live(other.prediction) if other.meeting.node is not fit.meeting.node else 0
-    return learning
+    return view.live_in(other.prediction for other in fits if other.meeting.node is not fit.meeting.node)
 
 
 def _fits(view: View) -> Iterator[_Fit]:
@@ -122,10 +119,7 @@ def _followed(view: View, label: Node, prediction: Node) -> Node | None:
 def _otherwise(view: View, fits: list[_Fit], returns: set[Node]) -> int:
     """What learns by the errors of something else: an encoder, a model. A return may have errors in it, as costs."""
     costs = {node for value in returns for node in view.backward(value)}
-    learning = 0
-    for fit in fits:
-        learning |= 0 if fit.label is not None or fit.meeting.node in costs else view.live(fit.prediction)
-    return learning
+    return view.live_in(fit.prediction for fit in fits if fit.label is None and fit.meeting.node not in costs)
 
 
 def _place(view: View, fit: _Fit, leaves: int) -> Location:

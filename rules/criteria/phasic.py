@@ -15,17 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradaudit.rules.criteria.discrepancy import discrepancies
 from gradaudit.rules.criteria.expand import LAYERS, expand
 from gradaudit.rules.criteria.marks import bare
-from gradaudit.rules.criteria.roles import roles
 from gradaudit.rules.criteria.score import is_score
 from gradaudit.rules.criteria.starved import Starved, events_of
+from gradaudit.rules.criteria.trees import Place, place_of, places_of
 from gradaudit.tape import Edge, Node
 
 if TYPE_CHECKING:
     from gradaudit.paths import Analysis, View
-
-
-Place = tuple[Node, str]
-"""A parameter of a tree, whichever loss differentiates the tree."""
 
 MOST = 60
 
@@ -50,8 +46,7 @@ class Phase(NamedTuple):
 def live_values(analysis: Analysis) -> Iterator[tuple[Fit, int]]:
     """Values that train the policy's trunk in its own phase, although a phase of distillation does, whose head has no
     other use: (the fit, the trunk's leaves)."""
-    views = _views(analysis)
-    phases = [found for view in views if (found := _phase(view)) is not None]
+    views, phases = _phases(analysis)
     for view in views if phases else ():
         scored = _scored(view)
         fits = _fits(view) if scored else []
@@ -73,8 +68,7 @@ def _shared_trunk(fit: Fit, phase: Phase, used: list[frozenset[Place]]) -> froze
 
 def undistilled(analysis: Analysis) -> Iterator[Starved]:
     """Auxiliary heads that are given the features of the policy's trunk as constants."""
-    views = _views(analysis)
-    phases = [found for view in views if (found := _phase(view)) is not None]
+    views, phases = _phases(analysis)
     acting = [places for view in views if (places := _scored(view))] if phases else []
     for phase in phases:
         used = [fit.head for view in views for fit in _fits(view)]
@@ -85,6 +79,15 @@ def undistilled(analysis: Analysis) -> Iterator[Starved]:
             leaves = _leaves(analysis, analysis.dep(fit.node), trunk)
             for event in events_of(analysis, Edge(fit.node), leaves):
                 yield Starved(fit.view, fit.node, event, leaves, partly=True)
+
+
+def _phases(analysis: Analysis) -> tuple[list[View], list[Phase]]:
+    """The losses, and the auxiliary phases among them; two rules ask."""
+    known = analysis.cache.get("phases")
+    if not isinstance(known, tuple):
+        views = _views(analysis)
+        known = analysis.cache["phases"] = views, [found for view in views if (found := _phase(view)) is not None]
+    return known
 
 
 def _views(analysis: Analysis) -> list[View]:
@@ -104,7 +107,7 @@ def _phase(view: View) -> Phase | None:
     for fit, label in _labelled(view):
         fits.setdefault(label, []).append(fit)
     pairs = [(one, two) for same in fits.values() for one in same for two in same if _come_apart(one, two)]
-    everything = frozenset(place for _, place in places(view.analysis, view.live(view.sink.loss) & (view.own or 0)))
+    everything = frozenset(places_of(view.analysis, view.live(view.sink.loss) & (view.own or 0)))
     rest = everything.difference(*(fit.head | fit.behind for same in fits.values() for fit in same))
     return Phase(tuple(pairs), everything) if pairs and rest else None
 
@@ -134,9 +137,7 @@ def _fit(view: View, node: Node) -> Fit | None:
     if node.op != "module_call" or not view.reaches(node) or not weights:
         return None
     live, behind = view.live(node) & ~weights, analysis.dep(node) & (view.own or 0) & ~weights
-    head, trains, all_of_it = (
-        frozenset(place for _, place in places(analysis, mask)) for mask in (weights, live, behind)
-    )
+    head, trains, all_of_it = (frozenset(places_of(analysis, mask)) for mask in (weights, live, behind))
     return Fit(view, node, head, trains, all_of_it)
 
 
@@ -148,7 +149,7 @@ def _scored(view: View) -> frozenset[Place]:
         for score, weight in permutations(sides, 2) if node.op == "mul" and len(sides) == 2 else ():
             if view.live(score) and not view.live(weight) and is_score(score) and _is_of_choices(score):
                 found |= view.live(score)
-    return frozenset(place for _, place in places(view.analysis, found & (view.own or 0)))
+    return frozenset(places_of(view.analysis, found & (view.own or 0)))
 
 
 def _is_of_choices(score: Node) -> bool:
@@ -165,11 +166,4 @@ def _is_of_choices(score: Node) -> bool:
 
 
 def _leaves(analysis: Analysis, among: int, wanted: frozenset[Place]) -> int:
-    return analysis.mask(leaf for leaf, place in places(analysis, among) if place in wanted)
-
-
-def places(analysis: Analysis, leaves: int) -> Iterator[tuple[Node, Place]]:
-    versions = roles(analysis).versions
-    for leaf in analysis.leaves(leaves):
-        path = leaf.leaf.path.partition(".")[2] if leaf.leaf is not None else ""  # the argument's own name left out
-        yield leaf, (versions[leaf], path) if leaf in versions else (leaf, "")
+    return analysis.mask(leaf for leaf in analysis.leaves(among) if place_of(analysis, leaf) in wanted)
